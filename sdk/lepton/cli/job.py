@@ -1,0 +1,176 @@
+"""``lepton job``: train models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lepton.api.training.v1 import training_pb2 as pb
+from lepton.cli.completion import names_of
+from lepton.cli.documents import named, read_yaml
+from lepton.cli.errors import InputError
+from lepton.cli.output import moment, note, output_option, show, show_list
+from lepton.cli.progress import follow_job
+from lepton.cli.session import client
+from lepton.client import Client, LeptonError, spec_from_mapping
+from lepton.client.names import job_name
+
+_COLUMNS = (
+    ("NAME", lambda job: job.name),
+    ("STATE", lambda job: job.State.Name(job.state)),
+    ("RECIPE", lambda job: job.spec.recipe),
+    ("DATASET", lambda job: job.spec.dataset),
+    ("PROGRESS", lambda job: f"{job.progress:.0%}"),
+    ("MODEL", lambda job: job.model_version or job.spec.model),
+    ("FAILURE", lambda job: job.failure_reason),
+    ("CREATED", lambda job: moment(job.create_time)),
+)
+
+
+@click.group()
+def job() -> None:
+    """Train models."""
+
+
+@job.command()
+@click.option(
+    "-f",
+    "--file",
+    "path",
+    required=True,
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Job spec, YAML or JSON; - for standard input.",
+)
+@click.option("--id", "job_id", default="", help="Id of the new job; chosen when not given.")
+@click.option("--follow", is_flag=True, help="Show progress, and wait until the job has ended.")
+@click.option("--validate-only", is_flag=True, help="Check the spec and create nothing.")
+@output_option
+@click.pass_context
+def create(
+    ctx: click.Context, path: Path, job_id: str, follow: bool, validate_only: bool, output: str
+) -> None:
+    """Queue a job."""
+    spec = spec_from_mapping(_read_spec(path))
+    with client(ctx) as lepton:
+        created = lepton.jobs.create(spec, job_id=job_id, validate_only=validate_only)
+        if validate_only:
+            note("the spec is valid")
+            return
+        if follow:
+            created = _follow(lepton, created.name)
+        show(created, output, _COLUMNS)
+        if follow:
+            _fail_unless_succeeded(created)
+
+
+@job.command("list")
+@output_option
+@click.pass_context
+def list_jobs(ctx: click.Context, output: str) -> None:
+    """List the jobs, newest first."""
+    with client(ctx) as lepton:
+        show_list(lepton.jobs.list(), output, _COLUMNS)
+
+
+@job.command()
+@click.argument("name", shell_complete=names_of("jobs"))
+@output_option
+@click.pass_context
+def get(ctx: click.Context, name: str, output: str) -> None:
+    """Show a job."""
+    with client(ctx) as lepton:
+        found = lepton.jobs.get(name)
+        show(found, output, _COLUMNS)
+        if output == "table" and found.failure_message:
+            note(found.failure_message)
+
+
+@job.command()
+@click.argument("name", shell_complete=names_of("jobs"))
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.pass_context
+def logs(ctx: click.Context, name: str, follow: bool) -> None:
+    """Print a job's log."""
+    with client(ctx) as lepton:
+        for line in lepton.jobs.logs(name, follow=follow):
+            click.echo(line.text)
+
+
+@job.command()
+@click.argument("name", shell_complete=names_of("jobs"))
+@output_option
+@click.pass_context
+def watch(ctx: click.Context, name: str, output: str) -> None:
+    """Show a job's progress until it has ended; exit 1 when it failed."""
+    with client(ctx) as lepton:
+        ended = _follow(lepton, name)
+        show(ended, output, _COLUMNS)
+        _fail_unless_succeeded(ended)
+
+
+@job.command()
+@click.argument("name", shell_complete=names_of("jobs"))
+@output_option
+@click.pass_context
+def cancel(ctx: click.Context, name: str, output: str) -> None:
+    """Ask a job to stop."""
+    with client(ctx) as lepton:
+        show(lepton.jobs.cancel(name), output, _COLUMNS)
+
+
+@job.command()
+@click.argument("name", shell_complete=names_of("jobs"))
+@click.pass_context
+def delete(ctx: click.Context, name: str) -> None:
+    """Delete the record and files of a job that has ended; its models stay."""
+    with client(ctx) as lepton:
+        lepton.jobs.delete(name)
+    note(f"deleted {job_name(name)}")
+
+
+@job.command()
+@output_option
+@click.pass_context
+def recipes(ctx: click.Context, output: str) -> None:
+    """List the recipes and what can be set in them."""
+    columns = (
+        ("RECIPE", lambda recipe: recipe.id),
+        (
+            "HYPERPARAMETERS",
+            lambda recipe: " ".join(
+                f"{parameter.name}={parameter.default_value}"
+                for parameter in recipe.hyperparameters
+            ),
+        ),
+        ("DESCRIPTION", lambda recipe: recipe.description),
+    )
+    with client(ctx) as lepton:
+        found = lepton.jobs.recipes()
+    if output == "name":
+        for recipe in found:
+            click.echo(recipe.id)
+    else:
+        show_list(found, output, columns)
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    spec = read_yaml(path)
+    if not isinstance(spec, dict):
+        raise InputError(f"{named(path)} is not a mapping of fields such as recipe and dataset")
+    return spec
+
+
+def _follow(lepton: Client, name: str) -> pb.Job:
+    try:
+        return follow_job(lepton, name)
+    except KeyboardInterrupt:
+        note(f"{name} goes on; `lepton job watch` follows it, `lepton job cancel` stops it")
+        raise
+
+
+def _fail_unless_succeeded(ended: pb.Job) -> None:
+    if ended.state != pb.Job.SUCCEEDED:
+        state = pb.Job.State.Name(ended.state)
+        raise LeptonError(f"{ended.name} {state} [{ended.failure_reason}]: {ended.failure_message}")

@@ -1,0 +1,92 @@
+"""Progress on stderr: bars on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from lepton.api.training.v1 import training_pb2 as pb
+from lepton.cli.output import on_terminal
+from lepton.client import Client
+
+
+@contextmanager
+def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over bytes; call what it yields with the count so far."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with _bar(description, total, *columns) as update:
+        yield update
+
+
+@contextmanager
+def count_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over things; call what it yields with the count so far."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with _bar(description, total, *columns) as update:
+        yield update
+
+
+@contextmanager
+def _bar(description: str, total: int, *columns: object) -> Iterator[Callable[[int], None]]:
+    progress = Progress(*columns, console=Console(stderr=True), disable=not on_terminal())  # type: ignore[arg-type]  # a tuple of columns
+    with progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def follow_job(lepton: Client, name: str) -> pb.Job:
+    """Shows a job's progress until it has ended, and returns it as it ended.
+
+    Live loss and accuracy stand behind the bar; on no terminal nothing is shown.
+    """
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(stderr=True),
+        disable=not on_terminal(),
+    )
+    with progress:
+        task = progress.add_task(name, total=1.0, numbers="")
+        for event in lepton.jobs.watch(name):
+            if event.HasField("job"):
+                job = event.job
+                phase = pb.Job.Phase.Name(job.phase).lower()
+                state = pb.Job.State.Name(job.state).lower()
+                described = phase if job.state == pb.Job.RUNNING and job.phase else state
+                progress.update(task, description=f"{job.name} {described}", completed=job.progress)
+            else:
+                progress.update(
+                    task,
+                    completed=event.measurement.progress,
+                    numbers=numbers(event.measurement),
+                )
+    return lepton.jobs.get(name)
+
+
+def numbers(measurement: pb.Measurement) -> str:
+    """One line of figures, such as ``epoch 2/5  train_loss 0.0412``."""
+    values = "  ".join(f"{name} {value:.4f}" for name, value in sorted(measurement.metrics.items()))
+    return f"epoch {measurement.epoch}/{measurement.epochs}  {values}"

@@ -1,0 +1,58 @@
+"""The SDK: a small typed facade over the generated stubs.
+
+from lepton.client import connect
+
+with connect() as lepton:                      # the profile that `lepton up` wrote
+    for model in lepton.models.list():
+        print(model.name)
+    scores = lepton.endpoints.infer("digits", {"images": images})["probabilities"]
+"""
+
+from lepton.client._client import Client, connect
+from lepton.client.errors import (
+    ApiError,
+    AuthenticationError,
+    EndpointFailedError,
+    InvalidRequestError,
+    LeptonError,
+    NotFoundError,
+    ProfileError,
+    SpecError,
+    TensorError,
+    TransferError,
+    UnavailableError,
+)
+from lepton.client.jobs import spec_from_mapping
+from lepton.client.profile import (
+    Profile,
+    config_path,
+    current_profile,
+    delete_profile,
+    gateway_address,
+    load_profile,
+    save_profile,
+)
+
+__all__ = [
+    "ApiError",
+    "AuthenticationError",
+    "Client",
+    "EndpointFailedError",
+    "InvalidRequestError",
+    "LeptonError",
+    "NotFoundError",
+    "Profile",
+    "ProfileError",
+    "SpecError",
+    "TensorError",
+    "TransferError",
+    "UnavailableError",
+    "config_path",
+    "connect",
+    "current_profile",
+    "delete_profile",
+    "gateway_address",
+    "load_profile",
+    "save_profile",
+    "spec_from_mapping",
+]

@@ -1,0 +1,135 @@
+"""Endpoints, and predictions through them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from lepton.api.inference.v1 import inference_pb2 as pb
+from lepton.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from lepton.client.errors import EndpointFailedError, translated
+from lepton.client.names import endpoint_name, model_version_name
+from lepton.client.pages import items
+from lepton.oip.v2 import open_inference_pb2 as oip
+from lepton.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+if TYPE_CHECKING:
+    from lepton.client import tensors
+
+_POLL_SECONDS = 0.1
+
+
+class EndpointClient:
+    """Serves models and asks them. Every method raises :class:`lepton.client.ApiError`."""
+
+    def __init__(
+        self, stub: InferenceServiceStub, open_inference: GRPCInferenceServiceStub
+    ) -> None:
+        self._stub = stub
+        self._open_inference = open_inference
+
+    def create(
+        self, endpoint: str, model_version: str, *, batching: pb.Batching | None = None
+    ) -> pb.Endpoint:
+        """Creates an endpoint for one model version and returns at once; see :meth:`wait`."""
+        request = pb.CreateEndpointRequest(
+            endpoint_id=endpoint.removeprefix("endpoints/"),
+            endpoint=pb.Endpoint(
+                targets=[pb.Target(model_version=model_version_name(model_version), weight=1)],
+                batching=batching,
+            ),
+        )
+        with translated():
+            return self._stub.CreateEndpoint(request, timeout=30)
+
+    def update(
+        self, endpoint: str, *, model_version: str = "", batching: pb.Batching | None = None
+    ) -> pb.Endpoint:
+        """Serves another version, or batches in another way; what is not given stays.
+
+        The new version is loaded before it replaces the old one; see :meth:`wait`.
+        """
+        changed = pb.Endpoint(name=endpoint_name(endpoint), batching=batching)
+        paths = [] if batching is None else ["batching"]
+        if model_version:
+            changed.targets.add(model_version=model_version_name(model_version), weight=1)
+            paths.append("targets")
+        request = pb.UpdateEndpointRequest(endpoint=changed, update_mask=FieldMask(paths=paths))
+        with translated():
+            return self._stub.UpdateEndpoint(request, timeout=30)
+
+    def get(self, endpoint: str) -> pb.Endpoint:
+        """Returns an endpoint by id or resource name."""
+        with translated():
+            return self._stub.GetEndpoint(
+                pb.GetEndpointRequest(name=endpoint_name(endpoint)), timeout=30
+            )
+
+    def list(self) -> Iterator[pb.Endpoint]:
+        """Yields every endpoint of the workspace, in order of name."""
+        return items(
+            lambda token: self._stub.ListEndpoints(
+                pb.ListEndpointsRequest(page_token=token), timeout=30
+            ),
+            lambda page: page.endpoints,
+        )
+
+    def delete(self, endpoint: str) -> None:
+        """Stops serving an endpoint."""
+        with translated():
+            self._stub.DeleteEndpoint(
+                pb.DeleteEndpointRequest(name=endpoint_name(endpoint)), timeout=60
+            )
+
+    def wait(self, endpoint: str, timeout: float = 120.0) -> pb.Endpoint:
+        """Waits until an endpoint is READY.
+
+        Raises:
+            EndpointFailedError: It is FAILED, or still not READY after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            current = self.get(endpoint)
+            if current.state == pb.Endpoint.READY:
+                return current
+            if current.state == pb.Endpoint.FAILED:
+                raise EndpointFailedError(
+                    f"{current.name} failed ({current.failure_reason}): {current.failure_message}"
+                )
+            if time.monotonic() > deadline:
+                raise EndpointFailedError(f"{current.name} is not READY after {timeout:.0f} s")
+            time.sleep(_POLL_SECONDS)
+
+    def metadata(self, endpoint: str) -> oip.ModelMetadataResponse:
+        """Returns what an endpoint takes and gives."""
+        with translated():
+            return self._open_inference.ModelMetadata(
+                oip.ModelMetadataRequest(name=endpoint.removeprefix("endpoints/")), timeout=30
+            )
+
+    def infer(
+        self, endpoint: str, inputs: Mapping[str, tensors.Array], *, timeout: float = 60.0
+    ) -> dict[str, tensors.Array]:
+        """Predicts.
+
+        Args:
+            endpoint: Its id.
+            inputs: Arrays by input name, batch first, in the dtypes of the model.
+            timeout: Seconds.
+
+        Returns:
+            Arrays by output name, batch first.
+
+        Raises:
+            ApiError: The endpoint did not answer with predictions.
+            TensorError: An input or an output has no numpy equivalent.
+        """
+        # numpy takes a tenth of a second to import, and most clients never predict.
+        from lepton.client import tensors  # noqa: PLC0415
+
+        request = tensors.infer_request(endpoint.removeprefix("endpoints/"), inputs)
+        with translated():
+            return tensors.outputs(self._open_inference.ModelInfer(request, timeout=timeout))

@@ -1,0 +1,132 @@
+"""What the SDK raises.
+
+LeptonError
+├── ApiError                 the server, or the way to it, said no
+│   ├── NotFoundError
+│   ├── AuthenticationError  UNAUTHENTICATED, PERMISSION_DENIED
+│   ├── UnavailableError     UNAVAILABLE, DEADLINE_EXCEEDED
+│   └── InvalidRequestError  INVALID_ARGUMENT, OUT_OF_RANGE, FAILED_PRECONDITION, ALREADY_EXISTS
+├── ProfileError             no address, no credential, a profile that cannot be read
+├── TransferError            a local file that cannot be read, written or trusted
+├── SpecError                a job spec that cannot be read
+├── TensorError              an array or a tensor that the protocol cannot carry
+└── EndpointFailedError      an endpoint that did not come up
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+
+class LeptonError(Exception):
+    """Base of all errors of the SDK; its text names the thing and the remedy."""
+
+
+class ProfileError(LeptonError):
+    """Where to call, or as whom, is not known."""
+
+
+class TransferError(LeptonError):
+    """A local file cannot be read or written, or its bytes are not what they should be."""
+
+
+class SpecError(LeptonError):
+    """A job spec that cannot be read: not a mapping, or a field that does not exist."""
+
+
+class TensorError(LeptonError):
+    """An array or a tensor that the protocol cannot carry."""
+
+
+class EndpointFailedError(LeptonError):
+    """An endpoint could not be brought up, or not in time."""
+
+
+class ApiError(LeptonError):
+    """A call failed.
+
+    Attributes:
+        code: The gRPC status.
+        reason: UPPER_SNAKE key from ``google.rpc.ErrorInfo``; the status name without one.
+        message: What the server said; names the thing and the remedy.
+        metadata: Machine-readable details.
+    """
+
+    def __init__(
+        self, code: grpc.StatusCode, reason: str, message: str, metadata: dict[str, str]
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = metadata
+
+
+class NotFoundError(ApiError):
+    """The thing named does not exist in the caller's workspace."""
+
+
+class AuthenticationError(ApiError):
+    """No credential, one that does not hold, or one that may not do this."""
+
+
+class UnavailableError(ApiError):
+    """The server cannot be reached, or not in time; the same call may succeed later."""
+
+
+class InvalidRequestError(ApiError):
+    """The request is wrong, or not right for the state that things are in."""
+
+
+_CLASSES: dict[grpc.StatusCode, type[ApiError]] = {
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
+    grpc.StatusCode.PERMISSION_DENIED: AuthenticationError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
+    grpc.StatusCode.FAILED_PRECONDITION: InvalidRequestError,
+    grpc.StatusCode.ALREADY_EXISTS: InvalidRequestError,
+}
+
+
+def from_rpc_error(error: grpc.RpcError) -> ApiError:
+    """The :class:`ApiError` that says what a gRPC error carries."""
+    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    message = (error.details() if isinstance(error, grpc.Call) else None) or code.name
+    reason, metadata, kind = str(code.name), dict[str, str](), _CLASSES.get(code, ApiError)
+    said_by_service = False
+    status = _status(error)
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            reason, metadata, said_by_service = info.reason, dict(info.metadata), True
+    if code is grpc.StatusCode.INTERNAL and not said_by_service:
+        # A service that dies in mid-stream: the transport says so, and without an ErrorInfo.
+        kind, message = UnavailableError, f"the connection broke: {message}"
+    return kind(code, reason, message, metadata)
+
+
+def _status(error: grpc.RpcError) -> Any:
+    if not isinstance(error, grpc.Call):
+        return None
+    try:
+        return rpc_status.from_call(error)
+    except ValueError:  # the details disagree with the status: a proxy rewrote one of them
+        return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns a ``grpc.RpcError`` raised in the block into an :class:`ApiError`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
