@@ -1,0 +1,172 @@
+"""Who is at the other end, checked for every call: a connection outlives its certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import grpc
+from cryptography import x509
+
+from lepton_mesh.errors import PermissionDenied
+from lepton_mesh.pki import CertificateUntrusted, Names, serial_hex
+from lepton_mesh.spiffe import SpiffeId
+
+log = logging.getLogger(__name__)
+
+_PEM = "x509_pem_cert"
+"""The property of gRPC's auth context that holds the peer's leaf certificate."""
+
+_FIRST_RETRY_SECONDS = 1.0
+
+
+class PeerExpired(PermissionDenied):
+    reason = "PEER_CERTIFICATE_EXPIRED"
+
+
+class PeerRevoked(PermissionDenied):
+    reason = "PEER_CERTIFICATE_REVOKED"
+
+
+class PeerUntrusted(PermissionDenied):
+    reason = "PEER_UNTRUSTED"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """What a peer's certificate says; its chain was verified in the handshake."""
+
+    names: Names
+    serial: str
+    """Lower-case hex."""
+    not_after: datetime
+
+
+class Denylist:
+    """Serial numbers that are refused although their certificates have not ended.
+
+    Args:
+        fetch: Asks the auth service for the list; None for one that is set by hand.
+        interval_seconds: How old the list gets.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[Iterable[str]]] | None = None,
+        interval_seconds: float = 30.0,
+    ) -> None:
+        self._fetch = fetch
+        self._interval = interval_seconds
+        self._serials: frozenset[str] = frozenset()
+        self._known = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def __contains__(self, serial: object) -> bool:
+        return serial in self._serials
+
+    def replace(self, serials: Iterable[str]) -> None:
+        self._serials = frozenset(serials)
+        self._known.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Returns when there is a list, or without one after ``seconds``, which it logs."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._known.wait()
+        except TimeoutError:
+            log.warning("serving before the denylist is known: the auth service gave no answer")
+
+    async def refresh(self) -> None:
+        """Fetches now; keeps the list it has, and logs, if that fails."""
+        if self._fetch is None:
+            return
+        try:
+            self.replace(await self._fetch())
+        except Exception as error:
+            # Any failure: the old list is better than none, and than no task.
+            log.warning("denylist not refreshed", extra={"error": type(error).__name__})
+
+    def start(self) -> None:
+        """Refreshes in the background until :meth:`close`."""
+        self._task = asyncio.create_task(self._follow(), name="denylist")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        while True:
+            await self.refresh()
+            interval = self._interval if self._known.is_set() else _FIRST_RETRY_SECONDS
+            # Jitter keeps instances that started together apart; it is no secret.
+            await asyncio.sleep(interval * random.uniform(0.8, 1.2))  # noqa: S311 - see above
+
+
+class PeerCheck:
+    """Verifies the peer of one call; a server needs one of these.
+
+    Args:
+        trust_domain: The only one whose workloads are accepted.
+        denylist: Serials that are refused.
+    """
+
+    def __init__(self, trust_domain: str, denylist: Denylist) -> None:
+        self._trust_domain = trust_domain
+        self._denylist = denylist
+
+    def __call__(self, context: grpc.aio.ServicerContext[Any, Any]) -> SpiffeId | None:
+        """The peer's SPIFFE id; None if the listener asked for no certificate.
+
+        Raises:
+            PeerExpired, PeerRevoked, PeerUntrusted
+        """
+        peer = peer_certificate(context.auth_context())
+        if peer is None:
+            return None
+        name = peer.names.spiffe_id
+        if peer.not_after <= datetime.now(UTC):
+            raise PeerExpired(
+                f"the certificate of {name} ended at {peer.not_after:%Y-%m-%dT%H:%M:%SZ}; "
+                "renew it and connect anew",
+                peer=name,
+            )
+        if name.trust_domain != self._trust_domain:
+            raise PeerUntrusted(
+                f"{name} is not of trust domain '{self._trust_domain}'; "
+                "both ends need the same LEPTON_TRUST_DOMAIN",
+                peer=name,
+            )
+        if peer.serial in self._denylist:
+            raise PeerRevoked(
+                f"the certificate {peer.serial} of {name} was revoked; join again", peer=name
+            )
+        return name
+
+
+def peer_certificate(auth_context: Mapping[str, Iterable[bytes]]) -> PeerCertificate | None:
+    """The certificate in ``context.auth_context()``; None if the peer showed none.
+
+    Raises:
+        PeerUntrusted: It is not a certificate of a mesh.
+    """
+    for pem in auth_context.get(_PEM, ()):
+        return _parse(pem)
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _parse(pem: bytes) -> PeerCertificate:
+    # Parsing takes some 100 microseconds and connections carry many calls.
+    certificate = x509.load_pem_x509_certificate(pem)
+    try:
+        names = Names.of(certificate)
+    except CertificateUntrusted as error:
+        raise PeerUntrusted(error.message) from None
+    return PeerCertificate(names, serial_hex(certificate), certificate.not_valid_after_utc)
