@@ -1,0 +1,97 @@
+"""The mesh's certificate authority on disk.
+
+<state_dir>/root-ca/cert.pem     the root that every member trusts: ten years
+<state_dir>/root-ca/key.pem      not needed to serve: move it off this machine, and put it
+                                 back once a year to renew the issuing CA
+<state_dir>/issuing-ca/…         the intermediate that signs; one year
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from lepton_mesh.credential_files import CERTIFICATE, KEY, write_private
+from lepton_mesh.errors import FailedPrecondition
+from lepton_mesh.pki import CertificateAuthority, CertificateUntrusted, certificate_pem, key_pem
+
+_ROOT = "root-ca"
+_ISSUING = "issuing-ca"
+_RENEW_BEFORE = timedelta(days=60)
+
+
+class AuthorityMissing(FailedPrecondition):
+    """There is no usable authority in the state directory."""
+
+    reason = "AUTHORITY_MISSING"
+
+
+def ensure_authority(state_dir: Path, trust_domain: str) -> CertificateAuthority:
+    """Makes what is missing: the root, and an issuing CA that lasts another two months.
+
+    Raises:
+        AuthorityMissing: A new issuing CA is needed, but the root's key is not there.
+    """
+    root_directory = state_dir / _ROOT
+    if not root_directory.exists():
+        _store(root_directory, CertificateAuthority.create_root(trust_domain))
+    try:
+        authority = load_authority(state_dir)
+        if authority.certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE:
+            return authority
+    except AuthorityMissing:
+        pass
+    try:
+        certificate = (root_directory / CERTIFICATE).read_bytes()
+        root = CertificateAuthority.from_pem(
+            (root_directory / KEY).read_bytes(), certificate, certificate
+        )
+    except FileNotFoundError as error:
+        raise AuthorityMissing(
+            f"the issuing CA must be renewed and {error.filename} is missing; "
+            "put the root's key back, run init, and take it away again"
+        ) from error
+    issuing = root.create_intermediate()
+    _store(state_dir / _ISSUING, issuing)
+    return issuing
+
+
+def load_authority(state_dir: Path) -> CertificateAuthority:
+    """The issuing CA.
+
+    Raises:
+        AuthorityMissing: There is none, or it has ended.
+    """
+    directory = state_dir / _ISSUING
+    try:
+        authority = CertificateAuthority.from_pem(
+            (directory / KEY).read_bytes(),
+            (directory / CERTIFICATE).read_bytes(),
+            (state_dir / _ROOT / CERTIFICATE).read_bytes(),
+        )
+    except (OSError, ValueError, CertificateUntrusted) as error:
+        raise AuthorityMissing(
+            f"there is no certificate authority in {state_dir} ({error}); "
+            "run `python -m lepton_auth init` with the same LEPTON_STATE_DIR"
+        ) from error
+    end = authority.certificate.not_valid_after_utc
+    if end <= datetime.now(UTC):
+        raise AuthorityMissing(
+            f"the issuing CA in {state_dir} ended at {end}; run `python -m lepton_auth init`"
+        )
+    return authority
+
+
+def _store(directory: Path, authority: CertificateAuthority) -> None:
+    """Puts key and certificate in place of what ``directory`` held, never one without the other."""
+    new = directory.with_name(f"{directory.name}.{secrets.token_hex(4)}")
+    new.mkdir(mode=0o700)
+    write_private(new / KEY, key_pem(authority.key))
+    write_private(new / CERTIFICATE, certificate_pem(authority.certificate))
+    old = directory.with_name(f"{new.name}.old")
+    if directory.exists():
+        directory.rename(old)
+    new.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)

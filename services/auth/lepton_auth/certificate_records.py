@@ -1,0 +1,32 @@
+"""What the auth service keeps of certificates: who may join, and what was issued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from lepton_mesh.pki import Names
+
+
+@dataclass(frozen=True, slots=True)
+class JoinGrant:
+    """The right to one first certificate; who shows the secret has it."""
+
+    digest: bytes = field(repr=False)
+    """SHA-256 of the secret, which has 256 bits of entropy and so needs no slow hash."""
+    names: Names
+    """What the certificate will say."""
+    expires: datetime
+    used: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """A certificate that was issued, or one that was revoked without being known."""
+
+    serial: str
+    """Lower-case hex."""
+    spiffe_id: str
+    """"" when not known."""
+    expires: datetime
+    revoked: datetime | None = None

@@ -1,0 +1,131 @@
+"""What the auth service refuses, and why.
+
+Unauthenticated      CredentialInvalid       name, password, key or refresh token: not said which
+PermissionDenied     WorkspaceDenied         no role in the workspace asked for
+                     NotYourself             another user's record, and the caller is no admin
+                     UserShared              the user also belongs where the caller is no admin
+                     PasswordLoginRequired   an API key may not make or change credentials
+                     RoleAboveOwn            a key with more rights than its maker
+NotFound             UserNotFound, ApiKeyNotFound
+AlreadyExists        UserExists, WorkspaceExists
+FailedPrecondition   LastAdmin               the workspace would be left without an admin
+                     WorkspaceRequired       the user has several and named none
+ResourceExhausted    TooManyFailures         wrong credentials in a row for one name
+                     LoginBusy               more logins waiting than can be checked soon
+InvalidArgument      InvalidUser, InvalidApiKey, InvalidRole, InvalidCredential, InvalidLifetime,
+                         InvalidSerial
+                         ServiceNotJoinable      no join token for this service, or with these names
+"""
+
+from __future__ import annotations
+
+from lepton_mesh.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+)
+
+
+class CredentialInvalid(Unauthenticated):
+    reason = "CREDENTIAL_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("the credential does not hold; check it, or log in again")
+
+
+class WorkspaceDenied(PermissionDenied):
+    reason = "WORKSPACE_DENIED"
+
+
+class NotYourself(PermissionDenied):
+    reason = "NOT_YOURSELF"
+
+
+class UserShared(PermissionDenied):
+    reason = "USER_SHARED"
+
+
+class PasswordLoginRequired(PermissionDenied):
+    reason = "PASSWORD_LOGIN_REQUIRED"
+
+
+class RoleAboveOwn(PermissionDenied):
+    reason = "ROLE_ABOVE_OWN"
+
+
+class UserNotFound(NotFound):
+    reason = "USER_NOT_FOUND"
+
+
+class ApiKeyNotFound(NotFound):
+    reason = "API_KEY_NOT_FOUND"
+
+
+class UserExists(AlreadyExists):
+    reason = "USER_EXISTS"
+
+
+class WorkspaceExists(AlreadyExists):
+    reason = "WORKSPACE_EXISTS"
+
+
+class LastAdmin(FailedPrecondition):
+    reason = "LAST_ADMIN"
+
+
+class WorkspaceRequired(FailedPrecondition):
+    reason = "WORKSPACE_REQUIRED"
+
+
+class TooManyFailures(ResourceExhausted):
+    reason = "TOO_MANY_FAILURES"
+
+
+class LoginBusy(ResourceExhausted):
+    reason = "LOGIN_BUSY"
+
+
+class InvalidUser(InvalidArgument):
+    reason = "INVALID_USER"
+
+
+class InvalidApiKey(InvalidArgument):
+    reason = "INVALID_API_KEY"
+
+
+class InvalidRole(InvalidArgument):
+    reason = "INVALID_ROLE"
+
+
+class InvalidCredential(InvalidArgument):
+    """The request carries no credential at all, or one that cannot be one."""
+
+    reason = "INVALID_CREDENTIAL"
+
+
+class InvalidLifetime(InvalidArgument):
+    reason = "INVALID_LIFETIME"
+
+
+class JoinTokenInvalid(Unauthenticated):
+    reason = "JOIN_TOKEN_INVALID"
+
+
+class OperatorRequired(PermissionDenied):
+    reason = "OPERATOR_REQUIRED"
+
+
+class CertificateRevoked(PermissionDenied):
+    reason = "CERTIFICATE_REVOKED"
+
+
+class InvalidSerial(InvalidArgument):
+    reason = "INVALID_SERIAL"
+
+
+class ServiceNotJoinable(InvalidArgument):
+    reason = "SERVICE_NOT_JOINABLE"

@@ -1,0 +1,1 @@
+"""The revisions of the auth service's database, oldest first in ``versions``."""
