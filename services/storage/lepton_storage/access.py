@@ -1,0 +1,42 @@
+"""Who may call which RPC of the storage service."""
+
+from __future__ import annotations
+
+from lepton_mesh.authorization import AuthorizationTable, Rule
+from lepton_mesh.caller import Role
+
+_SERVICE = "/lepton.api.storage.v1.StorageService/"
+
+# Bytes go in by people who develop and by jobs, whose own uploads alone they see.
+_BRINGS = Rule(min_role=Role.DEVELOPER, jobs=True)
+_CHANGES = Rule(min_role=Role.DEVELOPER)
+_SEES = Rule(min_role=Role.VIEWER)
+
+TABLE = AuthorizationTable(
+    {
+        _SERVICE + method: rule
+        for method, rule in {
+            "CreateUpload": _BRINGS,
+            "GetUpload": _BRINGS,
+            "WriteUpload": _BRINGS,
+            "DeleteUpload": _BRINGS,
+            "CreateDataset": _CHANGES,
+            "GetDataset": _SEES,
+            "ListDatasets": _SEES,
+            "DeleteDataset": _CHANGES,
+            "CreateDatasetVersion": _CHANGES,
+            "GetDatasetVersion": Rule(
+                min_role=Role.VIEWER, jobs=True, services=frozenset({"training"})
+            ),
+            "ListDatasetVersions": _SEES,
+            "ReadDatasetFile": Rule(min_role=Role.VIEWER, jobs=True),
+            "CreateArtifact": _BRINGS,
+            "GetArtifact": Rule(min_role=Role.VIEWER, jobs=True, services=frozenset({"inference"})),
+            "ListArtifacts": _SEES,
+            "DeleteArtifact": _CHANGES,
+            "ReadArtifact": Rule(
+                min_role=Role.VIEWER, jobs=True, services=frozenset({"inference"})
+            ),
+        }.items()
+    }
+)

@@ -1,0 +1,34 @@
+"""The manifest key in a PEM file (mode 0600) of the state directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from lepton_mesh.config import InvalidConfiguration
+from lepton_storage.durable import write_private
+from lepton_storage.manifest import ManifestKey
+
+
+def open_manifest_key(path: Path) -> ManifestKey:
+    """Reads the key, or makes one. Raises InvalidConfiguration."""
+    if not path.exists():
+        made = ec.generate_private_key(ec.SECP256R1())
+        write_private(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return ManifestKey(made)
+    if path.stat().st_mode & 0o077:
+        raise InvalidConfiguration(f"{path} can be read by others; run: chmod 600 {path}")
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except ValueError:
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise InvalidConfiguration(f"{path} is not a P-256 private key; restore it from a backup")
+    return ManifestKey(key)

@@ -1,0 +1,216 @@
+"""Uploads and blobs in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import delete, exists, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from lepton_storage.adapters.sql import Sql
+from lepton_storage.errors import UploadNotFound, UploadRequestReused
+from lepton_storage.models import (
+    ArtifactRow,
+    BlobRow,
+    DatasetFileRow,
+    UploadRow,
+    WorkspaceKeyRow,
+)
+from lepton_storage.records import Blob, Upload
+
+_BATCH = 500  # ids in one statement; SQLite takes at most 32,766 parameters
+
+
+class SqlUploadRecords:
+    """The UploadRecords port."""
+
+    def __init__(self, sql: Sql) -> None:
+        self._sql = sql
+
+    def create(self, upload: Upload, *, reuse: bool) -> Upload:
+        def run(session: Session) -> Upload:
+            if upload.request_id:
+                existing = _by_request(session, upload)
+                if existing is not None:
+                    return _same(upload, existing)
+            row = _row(upload)
+            if reuse:
+                blob = _find(session, upload.workspace, upload.sha256)
+                if blob is not None and blob.size_bytes == upload.size_bytes:
+                    row.blob_id = blob.id
+            session.add(row)
+            return _upload(row)
+
+        try:
+            return self._sql.write(run)
+        except IntegrityError:  # another process was first with this request_id
+            return self._sql.write(run)
+
+    def get(self, workspace: str, id: str) -> Upload | None:
+        def run(session: Session) -> Upload | None:
+            row = session.get(UploadRow, id)
+            return _upload(row) if row is not None and row.workspace == workspace else None
+
+        return self._sql.read(run)
+
+    def complete(self, upload: Upload, blob: Blob) -> Upload:
+        def run(session: Session) -> Upload:
+            row = session.get(UploadRow, upload.id, with_for_update=True)
+            if row is None:
+                raise UploadNotFound(
+                    f"upload '{upload.id}' was deleted, or its time was up; create it anew",
+                    upload=upload.id,
+                )
+            if row.blob_id is None:
+                found = session.scalar(
+                    select(BlobRow)
+                    .where(
+                        BlobRow.workspace == blob.workspace,
+                        BlobRow.sha256 == blob.sha256,
+                        BlobRow.key_id == blob.key_id,
+                    )
+                    .with_for_update()
+                )
+                if found is None:
+                    session.add(
+                        BlobRow(
+                            id=blob.id,
+                            workspace=blob.workspace,
+                            sha256=blob.sha256,
+                            size_bytes=blob.size_bytes,
+                            key_id=blob.key_id,
+                        )
+                    )
+                    session.flush()
+                row.blob_id = blob.id if found is None else found.id
+            return _upload(row)
+
+        try:
+            return self._sql.write(run)
+        except IntegrityError:  # another process was first with the same bytes
+            return self._sql.write(run)
+
+    def delete(self, workspace: str, id: str) -> None:
+        statement = delete(UploadRow).where(UploadRow.workspace == workspace, UploadRow.id == id)
+        self._sql.write(lambda session: session.execute(statement))
+
+    def incomplete(self) -> Sequence[Upload]:
+        query = select(UploadRow).where(UploadRow.blob_id.is_(None))
+        return self._sql.read(lambda session: [_upload(row) for row in session.scalars(query)])
+
+    def delete_expired(self, now: datetime) -> Sequence[Upload]:
+        statement = delete(UploadRow).where(UploadRow.expire_time <= now).returning(UploadRow)
+        return self._sql.write(lambda session: [_upload(row) for row in session.scalars(statement)])
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        def run(session: Session) -> set[str]:
+            asked, found = list(ids), set[str]()
+            for start in range(0, len(asked), _BATCH):
+                some = asked[start : start + _BATCH]
+                for row in (BlobRow, UploadRow):
+                    found.update(session.scalars(select(row.id).where(row.id.in_(some))))
+            return found
+
+        return self._sql.read(run)
+
+    def find_blob(self, workspace: str, sha256: str, creator: str | None) -> Blob | None:
+        def run(session: Session) -> Blob | None:
+            row = _find(session, workspace, sha256)
+            if row is None:
+                return None
+            sent = exists().where(UploadRow.blob_id == row.id, UploadRow.creator == creator)
+            if creator is not None and not session.scalar(select(sent)):
+                return None
+            return to_blob(row)
+
+        return self._sql.read(run)
+
+    def collect(self) -> Sequence[Blob]:
+        def run(session: Session) -> Sequence[Blob]:
+            # Locked, on PostgreSQL: whoever is about to refer to one of them waits, and then
+            # finds it gone. SQLite has one writer at a time.
+            rows = session.scalars(
+                select(BlobRow)
+                .where(
+                    *(
+                        ~exists().where(other.blob_id == BlobRow.id)
+                        for other in (UploadRow, DatasetFileRow, ArtifactRow)
+                    )
+                )
+                .with_for_update(skip_locked=True)
+            ).all()
+            for row in rows:
+                session.delete(row)
+            return [to_blob(row) for row in rows]
+
+        return self._sql.write(run)
+
+
+def to_blob(row: BlobRow) -> Blob:
+    """The blob of a row."""
+    return Blob(row.id, row.workspace, row.sha256, row.size_bytes, row.key_id)
+
+
+def _find(session: Session, workspace: str, sha256: str) -> BlobRow | None:
+    """The blob with these bytes under the workspace's current key."""
+    return session.scalar(
+        select(BlobRow)
+        .join(WorkspaceKeyRow, WorkspaceKeyRow.id == BlobRow.key_id)
+        .where(
+            BlobRow.workspace == workspace,
+            BlobRow.sha256 == sha256,
+            WorkspaceKeyRow.current == workspace,
+        )
+        .with_for_update(of=BlobRow)
+    )
+
+
+def _by_request(session: Session, upload: Upload) -> Upload | None:
+    row = session.scalar(
+        select(UploadRow).where(
+            UploadRow.workspace == upload.workspace,
+            UploadRow.creator == upload.creator,
+            UploadRow.request_id == upload.request_id,
+        )
+    )
+    return None if row is None else _upload(row)
+
+
+def _same(asked: Upload, existing: Upload) -> Upload:
+    if (asked.sha256, asked.size_bytes) != (existing.sha256, existing.size_bytes):
+        raise UploadRequestReused(
+            f"request_id '{asked.request_id}' began an upload of other bytes; use a new one",
+            request_id=asked.request_id,
+            upload=existing.id,
+        )
+    return existing
+
+
+def _row(upload: Upload) -> UploadRow:
+    return UploadRow(
+        id=upload.id,
+        workspace=upload.workspace,
+        creator=upload.creator,
+        request_id=upload.request_id or None,
+        size_bytes=upload.size_bytes,
+        sha256=upload.sha256,
+        create_time=upload.create_time,
+        expire_time=upload.expire_time,
+        blob_id=upload.blob_id,
+    )
+
+
+def _upload(row: UploadRow) -> Upload:
+    return Upload(
+        id=row.id,
+        workspace=row.workspace,
+        creator=row.creator,
+        request_id=row.request_id or "",
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        create_time=row.create_time,
+        expire_time=row.expire_time,
+        blob_id=row.blob_id,
+    )

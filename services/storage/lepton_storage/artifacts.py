@@ -1,0 +1,106 @@
+"""Artifacts: single files that something made."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from lepton_mesh.caller import Caller
+from lepton_mesh.resources import Page
+from lepton_storage.blobs import Blobs
+from lepton_storage.datasets import check_labels
+from lepton_storage.errors import ArtifactNotFound, StorageRequestInvalid
+from lepton_storage.ports import ArtifactRecords
+from lepton_storage.records import Artifact
+from lepton_storage.threads import IoThreads
+from lepton_storage.uploads import Uploads
+
+_MAX_NAME = 255
+
+
+@dataclass(frozen=True, slots=True)
+class NewArtifact:
+    """An artifact that is to be made."""
+
+    sha256: str
+    media_type: str
+    filename: str
+    source: str
+    """What made it; a job's own name stands here whatever the job says."""
+    labels: Mapping[str, str]
+
+
+class Artifacts:
+    """Makes, finds and deletes artifacts."""
+
+    def __init__(
+        self, records: ArtifactRecords, uploads: Uploads, blobs: Blobs, threads: IoThreads
+    ) -> None:
+        self._records = records
+        self._uploads = uploads
+        self._blobs = blobs
+        self._threads = threads
+
+    async def create(self, caller: Caller, new: NewArtifact) -> Artifact:
+        """Raises BlobNotFound, StorageRequestInvalid."""
+        check_labels(new.labels)
+        for field in ("media_type", "filename", "source"):
+            if len(getattr(new, field)) > _MAX_NAME:
+                raise StorageRequestInvalid(
+                    f"{field} has more than {_MAX_NAME} characters; shorten it", field=field
+                )
+        if "/" in new.filename or "\0" in new.filename:
+            raise StorageRequestInvalid("filename cannot have a '/' in it", field="filename")
+        if caller.kind != "job" and new.source.startswith("jobs/"):
+            # A job reads what it is the source of.
+            raise StorageRequestInvalid(
+                "source 'jobs/...' is for artifacts that a job uploads; leave it out, or name "
+                "what made the file otherwise",
+                field="source",
+            )
+        return await self._threads.run(self._create, caller, new)
+
+    async def get(self, caller: Caller, id: str) -> Artifact:
+        """Jobs get what they made themselves and what their token lets them read.
+
+        Raises ResourceNotGranted (jobs), ArtifactNotFound.
+        """
+        artifact = await self._threads.run(self._records.get, caller.workspace, id)
+        if artifact is None or artifact.source != caller.subject:
+            caller.require_read(f"artifacts/{id}")
+        if artifact is None:
+            raise _no_artifact(id)
+        return artifact
+
+    async def list(self, caller: Caller, page: Page) -> tuple[Sequence[Artifact], str]:
+        """Newest first, and the token of the next page."""
+        before = page.after[0] if page.after else 0
+        found = await self._threads.run(self._records.list, caller.workspace, before, page.size + 1)
+        more = len(found) > page.size
+        return found[: page.size], page.token(found[page.size - 1].sequence) if more else ""
+
+    async def delete(self, caller: Caller, id: str) -> None:
+        """Deletes an artifact, and its bytes if nothing else uses them. Raises ArtifactNotFound."""
+        if not await self._threads.run(self._records.delete, caller.workspace, id):
+            raise _no_artifact(id)
+        await self._threads.run(self._blobs.collect)
+
+    def _create(self, caller: Caller, new: NewArtifact) -> Artifact:
+        return self._records.create(
+            Artifact(
+                id=uuid.uuid4().hex,
+                workspace=caller.workspace,
+                blob=self._uploads.blob(caller, new.sha256),
+                media_type=new.media_type or "application/octet-stream",
+                filename=new.filename,
+                source=caller.subject if caller.kind == "job" else new.source,
+                labels=new.labels,
+                create_time=datetime.now(UTC),
+            )
+        )
+
+
+def _no_artifact(id: str) -> ArtifactNotFound:
+    return ArtifactNotFound(f"artifact '{id}' does not exist, or was deleted", artifact=id)

@@ -1,0 +1,111 @@
+"""Complete bytes: reading them by range, and forgetting those that nothing refers to."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from lepton_storage.errors import ReadOffset, StorageRequestInvalid
+from lepton_storage.keys import Keyring
+from lepton_storage.ports import ObjectStore, UploadRecords
+from lepton_storage.records import Blob
+from lepton_storage.sealed import SealedReader
+from lepton_storage.threads import IoThreads
+
+
+class Piece(NamedTuple):
+    """A piece of a byte stream."""
+
+    offset: int
+    data: bytes
+    crc32: int
+
+
+class Blobs:
+    """Reads and collects blobs."""
+
+    def __init__(
+        self, records: UploadRecords, objects: ObjectStore, keys: Keyring, threads: IoThreads
+    ) -> None:
+        self._records = records
+        self._objects = objects
+        self._keys = keys
+        self._threads = threads
+
+    @contextmanager
+    def opened(self, blob: Blob) -> Iterator[SealedReader]:
+        """The blob open for reading. Blocks: use a thread."""
+        source = self._objects.open(blob.id)
+        try:
+            yield SealedReader(source, self._keys, blob)
+        finally:
+            source.close()
+
+    async def read(self, blob: Blob, offset: int, limit: int) -> AsyncGenerator[Piece, None]:
+        """The bytes from ``offset``, ``limit`` of them or all that follow when it is 0.
+
+        One piece is read ahead of the consumer, never more.
+
+        Raises:
+            StorageRequestInvalid: A negative offset or limit.
+            ReadOffset: ``offset`` is past the end.
+            ObjectCorrupt: At the first piece that does not authenticate.
+        """
+        if offset < 0 or limit < 0:
+            raise StorageRequestInvalid(
+                "offset and limit cannot be negative", offset=offset, limit=limit
+            )
+        if offset > blob.size_bytes:
+            raise ReadOffset(
+                f"offset {offset} is past the end of the file, which has {blob.size_bytes} bytes",
+                offset=offset,
+                size_bytes=blob.size_bytes,
+            )
+        end = min(blob.size_bytes, offset + limit) if limit else blob.size_bytes
+        source = _PieceSource(self, blob, offset, end)
+        ahead = self._threads.submit(source.next)
+        try:
+            while (piece := await ahead) is not None:
+                ahead = self._threads.submit(source.next)
+                yield piece
+        finally:
+            await self._threads.finish(source.close)
+
+    def collect(self) -> int:
+        """Deletes the blobs that nothing refers to; returns how many. Blocks: use a thread.
+
+        What an upload ended in is kept until the upload expires, so that there is time to make
+        a dataset version or an artifact of it.
+        """
+        collected = self._records.collect()
+        # After the commit: a crash in between leaves objects that the next start sweeps.
+        for blob in collected:
+            self._objects.delete(blob.id)
+        return len(collected)
+
+
+class _PieceSource:
+    """Hands out pieces in order; a consumer that goes away never closes it under a reader."""
+
+    def __init__(self, blobs: Blobs, blob: Blob, offset: int, end: int) -> None:
+        self._lock = threading.Lock()
+        self._pieces = _pieces(blobs, blob, offset, end)
+
+    def next(self) -> Piece | None:
+        """The next piece; None after the last."""
+        with self._lock:
+            return next(self._pieces, None)
+
+    def close(self) -> None:
+        with self._lock:
+            self._pieces.close()
+
+
+def _pieces(blobs: Blobs, blob: Blob, offset: int, end: int) -> Generator[Piece, None, None]:
+    with blobs.opened(blob) as reader:
+        for data in reader.pieces(offset, end):
+            yield Piece(offset, data, zlib.crc32(data))
+            offset += len(data)

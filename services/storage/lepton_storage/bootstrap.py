@@ -1,0 +1,145 @@
+"""Builds the adapters and wires the service: the only place that does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from obstore.store import S3Store
+
+from lepton.api.storage.v1 import storage_pb2
+from lepton.api.storage.v1.storage_pb2_grpc import add_StorageServiceServicer_to_server
+from lepton_mesh.database import Database
+from lepton_mesh.process import Served, Service
+from lepton_mesh.runtime import MeshRuntime
+from lepton_storage.access import TABLE
+from lepton_storage.adapters.kek_file import FileKeyEncryption
+from lepton_storage.adapters.manifest_key_file import open_manifest_key
+from lepton_storage.adapters.objects_local import LocalObjectStore
+from lepton_storage.adapters.objects_s3 import S3ObjectStore
+from lepton_storage.adapters.sql import Sql
+from lepton_storage.adapters.sql_artifacts import SqlArtifactRecords
+from lepton_storage.adapters.sql_datasets import SqlDatasetRecords
+from lepton_storage.adapters.sql_keys import SqlKeyRecords
+from lepton_storage.adapters.sql_uploads import SqlUploadRecords
+from lepton_storage.artifacts import Artifacts
+from lepton_storage.blobs import Blobs
+from lepton_storage.config import StorageSettings
+from lepton_storage.datasets import Datasets
+from lepton_storage.keys import Keyring
+from lepton_storage.ports import ObjectStore
+from lepton_storage.servicer import StorageServicer
+from lepton_storage.staging import Staging
+from lepton_storage.threads import IoThreads
+from lepton_storage.uploads import UploadPolicy, Uploads
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The domain with its adapters, on the disk and database of ``settings``."""
+
+    keys: Keyring
+    uploads: Uploads
+    blobs: Blobs
+    datasets: Datasets
+    artifacts: Artifacts
+    close: Callable[[], None]
+
+    @property
+    def servicer(self) -> StorageServicer:
+        return StorageServicer(self.uploads, self.datasets, self.artifacts, self.blobs)
+
+    def maintain(self) -> None:
+        """Forgets what expired and what nothing uses. Blocks: use a thread."""
+        expired, collected = self.uploads.expire(), self.blobs.collect()
+        if expired or collected:
+            log.info("cleaned up", extra={"uploads": expired, "blobs": collected})
+
+
+def open_storage(settings: StorageSettings) -> Storage:
+    """Opens what is on disk, or makes it. Blocks: use a thread."""
+    database = Database.open(settings.database_url, "lepton_storage.migrations")
+    sql = Sql(database, settings.state_dir)
+    threads = IoThreads(settings.io_threads)
+    keys = Keyring(SqlKeyRecords(sql), FileKeyEncryption.open(settings.state_dir / "kek.json"))
+    objects, staging_root = _open_objects(settings)
+    staging = Staging(staging_root, keys, reserve_bytes=settings.disk_reserve_bytes)
+    records = SqlUploadRecords(sql)
+    policy = UploadPolicy(lifetime=timedelta(hours=settings.upload_lifetime_hours))
+    uploads = Uploads(records, staging, objects, threads, policy)
+    blobs = Blobs(records, objects, keys, threads)
+    manifest_key = open_manifest_key(settings.state_dir / "manifest_key.pem")
+
+    def close() -> None:
+        threads.close()
+        database.close()
+
+    return Storage(
+        keys=keys,
+        uploads=uploads,
+        blobs=blobs,
+        datasets=Datasets(SqlDatasetRecords(sql), uploads, blobs, manifest_key, threads),
+        artifacts=Artifacts(SqlArtifactRecords(sql), uploads, blobs, threads),
+        close=close,
+    )
+
+
+async def build(runtime: MeshRuntime, settings: StorageSettings) -> Service:
+    """The service as the mesh serves it."""
+    storage = await asyncio.to_thread(open_storage, settings)
+    upkeep: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        await asyncio.to_thread(storage.uploads.recover)
+        upkeep.append(asyncio.create_task(_maintain(storage, settings.maintenance_seconds)))
+
+    async def close() -> None:
+        for task in upkeep:
+            task.cancel()
+        await asyncio.gather(*upkeep, return_exceptions=True)
+        await asyncio.to_thread(storage.close)
+
+    return Service(
+        servicers=[
+            Served(
+                add_StorageServiceServicer_to_server,
+                storage.servicer,
+                storage_pb2.DESCRIPTOR.services_by_name["StorageService"],
+            )
+        ],
+        table=TABLE,
+        start=start,
+        close=close,
+    )
+
+
+async def _maintain(storage: Storage, seconds: float) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(storage.maintain)
+        except Exception:  # a full disk or an absent database: the next round may go well
+            log.exception("clean-up failed; trying again in %g s", seconds)
+        await asyncio.sleep(seconds)
+
+
+def _open_objects(settings: StorageSettings) -> tuple[ObjectStore, Path]:
+    """The object store, and the directory for uploads in progress."""
+    if not settings.objects_url.startswith("s3://"):
+        # On one file system with the objects, so that a finished upload only needs a rename.
+        root = Path(settings.objects_url or settings.state_dir / "objects")
+        return LocalObjectStore(root / "stored"), root / "uploads"
+    url = urlsplit(settings.objects_url)
+    store = S3Store(
+        url.netloc,
+        prefix=url.path.strip("/") or None,
+        endpoint=settings.objects_endpoint or None,
+        client_options={"allow_http": settings.objects_endpoint.startswith("http://")},
+    )
+    return S3ObjectStore(store), settings.state_dir / "uploads"

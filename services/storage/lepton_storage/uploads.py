@@ -1,0 +1,364 @@
+"""Uploads: bytes on their way in, resumable, checked, and kept once per workspace."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import uuid
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple
+
+from lepton_mesh.caller import Caller
+from lepton_mesh.errors import LeptonError
+from lepton_storage.blobs import Piece
+from lepton_storage.encryption import HEADER_BYTES, MAX_SEGMENTS, SEGMENT_BYTES, Header
+from lepton_storage.errors import (
+    BlobNotFound,
+    ChunkInvalid,
+    DigestMismatch,
+    StorageRequestInvalid,
+    UploadBusy,
+    UploadComplete,
+    UploadNotFound,
+    UploadOffset,
+)
+from lepton_storage.ports import ObjectStore, UploadRecords
+from lepton_storage.records import Blob, Upload
+from lepton_storage.staging import StagedUpload, Staging
+from lepton_storage.threads import IoThreads
+
+MAX_PIECE_BYTES = 4 << 20
+_MAX_REQUEST_ID = 128
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Progress(NamedTuple):
+    """An upload and how many of its bytes are durable."""
+
+    upload: Upload
+    committed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPolicy:
+    """What an upload may be."""
+
+    lifetime: timedelta = timedelta(hours=24)
+    """How long an upload may take, and what it ended in stays without being used."""
+    max_bytes: int = MAX_SEGMENTS * SEGMENT_BYTES
+
+
+class Uploads:
+    """Takes bytes in."""
+
+    def __init__(
+        self,
+        records: UploadRecords,
+        staging: Staging,
+        objects: ObjectStore,
+        threads: IoThreads,
+        policy: UploadPolicy,
+    ) -> None:
+        self._records = records
+        self._staging = staging
+        self._objects = objects
+        self._threads = threads
+        self._policy = policy
+
+    async def create(
+        self, caller: Caller, size_bytes: int, sha256: str, request_id: str
+    ) -> Progress:
+        """Begins an upload, or finds the one of ``request_id``.
+
+        Complete at once if the workspace has these bytes; a job always has to send them, for it
+        would learn otherwise what its workspace holds.
+
+        Raises StorageRequestInvalid, DiskFull, UploadRequestReused.
+        """
+        check_sha256(sha256)
+        if not 0 <= size_bytes <= self._policy.max_bytes:
+            raise StorageRequestInvalid(
+                f"size_bytes {size_bytes} is not in 0 to {self._policy.max_bytes}",
+                field="size_bytes",
+            )
+        if len(request_id) > _MAX_REQUEST_ID:
+            raise StorageRequestInvalid(
+                f"request_id has more than {_MAX_REQUEST_ID} characters", field="request_id"
+            )
+        now = datetime.now(UTC)
+        asked = Upload(
+            id=uuid.uuid4().hex,
+            workspace=caller.workspace,
+            creator=caller.subject,
+            request_id=request_id,
+            size_bytes=size_bytes,
+            sha256=sha256,
+            create_time=now,
+            expire_time=now + self._policy.lifetime,
+        )
+        return await self._threads.run(self._create, asked, reuse=caller.kind != "job")
+
+    async def get(self, caller: Caller, id: str) -> Progress:
+        """Raises UploadNotFound."""
+        return await self._threads.run(lambda: self._progress(self._find(caller, id)))
+
+    async def write(self, caller: Caller, id: str, pieces: AsyncIterator[Piece]) -> Progress:
+        """Takes pieces until they end; durable on return.
+
+        If the stream breaks, or a piece is wrong, what came before is kept.
+
+        Raises:
+            UploadNotFound, UploadComplete, UploadBusy, DiskFull.
+            UploadOffset: A piece does not begin where the last one ended.
+            ChunkInvalid: A piece's checksum or length is wrong.
+            DigestMismatch: All bytes came and are not those announced; nothing is kept.
+        """
+        upload = await self._threads.run(self._find, caller, id)
+        if upload.complete:
+            raise UploadComplete(
+                f"upload '{id}' is complete; there is nothing more to send", upload=id
+            )
+        assembly = _Assembly(await self._threads.run(StagedUpload.open, self._staging, upload))
+        try:
+            await self._take(upload, assembly, pieces)
+            return await self._threads.finish(self._finish, upload, assembly)
+        finally:
+            await self._threads.finish(assembly.close)
+
+    async def delete(self, caller: Caller, id: str) -> None:
+        """Forgets an upload and what was sent. Raises UploadNotFound, UploadBusy."""
+        await self._threads.run(self._delete, caller, id)
+
+    def blob(self, caller: Caller, sha256: str) -> Blob:
+        """The blob of the caller's workspace with that digest; for jobs only what they sent.
+
+        Blocks: use a thread. Raises BlobNotFound, StorageRequestInvalid.
+        """
+        check_sha256(sha256)
+        creator = caller.subject if caller.kind == "job" else None
+        blob = self._records.find_blob(caller.workspace, sha256, creator)
+        if blob is None:
+            raise BlobNotFound(
+                f"no complete upload has the SHA-256 {sha256}; upload the file first",
+                sha256=sha256,
+            )
+        return blob
+
+    def recover(self) -> None:
+        """Brings disk and database together after a crash. Blocks: use a thread.
+
+        An object whose upload was not marked complete is; one that no record knows is deleted,
+        as are bytes of uploads that were forgotten.
+        """
+        for upload in self._records.incomplete():
+            if not self._staging.path(upload.id).exists() and self._objects.exists(upload.id):
+                source = self._objects.open(upload.id)
+                try:
+                    header = Header.decode(source.read(0, HEADER_BYTES))
+                finally:
+                    source.close()
+                self._record(upload, header.key_id.hex())
+        # Listed first and looked up after: what becomes known in between is not deleted.
+        for ids, discard in (
+            (list(self._staging.ids()), self._discard_unless_busy),
+            (list(self._objects.keys()), self._objects.delete),
+        ):
+            known = self._records.known(ids)
+            for id in ids:
+                if id not in known:
+                    discard(id)
+
+    def expire(self) -> int:
+        """Forgets uploads whose time is up; returns how many. Blocks: use a thread."""
+        expired = self._records.delete_expired(datetime.now(UTC))
+        for upload in expired:
+            if not upload.complete:
+                self._discard_unless_busy(upload.id)
+        return len(expired)
+
+    def _create(self, asked: Upload, *, reuse: bool) -> Progress:
+        upload = self._records.create(asked, reuse=reuse)
+        progress = self._progress(upload)
+        if not upload.complete:
+            try:
+                self._staging.check_space(upload.size_bytes - progress.committed_bytes)
+            except BaseException:
+                if upload.id == asked.id:
+                    self._records.delete(upload.workspace, upload.id)
+                raise
+        return progress
+
+    def _find(self, caller: Caller, id: str) -> Upload:
+        upload = self._records.get(caller.workspace, id)
+        if upload is None or (caller.kind == "job" and upload.creator != caller.subject):
+            raise UploadNotFound(
+                f"upload '{id}' does not exist, or its time was up; create it anew", upload=id
+            )
+        return upload
+
+    def _progress(self, upload: Upload) -> Progress:
+        if upload.complete:
+            return Progress(upload, upload.size_bytes)
+        return Progress(upload, self._staging.committed(upload))
+
+    async def _take(
+        self, upload: Upload, assembly: _Assembly, pieces: AsyncIterator[Piece]
+    ) -> None:
+        """Hands pieces to a thread, a segment's worth at a time, while the next ones arrive."""
+        position = assembly.position
+        batch: list[Piece] = []
+        gathered = 0
+        working = None
+        async for piece in pieces:
+            _check_place(upload, piece, position)
+            position += len(piece.data)
+            gathered += len(piece.data)
+            batch.append(piece)
+            if gathered >= SEGMENT_BYTES:
+                if working is not None:
+                    await working
+                working = self._threads.submit(assembly.absorb, batch)
+                batch, gathered = [], 0
+        if working is not None:
+            await working
+        if batch:
+            await self._threads.run(assembly.absorb, batch)
+
+    def _finish(self, upload: Upload, assembly: _Assembly) -> Progress:
+        with assembly.settled() as staged:
+            if not staged.whole:
+                return Progress(upload, staged.committed)
+            if staged.digest() != upload.sha256:
+                staged.discard()
+                self._records.delete(upload.workspace, upload.id)
+                raise DigestMismatch(
+                    f"the bytes sent have the SHA-256 {staged.digest()}, announced was "
+                    f"{upload.sha256}; nothing was kept: check the file and create the upload anew",
+                    upload=upload.id,
+                )
+            self._objects.put_file(upload.id, self._staging.path(upload.id))
+            done = self._record(upload, staged.key_id)
+            self._staging.forget(upload.id)
+            return Progress(done, done.size_bytes)
+
+    def _record(self, upload: Upload, key_id: str) -> Upload:
+        blob = Blob(upload.id, upload.workspace, upload.sha256, upload.size_bytes, key_id)
+        done = self._records.complete(upload, blob)
+        if done.blob_id != upload.id:
+            self._objects.delete(upload.id)  # the workspace has these bytes already
+        return done
+
+    def _delete(self, caller: Caller, id: str) -> None:
+        upload = self._find(caller, id)
+        if not upload.complete:
+            self._staging.discard(id)
+        self._records.delete(caller.workspace, id)
+
+    def _discard_unless_busy(self, id: str) -> None:
+        # Whoever writes to it will find it gone at the end, and the next start sweeps the rest.
+        with contextlib.suppress(UploadBusy, UploadNotFound):
+            self._staging.discard(id)
+
+
+class _Assembly:
+    """Makes segments of pieces. Each method runs in a thread, one at a time."""
+
+    def __init__(self, staged: StagedUpload) -> None:
+        self._staged = staged
+        self._buffer = bytearray(staged.tail)
+        self._lock = threading.Lock()
+        self._state: Literal["open", "failed", "settled", "closed"] = "open"
+        self.position = staged.committed
+
+    def absorb(self, pieces: list[Piece]) -> None:
+        """Raises ChunkInvalid, DiskFull."""
+        with self._lock:
+            if self._state != "open":
+                return  # the stream is over and this piece was still waiting for a thread
+            for piece in pieces:
+                if zlib.crc32(piece.data) != piece.crc32:
+                    raise ChunkInvalid(
+                        f"the piece at offset {piece.offset} does not have the CRC-32 it was sent "
+                        "with; send it again",
+                        offset=piece.offset,
+                    )
+                self._add(piece.data)
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[StagedUpload]:
+        """Everything absorbed is durable inside."""
+        with self._lock:
+            self._settle()
+            yield self._staged
+
+    def close(self) -> None:
+        """Keeps what came if the stream broke, and lets the next writer in."""
+        with self._lock:
+            if self._state == "open":
+                # Nothing was promised about these bytes; the error on its way says more.
+                with contextlib.suppress(LeptonError, OSError):
+                    self._settle()
+            if self._state != "closed":
+                self._staged.close()
+            self._state = "closed"
+
+    def _add(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._buffer and len(data) == self._staged.next_length:
+            self._append(data)  # the usual case, without a copy
+            return
+        self._buffer += data
+        while not self._staged.whole and len(self._buffer) >= self._staged.next_length:
+            length = self._staged.next_length
+            self._append(bytes(self._buffer[:length]))
+            del self._buffer[:length]
+
+    def _append(self, segment: bytes) -> None:
+        try:
+            self._staged.append(segment)
+        except BaseException:
+            self._state = "failed"  # the file may end in half a segment: no more here
+            raise
+
+    def _settle(self) -> None:
+        if not self._staged.whole and self._staged.next_length == 0:
+            self._append(b"")  # an empty file is one empty segment
+        self._staged.commit(bytes(self._buffer))
+        self._state = "settled"
+
+
+def check_sha256(value: str) -> None:
+    """Raises StorageRequestInvalid."""
+    if not _SHA256.fullmatch(value):
+        raise StorageRequestInvalid(
+            "sha256 is not 64 lower-case hex digits; send what `sha256sum FILE` prints",
+            field="sha256",
+        )
+
+
+def _check_place(upload: Upload, piece: Piece, position: int) -> None:
+    if len(piece.data) > MAX_PIECE_BYTES:
+        raise ChunkInvalid(
+            f"the piece at offset {piece.offset} has {len(piece.data)} bytes; send at most "
+            f"{MAX_PIECE_BYTES} at a time",
+            offset=piece.offset,
+        )
+    if piece.offset != position:
+        raise UploadOffset(
+            f"upload '{upload.id}' goes on at offset {position}, not {piece.offset}; get the "
+            "upload and go on from its committed_bytes",
+            upload=upload.id,
+            offset=piece.offset,
+            expected=position,
+        )
+    if position + len(piece.data) > upload.size_bytes:
+        raise ChunkInvalid(
+            f"upload '{upload.id}' was announced with {upload.size_bytes} bytes and more were "
+            "sent; create an upload with the right size",
+            upload=upload.id,
+        )
