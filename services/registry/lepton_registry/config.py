@@ -1,0 +1,14 @@
+"""Settings of the registry, beside those of every process of the mesh."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lepton_mesh.config import MeshSettings
+
+
+class RegistrySettings(MeshSettings):
+    """Each field is the environment variable ``LEPTON_<FIELD>``."""
+
+    storage_timeout_seconds: float = Field(default=10.0, gt=0)
+    """How long storage may take to say what an artifact is."""

@@ -1,0 +1,1 @@
+"""The revisions of the registry's database, oldest first in ``versions``."""
