@@ -1,0 +1,112 @@
+"""Builds the training service: the only place that knows which adapter stands behind a port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import uuid
+from pathlib import Path
+
+from lepton.api.training.v1 import training_pb2, training_pb2_grpc
+from lepton_mesh.database import Database
+from lepton_mesh.process import Served, Service
+from lepton_mesh.runtime import MeshRuntime
+from lepton_training.adapters.mesh import MeshCredentials, MeshDatasets
+from lepton_training.adapters.sql_jobs import SqlJobs
+from lepton_training.attendant import Engine
+from lepton_training.changes import Changes
+from lepton_training.config import TrainingSettings
+from lepton_training.job_files import JobFiles
+from lepton_training.jobs import Jobs
+from lepton_training.servicer import TABLE, TrainingServicer
+from lepton_training.supervisor import Supervisor
+
+_WORKER = (sys.executable, "-m", "lepton_training.worker")
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "_LEPTON_STACK",
+)
+"""What a job's process sees of the service's environment.
+
+The last is the mark of a local stack: without it `lepton down` would leave running jobs behind.
+"""
+
+
+async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
+    """Opens the database and wires everything; jobs are taken up by ``start``."""
+    database = await asyncio.to_thread(
+        Database.open, settings.database_url, "lepton_training.migrations"
+    )
+    cores = settings.job_cores or len(os.sched_getaffinity(0))
+    repository, changes = SqlJobs(database), Changes()
+    files = JobFiles(settings.state_dir / "jobs")
+    supervisor = Supervisor(
+        Engine(
+            repository=repository,
+            files=files,
+            credentials=MeshCredentials(runtime),
+            changes=changes,
+            command=_WORKER,
+            environment=_worker_environment(settings),
+            node=await asyncio.to_thread(_node, settings.state_dir),
+            kill_grace_seconds=settings.job_kill_grace_seconds,
+            crashes_max=settings.job_crashes_max,
+        ),
+        cores,
+        runtime.draining,
+    )
+    jobs = Jobs(
+        repository=repository,
+        files=files,
+        datasets=MeshDatasets(runtime),
+        supervisor=supervisor,
+        changes=changes,
+        cores=cores,
+        stopping=runtime.draining,
+    )
+
+    async def close() -> None:
+        await supervisor.close()
+        await asyncio.to_thread(database.close)
+
+    return Service(
+        servicers=[
+            Served(
+                training_pb2_grpc.add_TrainingServiceServicer_to_server,
+                TrainingServicer(jobs),
+                training_pb2.DESCRIPTOR.services_by_name["TrainingService"],
+            )
+        ],
+        table=TABLE,
+        start=supervisor.start,
+        close=close,
+        capacity=cores,
+    )
+
+
+def _worker_environment(settings: TrainingSettings) -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return inherited | {
+        "PYTHONUNBUFFERED": "1",
+        "LEPTON_TRUST_DOMAIN": settings.trust_domain,
+        "LEPTON_ETCD_ENDPOINTS": settings.etcd_endpoints,
+        "LEPTON_OTLP_ENDPOINT": settings.otlp_endpoint,
+        "LEPTON_METRICS_PORT": "-1",
+    }
+
+
+def _node(state_dir: Path) -> str:
+    """The name of this state directory, for good: jobs that run in it belong to it."""
+    path = state_dir / "node"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex)
+    return path.read_text().strip()

@@ -1,0 +1,114 @@
+"""Protobuf <-> domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from lepton.api.training.v1 import training_pb2 as pb
+from lepton_training.job import Event, Job, Measurement
+from lepton_training.jobs import LogLine
+from lepton_training.recipes import Recipe
+from lepton_training.recipes.hyperparameters import describe
+
+
+def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
+    """A spec as the plain data that ``parse_spec`` reads."""
+    return {
+        "recipe": spec.recipe,
+        "dataset": spec.dataset,
+        "model": spec.model,
+        "hyperparameters": json_format.MessageToDict(spec.hyperparameters),
+        "seed": spec.seed,
+        "resources": {
+            "cpus": spec.resources.cpus,
+            "memory_mib": spec.resources.memory_mib,
+            "timeout_seconds": spec.resources.timeout_seconds,
+        },
+        "labels": dict(spec.labels),
+    }
+
+
+def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:
+    """A spec as kept in a job's record."""
+    hyperparameters = Struct()
+    hyperparameters.update(spec["hyperparameters"])
+    return pb.JobSpec(
+        recipe=spec["recipe"],
+        dataset=spec["dataset"],
+        model=spec["model"],
+        hyperparameters=hyperparameters,
+        seed=spec["seed"],
+        resources=pb.Resources(**spec["resources"]),
+        labels=spec["labels"],
+    )
+
+
+def job_message(job: Job) -> pb.Job:
+    """A job's record."""
+    return pb.Job(
+        name=job.name,
+        spec=spec_message(job.spec),
+        state=str(job.state),
+        phase=str(job.phase),
+        progress=job.progress,
+        metrics=job.metrics,
+        epoch_seconds=job.epoch_seconds,
+        failure_reason=job.failure_reason,
+        failure_message=job.failure_message,
+        model_version=job.model_version,
+        creator=job.creator,
+        create_time=_timestamp(job.create_time),
+        start_time=_timestamp(job.start_time) if job.start_time else None,
+        end_time=_timestamp(job.end_time) if job.end_time else None,
+        attempts=job.attempts,
+    )
+
+
+def event_message(event: Event) -> pb.JobEvent:
+    """An event of a job."""
+    message = pb.JobEvent(sequence=event.sequence, time=_timestamp(event.time))
+    if isinstance(event.content, Job):
+        message.job.CopyFrom(job_message(event.content))
+    else:
+        message.measurement.CopyFrom(_measurement_message(event.content))
+    return message
+
+
+def log_line_message(line: LogLine) -> pb.LogLine:
+    """A line of a log."""
+    return pb.LogLine(time=_timestamp(line.time), text=line.text)
+
+
+def recipe_message(recipe: Recipe) -> pb.Recipe:
+    """A recipe with all that can be set."""
+    return pb.Recipe(
+        id=recipe.id,
+        description=recipe.description,
+        hyperparameters=[
+            pb.Hyperparameter(name=name, type=type_, default_value=default, description=description)
+            for name, type_, default, description in describe(recipe.hyperparameters)
+        ],
+    )
+
+
+def _measurement_message(measurement: Measurement) -> pb.Measurement:
+    return pb.Measurement(
+        step=measurement.step,
+        epoch=measurement.epoch,
+        epochs=measurement.epochs,
+        progress=measurement.progress,
+        metrics=measurement.metrics,
+        epoch_end=measurement.epoch_end,
+    )
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp

@@ -1,0 +1,107 @@
+"""The directory of a job: what its process reads and writes, and what is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lepton_training.events import EVENTS_FILE, LOG_FILE
+from lepton_training.job import Job, State
+from lepton_training.process import PROCESS_FILE
+
+JOB_FILE = "job.json"
+TOKEN_FILE = "access-token"  # noqa: S105 - a file's name
+JOIN_TOKEN_FILE = "join-token"  # noqa: S105 - a file's name
+CHECKPOINT_FILE = "checkpoint.pt"
+_TAIL_BYTES = 4096
+_TAIL_LINES = 20
+
+
+class JobFiles:
+    """All jobs' directories, below the service's own: ``jobs/<workspace>/<job>/``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def directory(self, workspace: str, job_id: str) -> Path:
+        """The job's directory; it may not exist."""
+        return self.root / workspace / job_id
+
+    def prepare(self, job: Job, join_token: str, access_token: str) -> Path:
+        """Writes what a new attempt of ``job`` reads; everything is its owner's alone."""
+        directory = self.directory(job.workspace, job.id)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        request = {
+            "workspace": job.workspace,
+            "job": job.name,
+            "spec": dict(job.spec),
+            "dataset_digest": job.dataset_digest,
+            "cpus": job.cpus,
+            "attempt": job.attempts,
+        }
+        _write_private(directory / JOB_FILE, json.dumps(request))
+        _write_private(directory / JOIN_TOKEN_FILE, join_token)
+        _write_private(directory / TOKEN_FILE, access_token)
+        # A certificate of an earlier attempt may have run out.
+        shutil.rmtree(directory / "identity", ignore_errors=True)
+        return directory
+
+    def clean(self, job: Job, end: State) -> None:
+        """Keeps events and log of a job about to end as ``end``; when it failed, its checkpoint.
+
+        Also which process it had: a service that stops before the end is in the record comes
+        to the same end again.
+        """
+        directory = self.directory(job.workspace, job.id)
+        keep = {EVENTS_FILE, LOG_FILE, PROCESS_FILE}
+        if end is State.FAILED:
+            keep.add(CHECKPOINT_FILE)
+        if not directory.exists():
+            return
+        for entry in directory.iterdir():
+            if entry.name in keep:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def remove(self, workspace: str, job_id: str) -> None:
+        """Deletes the job's directory."""
+        shutil.rmtree(self.directory(workspace, job_id), ignore_errors=True)
+
+    def log_end(self, workspace: str, job_id: str) -> str:
+        """The last lines of the log; empty without one."""
+        try:
+            with (self.directory(workspace, job_id) / LOG_FILE).open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - _TAIL_BYTES))
+                content = file.read()
+        except FileNotFoundError:
+            return ""
+        return "\n".join(content.decode(errors="replace").splitlines()[-_TAIL_LINES:])
+
+    def read_log(self, workspace: str, job_id: str, offset: int, limit: int = 1 << 18) -> bytes:
+        """At most ``limit`` bytes of the log from ``offset`` on."""
+        try:
+            with (self.directory(workspace, job_id) / LOG_FILE).open("rb") as file:
+                file.seek(offset)
+                return file.read(limit)
+        except FileNotFoundError:
+            return b""
+
+
+def read_request(directory: Path) -> dict[str, Any]:
+    """What :meth:`JobFiles.prepare` wrote; for the job's process."""
+    request: dict[str, Any] = json.loads((directory / JOB_FILE).read_text())
+    return request
+
+
+def _write_private(path: Path, content: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(content)
+    temporary.replace(path)

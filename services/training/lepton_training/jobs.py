@@ -1,0 +1,209 @@
+"""What users do with jobs: create, look, wait, stop, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lepton_mesh.errors import Unavailable
+from lepton_training.changes import Changes
+from lepton_training.job import Event, Job, JobActive, JobNameInvalid, State
+from lepton_training.job_files import JobFiles
+from lepton_training.ports import Datasets, JobRepository
+from lepton_training.recipes.hyperparameters import Fault
+from lepton_training.spec import JobSpecInvalid, parse_spec
+from lepton_training.supervisor import Supervisor
+
+_ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_PAGE_DEFAULT, _PAGE_MAX = 100, 1000
+_EVENTS_AT_ONCE = 500
+_POLL_SECONDS = 1.0
+_LOG_POLL_SECONDS = 0.25
+_LINE_MAX = 16 * 1024
+_TRAINABLE_FORMAT = "DATASET_FORMAT_IDX"
+
+
+class ServiceStopping(Unavailable):
+    reason = "TRAINING_STOPPING"
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a job's log."""
+
+    time: datetime
+    text: str
+
+
+class Jobs:
+    """The jobs of all workspaces; every method is told which one it is about."""
+
+    def __init__(
+        self,
+        *,
+        repository: JobRepository,
+        files: JobFiles,
+        datasets: Datasets,
+        supervisor: Supervisor,
+        changes: Changes,
+        cores: int,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._repository = repository
+        self._files = files
+        self._datasets = datasets
+        self._supervisor = supervisor
+        self._changes = changes
+        self._cores = cores
+        self._stopping = stopping
+
+    async def create(
+        self,
+        workspace: str,
+        creator: str,
+        document: Mapping[str, Any],
+        *,
+        job_id: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
+    ) -> Job:
+        """Queues a job; with ``validate_only`` everything is checked and nothing is kept.
+
+        Raises:
+            JobSpecInvalid: With every fault of the spec.
+            JobNameInvalid, JobExists: The id cannot be used.
+        """
+        if job_id and not _ID.fullmatch(job_id):
+            raise JobNameInvalid(
+                f"'{job_id}' cannot be a job's id; use lower-case letters, digits and '-', "
+                "beginning with a letter, at most 63"
+            )
+        spec = parse_spec(document, cores=self._cores)
+        version = await self._datasets.resolve(spec.dataset)
+        if version.format != _TRAINABLE_FORMAT:
+            raise JobSpecInvalid(
+                [
+                    Fault(
+                        "spec.dataset",
+                        f"{version.name} has format {version.format}; recipe '{spec.recipe}' "
+                        f"trains on {_TRAINABLE_FORMAT}",
+                    )
+                ]
+            )
+        job = Job(
+            workspace=workspace,
+            id=job_id or f"{spec.recipe}-{secrets.token_hex(4)}",
+            spec={**spec.to_dict(), "dataset": version.name},
+            creator=creator,
+            create_time=datetime.now(UTC),
+            cpus=spec.resources.cpus or self._cores,
+            dataset_digest=version.digest,
+            request_id=request_id,
+        )
+        if validate_only:
+            return job
+        created = await self._repository.create(job)
+        self._supervisor.wake()
+        return created
+
+    async def get(self, workspace: str, name: str) -> Job:
+        """Raises JobNotFound."""
+        return await self._repository.get(workspace, _job_id(name))
+
+    async def list_page(self, workspace: str, size: int, token: str) -> tuple[list[Job], str]:
+        """At most ``size`` jobs (100 when 0), newest first, and the next page's token."""
+        limit = min(size if size > 0 else _PAGE_DEFAULT, _PAGE_MAX)
+        return await self._repository.list_newest(workspace, limit, token)
+
+    async def cancel(self, workspace: str, name: str) -> Job:
+        """Asks a job to stop; a job that has ended is returned as it is."""
+        while True:
+            job = await self.get(workspace, name)
+            if job.state is State.QUEUED:
+                changes: dict[str, Any] = {"state": State.CANCELLED, "end_time": datetime.now(UTC)}
+            elif job.state is State.RUNNING:
+                changes = {"state": State.CANCELLING}
+            else:
+                return job
+            updated = await self._repository.change(job, [job.state], changes)
+            if updated is not None:  # otherwise it moved on meanwhile: look again
+                self._changes.notify(workspace, job.id)
+                self._supervisor.wake()
+                return updated
+
+    async def delete(self, workspace: str, name: str) -> None:
+        """Forgets a job that has ended, with its files. Raises JobActive, JobNotFound."""
+        job = await self.get(workspace, name)
+        if not job.state.ended:
+            raise JobActive(
+                f"{name} is {job.state}; cancel it and wait until it has ended", job=name
+            )
+        await asyncio.to_thread(self._files.remove, workspace, job.id)
+        await self._repository.delete(workspace, job.id)
+
+    async def watch(self, workspace: str, name: str, after: int) -> AsyncIterator[Event]:
+        """Every event after ``after``, those of the past first, until the job has ended."""
+        job_id = _job_id(name)
+        while True:
+            # Read before the events: what happens in between is then not missed.
+            ended = (await self._repository.get(workspace, job_id)).state.ended
+            events = await self._repository.events(workspace, job_id, after, _EVENTS_AT_ONCE)
+            for event in events:
+                after = event.sequence
+                yield event
+            if events:
+                continue
+            if ended:
+                return
+            self._check_stopping()
+            await self._changes.wait(workspace, job_id, _POLL_SECONDS)
+
+    async def logs(self, workspace: str, name: str, follow: bool) -> AsyncIterator[LogLine]:
+        """The log from its first line; with ``follow``, until the job has ended."""
+        job = await self.get(workspace, name)
+        offset, rest, when = 0, b"", job.start_time or job.create_time
+        while True:
+            ended = (await self._repository.get(workspace, job.id)).state.ended
+            content = await asyncio.to_thread(self._files.read_log, workspace, job.id, offset)
+            offset += len(content)
+            *lines, rest = (rest + content).split(b"\n")
+            for line in lines:
+                parsed = parse_line(line, when)
+                when = parsed.time
+                yield parsed
+            if content:
+                continue
+            if ended or not follow:
+                if rest:
+                    yield parse_line(rest, when)
+                return
+            self._check_stopping()
+            await self._changes.wait(workspace, job.id, _LOG_POLL_SECONDS)
+
+    def _check_stopping(self) -> None:
+        """Ends a stream that would hold up the end of this process."""
+        if self._stopping.is_set():
+            raise ServiceStopping("the training service is about to stop; ask again, jobs go on")
+
+
+def parse_line(line: bytes, earlier: datetime) -> LogLine:
+    """A line with the time it begins with; one without has the time of the line before it."""
+    text = line[:_LINE_MAX].decode(errors="replace")
+    stamp, _, rest = text.partition(" ")
+    try:
+        time = datetime.fromisoformat(stamp)
+    except ValueError:
+        return LogLine(earlier, text)
+    return LogLine(time, rest) if time.tzinfo else LogLine(earlier, text)
+
+
+def _job_id(name: str) -> str:
+    kind, _, job_id = name.partition("/")
+    if kind != "jobs" or not _ID.fullmatch(job_id):
+        raise JobNameInvalid(f"'{name}' is not a job's name; expected jobs/<job>", job=name)
+    return job_id

@@ -1,0 +1,94 @@
+"""What the domain needs from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lepton_training.job import Event, Job, Measurement, State
+
+
+class JobRepository(Protocol):
+    """The records and events of all jobs."""
+
+    async def create(self, job: Job) -> Job:
+        """Adds a job with its first event; returns the job that had its ``request_id`` before.
+
+        Raises JobExists.
+        """
+
+    async def get(self, workspace: str, job_id: str) -> Job:
+        """Raises JobNotFound."""
+
+    async def list_newest(self, workspace: str, limit: int, token: str) -> tuple[list[Job], str]:
+        """A page, newest first, and the token of the next page ("" on the last).
+
+        Raises PageTokenInvalid.
+        """
+
+    async def change(
+        self,
+        job: Job,
+        expected: Collection[State],
+        changes: dict[str, Any],
+        measurements: Iterable[Measurement] = (),
+    ) -> Job | None:
+        """Applies ``changes`` in one transaction if the job is still in one of ``expected``.
+
+        Adds an event for each measurement, and one with the record where state or phase
+        changed. Returns the new record, or None when the job was in another state.
+
+        Raises:
+            ValueError: The state machine has no such transition (a bug).
+        """
+
+    async def queued(self) -> list[Job]:
+        """Jobs that wait, oldest first."""
+
+    async def active(self, node: str) -> list[Job]:
+        """Jobs in RUNNING or CANCELLING whose process belongs to ``node``."""
+
+    async def events(self, workspace: str, job_id: str, after: int, limit: int) -> list[Event]:
+        """Events with a sequence above ``after``, in order."""
+
+    async def delete(self, workspace: str, job_id: str) -> None:
+        """Removes a record with its events."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobCredentials:
+    """What a job's process proves its identity with."""
+
+    join_token: str = field(repr=False)
+    access_token: str = field(repr=False)
+
+
+class CredentialIssuer(Protocol):
+    """The authority that knows jobs."""
+
+    async def issue(
+        self, workspace: str, job: str, reads: list[str], writes: list[str], ttl_seconds: int
+    ) -> JobCredentials:
+        """Credentials limited to those resources. Raises LeptonError."""
+
+    async def join_address(self) -> str:
+        """``host:port`` where a join token is exchanged; Unavailable if not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    """What the service must know of a dataset version."""
+
+    name: str
+    """With its number, never ``latest``."""
+    digest: str
+    format: str
+    """As in the storage API, such as ``DATASET_FORMAT_IDX``."""
+
+
+class Datasets(Protocol):
+    """The storage service, asked with the caller's own rights."""
+
+    async def resolve(self, name: str) -> DatasetVersion:
+        """Raises what the storage service answers, such as NotFound."""

@@ -1,0 +1,15 @@
+"""The recipes that a job's spec may name.
+
+A new recipe is one module that declares ``RECIPE``, and its name here. The
+service reads these declarations too, so a recipe imports PyTorch only in
+``build``, which runs in the job's process.
+"""
+
+from collections.abc import Mapping
+
+from lepton_training.recipes import cnn, mlp
+from lepton_training.recipes.recipe import ImageShape, Recipe
+
+RECIPES: Mapping[str, Recipe] = {recipe.id: recipe for recipe in (cnn.RECIPE, mlp.RECIPE)}
+
+__all__ = ["RECIPES", "ImageShape", "Recipe"]

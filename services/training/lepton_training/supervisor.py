@@ -1,0 +1,121 @@
+"""The embedded engine: runs queued jobs as subprocesses, as many as the cores allow.
+
+Jobs start in the order they came; one that needs more cores than are free holds
+up those behind it, so that it does not wait for ever. Stopping the supervisor
+leaves the jobs' processes running: the next one finds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from lepton_training.attendant import Attendant, Engine
+from lepton_training.job import Job, State
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+"""How often the queue is read without being told: another instance may have queued a job."""
+
+
+class Supervisor:
+    """Every job of this node, from queue to end."""
+
+    def __init__(self, engine: Engine, cores: int, stopping: asyncio.Event) -> None:
+        """
+        Args:
+            stopping: Once set, jobs are left to the next life of the service: a process that
+                ends from then on was not seen to crash, and none is started.
+        """
+        self._engine = engine
+        self._cores = cores
+        self._stopping = stopping
+        self._attended: dict[tuple[str, str], tuple[Attendant, asyncio.Task[None]]] = {}
+        self._woken = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Takes up the jobs that an earlier life of the service left, then the queue."""
+        for job in await self._engine.repository.active(self._engine.node):
+            self._attend(job)
+        self._loop = asyncio.create_task(self._run(), name="job queue")
+        self._leaving = asyncio.create_task(self._leave(self._loop), name="leave jobs")
+
+    async def close(self) -> None:
+        """Stops attending; the jobs' processes go on."""
+        self._stopping.set()
+        if self._leaving is not None:
+            await self._leaving
+
+    async def _leave(self, loop: asyncio.Task[None]) -> None:
+        await self._stopping.wait()
+        tasks = [loop, *(task for _, task in self._attended.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._attended.clear()
+
+    def wake(self) -> None:
+        """Looks at the queue and at cancellations now."""
+        self._woken.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._woken.clear()
+            try:
+                await self._turn()
+            except SQLAlchemyError:
+                log.exception("the job queue cannot be read; trying again")
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    async def _turn(self) -> None:
+        for key, (_, task) in list(self._attended.items()):
+            if task.done():
+                del self._attended[key]
+                self._engine.changes.notify(*key)
+        for job in await self._engine.repository.active(self._engine.node):
+            found = self._attended.get((job.workspace, job.id))
+            if found is None:
+                self._attend(job)  # its attendant failed, on a full disk for instance
+            elif job.state is State.CANCELLING:
+                found[0].cancel()
+        free = self._cores - sum(attendant.job.cpus for attendant, _ in self._attended.values())
+        for job in await self._engine.repository.queued():
+            if job.cpus > free:
+                break
+            started = await self._engine.repository.change(
+                job,
+                [State.QUEUED],
+                {
+                    "state": State.RUNNING,
+                    "node": self._engine.node,
+                    "start_time": datetime.now(UTC),
+                },
+            )
+            if started is not None:
+                free -= job.cpus
+                self._attend(started)
+                self._engine.changes.notify(job.workspace, job.id)
+
+    def _attend(self, job: Job) -> None:
+        attendant = Attendant(self._engine, job)
+        task = asyncio.create_task(self._watch(attendant), name=job.name)
+        self._attended[(job.workspace, job.id)] = (attendant, task)
+
+    async def _watch(self, attendant: Attendant) -> None:
+        try:
+            await attendant.run()
+        except Exception:  # the job must not be lost: the next turn attends to it anew
+            log.exception("attending to a job failed", extra={"job": attendant.job.name})
+            await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            self.wake()

@@ -1,0 +1,1 @@
+"""The job's own process: the only part of the training service that imports PyTorch."""

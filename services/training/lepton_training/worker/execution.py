@@ -1,0 +1,97 @@
+"""Runs a job in this process and turns whatever goes wrong into its last event."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lepton_mesh.errors import LeptonError
+from lepton_training.events import EventWriter, WorkerEvent, read_events
+from lepton_training.job_files import read_request
+from lepton_training.worker.memory import keep_freed_memory
+from lepton_training.worker.platform import Platform
+
+log = logging.getLogger(__name__)
+
+FAILED_STATUS = 1
+
+
+def execute(directory: Path, connect: Callable[[], Platform]) -> int:
+    """Does the job in ``directory``; returns the process's exit status.
+
+    Args:
+        connect: Begins to connect and returns at once: PyTorch loads meanwhile.
+    """
+    _configure_log()
+    keep_freed_memory()
+    with _only_one(directory):
+        if any(event.final for event in _all_events(directory)):
+            return 0  # an attempt that the service had lost sight of did it
+        events = EventWriter(directory)
+        try:
+            _limit_memory(directory)
+            platform = connect()
+            from lepton_training.worker.pipeline import run  # noqa: PLC0415 - loads PyTorch
+
+            run(directory, platform, events)
+        except Exception as error:  # every failure has a reason and reaches the service
+            reason, message = describe_failure(error)
+            # A traceback helps only where the message does not say it all.
+            log.exception("%s: %s", reason, message, exc_info=reason == "WORKER_ERROR")
+            events.write("failed", reason=reason, message=message)
+            return FAILED_STATUS
+    return 0
+
+
+def describe_failure(error: BaseException) -> tuple[str, str]:
+    """The reason and the message that a job fails with."""
+    if isinstance(error, LeptonError):
+        return error.reason, error.message
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return (
+            "OUT_OF_MEMORY",
+            "the job needs more memory than it may use; raise resources.memory_mib or lower "
+            "hyperparameters.batch_size",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "DISK_FULL", "no space is left for the job's files; free some and start it again"
+    return "WORKER_ERROR", f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Waits until no other process does this job."""
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _all_events(directory: Path) -> Iterator[WorkerEvent]:
+    offset = 0
+    while events := read_events(directory, offset):
+        yield from events
+        offset = events[-1].end
+
+
+def _limit_memory(directory: Path) -> None:
+    """Makes allocations beyond the job's memory fail (RLIMIT_DATA of setrlimit(2))."""
+    megabytes = read_request(directory)["spec"]["resources"]["memory_mib"]
+    if megabytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+
+
+def _configure_log() -> None:
+    """Lines begin with the time, in UTC: the service gives it back with each line."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03d+00:00 %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)

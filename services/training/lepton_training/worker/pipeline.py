@@ -1,0 +1,308 @@
+"""A job from its request to its registered model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import lepton_training
+from lepton_mesh.errors import Internal
+from lepton_training.events import EventWriter
+from lepton_training.job import Phase
+from lepton_training.job_files import CHECKPOINT_FILE, read_request
+from lepton_training.recipes import RECIPES, ImageShape
+from lepton_training.recipes.hyperparameters import batch_size_for
+from lepton_training.spec import JobSpec, parse_spec
+from lepton_training.worker import checkpoint as checkpoints
+from lepton_training.worker import idx
+from lepton_training.worker.evaluation import Evaluation, evaluate
+from lepton_training.worker.idx import DatasetInvalid, ImageData
+from lepton_training.worker.networks import INPUT, OUTPUT
+from lepton_training.worker.platform import Platform, Publication, TensorSpec
+from lepton_training.worker.trainer import Moment, Stopped, Trainer, predict
+from lepton_training.worker.tuning import Plan, choose_plan
+
+log = logging.getLogger(__name__)
+
+_BEGIN = {
+    Phase.PREPARING: 0.0,
+    Phase.TRAINING: 0.03,
+    Phase.EVALUATING: 0.9,
+    Phase.EXPORTING: 0.92,
+    Phase.REGISTERING: 0.98,
+}
+"""Progress of the whole job where each phase begins."""
+_PARITY_ROWS = 256
+
+
+class ExportFailed(Internal):
+    reason = "EXPORT_FAILED"
+
+
+class ParityFailed(Internal):
+    reason = "PARITY_FAILED"
+
+
+def run(directory: Path, platform: Platform, events: EventWriter) -> None:
+    """Does the job in ``directory``; its last event is ``succeeded``.
+
+    Raises:
+        LeptonError: With the reason that the job fails with.
+    """
+    request = read_request(directory)
+    cpus: int = request["cpus"]
+    spec = parse_spec(request["spec"], cores=cpus)
+    torch.set_num_threads(cpus)
+
+    _enter(events, Phase.PREPARING)
+    platform.fetch_dataset(spec.dataset, directory / "data")
+    data = idx.load(directory / "data")
+    shape = _shape(spec, data)
+    log.info(
+        "%s: %d training and %d test images of %dx%d, %d classes",
+        spec.dataset,
+        len(data.train.labels),
+        len(data.test.labels),
+        shape.height,
+        shape.width,
+        shape.classes,
+    )
+    spec = _with_batch_size(spec, len(data.train.labels))
+    torch.manual_seed(spec.seed)
+    network = RECIPES[spec.recipe].build(spec.hyperparameters, shape)
+    state = checkpoints.load(directory / CHECKPOINT_FILE)
+    plan = state.plan if state else _measure(network, data, spec, cpus)
+
+    _enter(events, Phase.TRAINING)
+    trainer = Trainer(
+        network,
+        data,
+        spec.hyperparameters,  # type: ignore[arg-type]  # both recipes are supervised
+        seed=spec.seed,
+        plan=plan,
+        cpus=cpus,
+        report=lambda moment: _report(events, moment),
+        checkpoint_path=directory / CHECKPOINT_FILE,
+    )
+    if state is not None:
+        log.info("resuming at step %d", state.step)
+        trainer.resume(state)
+    epoch_seconds = _train(trainer)
+
+    _enter(events, Phase.EVALUATING)
+    # The exporter needs seconds to load what it needs: it does so while this one evaluates.
+    exporter = _start_export(directory, spec, shape, network, data)
+    try:
+        evaluation = evaluate(data.test.labels, predict(network, data.test.images, plan))
+        log.info("test accuracy %.4f, macro F1 %.4f", evaluation.accuracy, evaluation.macro_f1)
+        _write_json(directory / "evaluation.json", evaluation.to_dict())
+        _enter(events, Phase.EXPORTING)
+        parity = _finish_export(directory, exporter)
+    finally:
+        exporter.kill()
+        exporter.wait()
+
+    _enter(events, Phase.REGISTERING)
+    metrics = {
+        **evaluation.metrics(),
+        "parity_max_abs_error": float(parity["max_abs_error"]),
+        "seconds_per_epoch": float(np.mean(epoch_seconds)),
+    }
+    registered = platform.publish(
+        _publication(
+            directory=directory,
+            request=request,
+            spec=spec,
+            shape=shape,
+            evaluation=evaluation,
+            parity=parity,
+            metrics=metrics,
+        )
+    )
+    log.info("registered %s", registered)
+    events.write("succeeded", model_version=registered, metrics=metrics)
+
+
+def _shape(spec: JobSpec, data: ImageData) -> ImageShape:
+    height, width = data.train.images.shape[1:]
+    smallest = RECIPES[spec.recipe].smallest_side
+    if min(height, width) < smallest:
+        raise DatasetInvalid(
+            f"{spec.dataset} has images of {height}x{width}; recipe '{spec.recipe}' needs "
+            f"{smallest}x{smallest} or more: use 'mlp'"
+        )
+    return ImageShape(height, width, data.classes)
+
+
+def _with_batch_size(spec: JobSpec, examples: int) -> JobSpec:
+    hyperparameters = spec.hyperparameters
+    if hyperparameters.batch_size:  # type: ignore[attr-defined]  # both recipes are supervised
+        return spec
+    chosen = {"batch_size": batch_size_for(examples)}
+    log.info("hyperparameters.batch_size is %d", chosen["batch_size"])
+    return replace(spec, hyperparameters=hyperparameters.model_copy(update=chosen))
+
+
+def _measure(network: nn.Module, data: ImageData, spec: JobSpec, cpus: int) -> Plan:
+    batch_size: int = spec.hyperparameters.batch_size  # type: ignore[attr-defined]  # as above
+    plan, milliseconds = choose_plan(
+        network,
+        torch.from_numpy(data.train.images[:batch_size].copy()),
+        torch.from_numpy(data.train.labels[:batch_size].astype(np.int64)),
+        batch_size=batch_size,
+        cpus=cpus,
+    )
+    log.info(
+        "chose %s, by ms a step: %s",
+        plan,
+        "; ".join(f"{tried} {took:.1f}" for tried, took in milliseconds.items()),
+    )
+    return plan
+
+
+def _train(trainer: Trainer) -> tuple[float, ...]:
+    """Trains to the end, or until SIGTERM: then the checkpoint is of the last step taken."""
+    signal.signal(signal.SIGTERM, lambda *_: trainer.stop())
+    try:
+        return trainer.run()
+    except Stopped:
+        log.info("told to stop; the checkpoint is written")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)  # so that the status says what ended the process
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _enter(events: EventWriter, phase: Phase) -> None:
+    log.info("%s", phase.lower())
+    events.write("phase", phase=phase, progress=_BEGIN[phase])
+
+
+def _report(events: EventWriter, moment: Moment) -> None:
+    begin, end = _BEGIN[Phase.TRAINING], _BEGIN[Phase.EVALUATING]
+    events.write(
+        "measurement",
+        step=moment.step,
+        epoch=moment.epoch,
+        epochs=moment.epochs,
+        progress=begin + (end - begin) * moment.fraction,
+        metrics=dict(moment.metrics),
+        epoch_end=moment.epoch_end,
+        epoch_seconds=moment.epoch_seconds,
+    )
+    if moment.epoch_end:
+        log.info(
+            "epoch %d of %d: %.2f s, %s",
+            moment.epoch,
+            moment.epochs,
+            moment.epoch_seconds,
+            ", ".join(f"{name} {value:.4f}" for name, value in moment.metrics.items()),
+        )
+
+
+def _start_export(
+    directory: Path, spec: JobSpec, shape: ImageShape, network: nn.Module, data: ImageData
+) -> subprocess.Popen[bytes]:
+    # Contiguous: the exporter has a network of its own and no need of the training's format.
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    torch.save(weights, directory / "weights.pt")
+    np.save(directory / "rows.npy", data.test.images[:_PARITY_ROWS])
+    _write_json(
+        directory / "export.json",
+        {
+            "recipe": spec.recipe,
+            "hyperparameters": spec.hyperparameters.model_dump(),
+            "height": shape.height,
+            "width": shape.width,
+            "classes": shape.classes,
+            "weights": "weights.pt",
+            "rows": "rows.npy",
+        },
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "lepton_training.worker.export", str(directory / "export.json")],
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def _finish_export(directory: Path, exporter: subprocess.Popen[bytes]) -> dict[str, Any]:
+    status = exporter.wait()
+    if status != 0:
+        raise ExportFailed(
+            f"writing the model as ONNX failed (status {status}); the job's log has the error"
+        )
+    parity: dict[str, Any] = json.loads((directory / "parity.json").read_text())
+    if not parity["agrees"]:
+        raise ParityFailed(
+            f"PyTorch and ONNX Runtime differ by up to {parity['max_abs_error']:g}, more than "
+            f"{parity['tolerance']:g}: the model is not registered"
+        )
+    log.info("PyTorch and ONNX Runtime agree within %.1e", parity["max_abs_error"])
+    return parity
+
+
+def _publication(
+    *,
+    directory: Path,
+    request: Mapping[str, Any],
+    spec: JobSpec,
+    shape: ImageShape,
+    evaluation: Evaluation,
+    parity: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> Publication:
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return Publication(
+        job=request["job"],
+        model=spec.model,
+        model_file=directory / "model.onnx",
+        attachments={name: directory / name for name in ("evaluation.json", "parity.json")},
+        inputs=(
+            TensorSpec(
+                INPUT, "UINT8", (-1, shape.height, shape.width), "grey pixels as stored, 0 to 255"
+            ),
+        ),
+        outputs=(TensorSpec(OUTPUT, "FP32", (-1, shape.classes), "probability of each class"),),
+        class_names=tuple(str(label) for label in range(shape.classes)),
+        metrics=finite,
+        evaluation=evaluation.to_dict(),
+        parity=parity,
+        dataset_version=spec.dataset,
+        dataset_digest=request["dataset_digest"],
+        code_version=code_version(),
+        recipe=spec.recipe,
+        hyperparameters=spec.hyperparameters.model_dump(),
+    )
+
+
+def code_version() -> str:
+    """Version of the distribution, and a digest of this package's source as it is installed."""
+    root = Path(lepton_training.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode())
+        digest.update(path.read_bytes())
+    try:
+        release = version("lepton-cloud")
+    except PackageNotFoundError:
+        release = "0"
+    return f"{release}+{digest.hexdigest()[:12]}"
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1))
