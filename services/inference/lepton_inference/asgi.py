@@ -1,0 +1,286 @@
+"""The Open Inference Protocol as an ASGI application: gRPC and REST on one port.
+
+The way of ModelInfer is written for speed (figures in the design, section 3): one pass over
+the headers, one dictionary lookup for what the request means, one wait for its batch, and
+three messages of which two are constants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from opentelemetry.trace import SpanKind
+
+from lepton_inference.batcher import NO_DEADLINE
+from lepton_inference.framing import (
+    Frames,
+    status_trailers,
+    timeout_seconds,
+    too_large,
+    unframe,
+)
+from lepton_inference.gate import PUBLIC_PATHS, Gate
+from lepton_inference.model import CallerGone, unless_gone
+from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
+from lepton_inference.rest import Rest
+from lepton_inference.serving import Workspace
+from lepton_inference.wire import frame
+from lepton_mesh.errors import Internal, LeptonError
+from lepton_mesh.telemetry import Telemetry, parse_traceparent
+
+log = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = dict[bytes, bytes]
+
+_PUBLIC_BODY_BYTES = 4096
+"""The largest body read of a caller who need not say who they are."""
+_MODEL_INFER = f"/{SERVICES[0]}/ModelInfer"
+
+_GRPC_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"application/grpc")],
+    "trailers": True,
+}
+_GRPC_OK = {
+    "type": "http.response.trailers",
+    "headers": [(b"grpc-status", b"0")],
+    "more_trailers": False,
+}
+_GRPC_EMPTY = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+class Application:
+    """Serves HTTP scopes; lifespan is the host's business.
+
+    Args:
+        protocol: What is served.
+        gate: Who may call.
+        max_message_bytes: The largest request taken.
+        telemetry: Where the spans of sampled traces go; None for nowhere.
+    """
+
+    def __init__(
+        self,
+        protocol: OpenInference,
+        gate: Gate,
+        max_message_bytes: int,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self._telemetry = telemetry
+        self._protocol = protocol
+        self._gate = gate
+        self._limit = max_message_bytes
+        self._rest = Rest(protocol, gate, max_message_bytes)
+        self._infer_paths = frozenset(f"/{service}/ModelInfer" for service in SERVICES)
+        self._stream_paths = frozenset(f"/{service}/ModelStreamInfer" for service in SERVICES)
+        self._health_path = f"/{HEALTH_SERVICE}/Check"
+
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Returns once no request is being answered."""
+        while self._running:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        self._running += 1
+        headers: Headers = dict(scope["headers"])
+        try:
+            traceparent = headers.get(b"traceparent")
+            if self._telemetry is None or traceparent is None:
+                await self._serve(scope, headers, receive, send)
+            else:
+                # A request that nobody traces, which is nearly every one, pays nothing.
+                parent = parse_traceparent(traceparent.decode("latin-1"))
+                with self._telemetry.span(scope["path"], parent=parent, kind=SpanKind.SERVER):
+                    await self._serve(scope, headers, receive, send)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _serve(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if path not in self._infer_paths:
+            await self._serve_other(path, scope, headers, receive, send)
+            return
+        try:
+            workspace = self._gate.known(headers) or await self._gate.admit(path, headers)
+            message = await receive()
+            # A chunk without a body, rather than a disconnect, is how a lost client shows.
+            body: bytes = message.get("body", b"")
+            if message.get("more_body"):
+                body = await self._whole_body(body, receive)
+            answer = await self._infer(workspace, headers, body, receive)
+        except CallerGone:
+            return
+        except LeptonError as error:
+            await _send_error(send, error)
+            return
+        except Exception as error:
+            await _send_error(send, _internal(error, path))
+            return
+        try:
+            await send(_GRPC_START)
+            await send({"type": "http.response.body", "body": answer})
+            await send(_GRPC_OK)
+        except OSError:
+            return  # the client is gone, and with it everything that was kept for it
+
+    async def _infer(
+        self, workspace: Workspace, headers: Headers, body: bytes, receive: Receive
+    ) -> bytes:
+        """The framed answer to a framed ModelInferRequest."""
+        header = headers.get(b"grpc-timeout")
+        timeout = timeout_seconds(header) if header is not None else None
+        plan = workspace.plans.find(body)
+
+        async def gone() -> bool:
+            # Asked for more than there is, a server says whether anybody is there.
+            return bool((await receive())["type"] == "http.disconnect")
+
+        if plan is None:
+            if len(body) > self._limit:
+                raise too_large(self._limit)
+            encoding = headers.get(b"grpc-encoding", b"")
+            content = unframe(body, encoding, self._limit)
+            if body[0] == 1:
+                return frame(await self._protocol.infer(workspace, content, timeout, gone))
+            return await self._protocol.infer_framed(workspace, body, timeout, gone)
+        batcher = plan.model.batcher
+        deadline = NO_DEADLINE if timeout is None else batcher.now() + timeout
+        raw = memoryview(body)[plan.start :]
+        future = batcher.submit((raw,), plan.rows, plan.tails, deadline)
+        return plan.response(await (future if plan.model.inline else unless_gone(future, gone)))
+
+    async def _serve_other(
+        self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send
+    ) -> None:
+        try:
+            if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
+                await self._serve_rest(path, scope, headers, receive, send)
+            elif path in self._stream_paths:
+                await self._serve_stream(path, headers, receive, send)
+            else:
+                await self._serve_unary(path, headers, receive, send)
+        except OSError:
+            return  # the client is gone
+
+    async def _serve_unary(self, path: str, headers: Headers, receive: Receive, send: Send) -> None:
+        try:
+            workspace = await self._gate.admit(path, headers)
+            limit = _PUBLIC_BODY_BYTES if path in PUBLIC_PATHS else self._limit
+            body = await self._whole_body(b"", receive, limit)
+            content = unframe(body, headers.get(b"grpc-encoding", b""), self._limit)
+            if path == self._health_path:
+                answer = self._protocol.check_health(content)
+            else:
+                answer = self._protocol.call(path.rpartition("/")[2], workspace, content)
+        except LeptonError as error:
+            await _send_error(send, error)
+            return
+        except Exception as error:
+            await _send_error(send, _internal(error, path))
+            return
+        await send(_GRPC_START)
+        await send({"type": "http.response.body", "body": frame(answer)})
+        await send(_GRPC_OK)
+
+    async def _serve_stream(
+        self, path: str, headers: Headers, receive: Receive, send: Send
+    ) -> None:
+        """ModelStreamInfer: answers in the order of the requests, each as soon as it is there."""
+        try:
+            workspace = await self._gate.admit(path, headers)
+        except LeptonError as error:
+            await _send_error(send, error)
+            return
+        await send(_GRPC_START)
+        frames = Frames(headers.get(b"grpc-encoding", b""), self._limit)
+        trailers = _GRPC_OK
+        try:
+            more = True
+            while more:
+                message = await receive()
+                more = message.get("more_body", False)
+                for content in frames.add(message.get("body", b"")):
+                    answer = frame(await self._protocol.stream_one(workspace, content))
+                    await send({"type": "http.response.body", "body": answer, "more_body": True})
+        except LeptonError as error:
+            trailers = _trailers(error)
+        except OSError:
+            raise
+        except Exception as error:
+            trailers = _trailers(_internal(error, path))
+        await send(_GRPC_EMPTY)
+        await send(trailers)
+
+    async def _serve_rest(
+        self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send
+    ) -> None:
+        try:
+            limit = _PUBLIC_BODY_BYTES
+            if scope["method"] == "POST":
+                # Every path that takes a body is for callers who may infer: who may not is
+                # told so before a byte is kept.
+                await self._gate.admit(_MODEL_INFER, headers)
+                limit = self._limit
+            body = await self._whole_body(b"", receive, limit)
+            status, answer_headers, answer = await self._rest.answer(
+                scope["method"], path, headers, body
+            )
+        except LeptonError as error:
+            status, answer_headers, answer = self._rest.error(error)
+        except Exception as error:
+            status, answer_headers, answer = self._rest.error(_internal(error, path))
+        await send({"type": "http.response.start", "status": status, "headers": answer_headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _whole_body(self, first: bytes, receive: Receive, limit: int | None = None) -> bytes:
+        """The request's body; raises MessageTooLarge as soon as it is."""
+        limit = self._limit if limit is None else limit
+        chunks, size = [first], len(first)
+        more = True
+        while more:
+            message = await receive()
+            chunk = message.get("body", b"")
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+
+def _trailers(error: LeptonError) -> dict[str, Any]:
+    return {
+        "type": "http.response.trailers",
+        "headers": status_trailers(error),
+        "more_trailers": False,
+    }
+
+
+async def _send_error(send: Send, error: LeptonError) -> None:
+    try:
+        await send(_GRPC_START)
+        await send(_GRPC_EMPTY)
+        await send(_trailers(error))
+    except OSError:
+        return  # the client is gone
+
+
+def _internal(error: Exception, path: str) -> Internal:
+    """What a caller hears of a bug: nothing but that there is one. The log has the rest."""
+    log.error("call failed", extra={"method": path}, exc_info=error)
+    return Internal("internal error")

@@ -1,0 +1,22 @@
+"""Settings of the inference service, each an environment variable ``LEPTON_<FIELD>``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lepton_mesh.config import MeshSettings
+
+NAME = "inference"
+"""The service's name in the mesh."""
+
+
+class InferenceSettings(MeshSettings):
+    """What the inference service needs beyond every service's settings."""
+
+    oip_port: int = Field(default=0, ge=0, le=65535)
+    """The data port, gRPC and REST; 0 lets the system choose."""
+    data_plane: Literal["auto", "envoy", "grpc"] = "auto"
+    """``envoy``: Envoy with Python inside. ``grpc``: grpc.aio, slower and without REST.
+    ``auto``: Envoy where it and a shared libpython are there, else grpc with a warning."""

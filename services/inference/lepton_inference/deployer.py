@@ -1,0 +1,250 @@
+"""Brings about what endpoints want: fetches, checks, loads and warms models, then swaps them in.
+
+One task per endpoint at a time. The models that answer now go on answering until their
+successors are warm; a deployment that fails leaves them. What is loaded and still wanted as it
+is, is kept. A failure that may pass (storage is starting, the network is gone) is tried again
+for as long as the endpoint exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from lepton_inference.adapters.model_cache import ModelCache
+from lepton_inference.changes import Changes
+from lepton_inference.endpoint import Endpoint, EndpointNotFound, State, Target
+from lepton_inference.model import LoadedModel, ModelSource, Session
+from lepton_inference.ports import Artifacts, Endpoints
+from lepton_inference.serving import Served, Serving, ServingState
+from lepton_mesh.errors import Internal, LeptonError, ResourceExhausted
+
+log = logging.getLogger(__name__)
+
+LoadSession = Callable[[Path, int], Session]
+"""Loads and warms the model in a file, for batches of at most so many rows. Blocks."""
+
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 15.0
+_LOADS_AT_ONCE = 2
+
+
+class OutOfMemory(ResourceExhausted):
+    reason = "MODEL_DOES_NOT_FIT"
+
+
+class Deployer:
+    """Made and used on the event loop that serves."""
+
+    def __init__(
+        self,
+        *,
+        endpoints: Endpoints,
+        artifacts: Artifacts,
+        cache: ModelCache,
+        serving: Serving,
+        load: LoadSession,
+        platform: str,
+        changes: Changes,
+    ) -> None:
+        self._endpoints = endpoints
+        self._artifacts = artifacts
+        self._cache = cache
+        self._serving = serving
+        self._load = load
+        self._platform = platform
+        self._changes = changes
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        # A load takes all cores for its measurements; many at once would measure each other.
+        self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
+
+    async def start(self) -> None:
+        """Deploys every endpoint on record; returns before they are ready."""
+        for endpoint in await self._endpoints.all():
+            await self._record(endpoint, State.DEPLOYING)
+            self.deploy(endpoint)
+
+    def deploy(self, endpoint: Endpoint) -> None:
+        """Begins to bring about what ``endpoint`` wants now, whatever was begun before."""
+        key = endpoint.workspace, endpoint.id
+        before = self._tasks.get(key)
+        self._tasks[key] = asyncio.create_task(self._deploy_after(before, endpoint))
+
+    async def remove(self, workspace: str, endpoint_id: str) -> None:
+        """Serves the endpoint no more and gives its memory back."""
+        task = self._tasks.pop((workspace, endpoint_id), None)
+        await _cancel(task)
+        for model in self._serving.remove(workspace, endpoint_id):
+            self._close_later(model)
+        await self._forget_unused()
+
+    async def close(self) -> None:
+        """Stops deploying, and closes every model once its queue is empty."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            await _cancel(task)
+        for workspace, served in list(self._serving.all()):
+            for model in self._serving.remove(workspace, served.name):
+                self._close_later(model)
+        await asyncio.gather(*self._closing)
+
+    async def _deploy_after(self, before: asyncio.Task[None] | None, endpoint: Endpoint) -> None:
+        await _cancel(before)
+        try:
+            await self._deploy_until_done(endpoint)
+        except EndpointNotFound:
+            return  # deleted meanwhile
+
+    async def _deploy_until_done(self, endpoint: Endpoint) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        workspace = self._serving.workspace(endpoint.workspace)
+        if endpoint.id not in workspace.endpoints:
+            self._serving.put(endpoint.workspace, Served(endpoint.id, ServingState.LOADING))
+        while True:
+            failure: LeptonError
+            try:
+                await self._deploy(endpoint)
+            except EndpointNotFound:
+                raise
+            except LeptonError as error:
+                failure = error
+            except MemoryError:
+                failure = OutOfMemory("the model does not fit into this machine's memory")
+            except Exception:
+                log.exception("deployment failed", extra={"endpoint": endpoint.name})
+                failure = Internal("the model could not be loaded; the service's log says why")
+            else:
+                return
+            passing = failure.wire.retryable and not isinstance(failure, OutOfMemory)
+            await self._failed(endpoint, failure, passing=passing)
+            if not passing:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _deploy(self, endpoint: Endpoint) -> None:
+        """Loads what the endpoint wants, and swaps it in."""
+        now = self._serving.workspace(endpoint.workspace).endpoints.get(endpoint.id)
+        loaded: list[LoadedModel] = []
+        try:
+            for target in endpoint.targets:
+                kept = _same(now, target, endpoint)
+                loaded.append(kept or await self._load_model(endpoint, target))
+        except BaseException:
+            for model in loaded:
+                if now is None or model not in now.models:
+                    self._close_later(model)
+            raise
+        providers = {model.session.placement.provider for model in loaded}
+        weights = [target.weight for target in endpoint.targets]
+        served = Served(endpoint.id, ServingState.READY, models=loaded, weights=weights)
+        for model in self._serving.put(endpoint.workspace, served):
+            self._close_later(model)
+        # Last, so that who reads READY finds it answering.
+        await self._record(endpoint, State.READY, execution_provider=", ".join(sorted(providers)))
+        self._changes.notify(endpoint.workspace, endpoint.id)
+        log.info(
+            "endpoint ready",
+            extra={
+                "endpoint": endpoint.name,
+                "workspace": endpoint.workspace,
+                "versions": ", ".join(target.version.name for target in endpoint.targets),
+                "providers": ", ".join(sorted(providers)),
+            },
+        )
+        await self._forget_unused()
+
+    async def _load_model(self, endpoint: Endpoint, target: Target) -> LoadedModel:
+        version = target.version
+        content = self._artifacts.read(endpoint.workspace, version.artifact)
+        path = await self._cache.get(version.sha256, version.artifact, content)
+        async with self._loads:
+            session = await asyncio.to_thread(self._load, path, endpoint.batching.max_rows)
+        source = ModelSource(endpoint.id, version.number, self._platform, version.sha256)
+        return LoadedModel(source, session, endpoint.batching)
+
+    async def _failed(self, endpoint: Endpoint, failure: LeptonError, *, passing: bool) -> None:
+        log.warning(
+            "endpoint not deployed",
+            extra={
+                "endpoint": endpoint.name,
+                "workspace": endpoint.workspace,
+                "reason": failure.reason,
+                "detail": failure.message,
+                "retrying": passing,
+            },
+        )
+        now = self._serving.workspace(endpoint.workspace).endpoints.get(endpoint.id)
+        if now is None or not now.models:
+            state = ServingState.LOADING if passing else ServingState.UNAVAILABLE
+            served = Served(endpoint.id, state, reason=failure.message)
+            self._serving.put(endpoint.workspace, served)
+        await self._record(
+            endpoint,
+            State.DEPLOYING if passing else State.FAILED,
+            failure_reason=failure.reason,
+            failure_message=failure.message,
+        )
+        self._changes.notify(endpoint.workspace, endpoint.id)
+
+    async def _record(
+        self,
+        endpoint: Endpoint,
+        state: State,
+        *,
+        failure_reason: str = "",
+        failure_message: str = "",
+        execution_provider: str = "",
+    ) -> None:
+        """Writes where the endpoint stands, unless something else is wanted of it by now."""
+
+        def change(current: Endpoint) -> Endpoint:
+            stands = replace(
+                current,
+                state=state,
+                failure_reason=failure_reason,
+                failure_message=failure_message,
+                execution_provider=execution_provider,
+            )
+            if current.generation != endpoint.generation or stands == current:
+                return current
+            return replace(stands, revision=current.revision + 1)
+
+        await self._endpoints.change(endpoint.workspace, endpoint.id, change)
+
+    async def _forget_unused(self) -> None:
+        wanted = {
+            target.version.sha256
+            for endpoint in await self._endpoints.all()
+            for target in endpoint.targets
+        }
+        await self._cache.keep(wanted)
+
+    def _close_later(self, model: LoadedModel) -> None:
+        """Closes a model that nobody is sent to any more, once its queue is empty."""
+        task = asyncio.create_task(model.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _same(now: Served | None, target: Target, endpoint: Endpoint) -> LoadedModel | None:
+    """The model that serves ``target`` already, with the same settings."""
+    for model in now.models if now is not None else ():
+        if (
+            model.source.version == target.version.number
+            and model.source.digest == target.version.sha256
+            and model.settings == endpoint.batching
+        ):
+            return model
+    return None
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None and not task.done():
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,144 @@
+"""Endpoints: a name in a workspace under which model versions answer.
+
+    NotFound         <- EndpointNotFound
+    AlreadyExists    <- EndpointExists
+    InvalidArgument  <- EndpointInvalid
+    Aborted          <- EndpointChanged   somebody else changed it meanwhile
+
+An endpoint is desired state. What it wants is written first; a Deployer brings it about and
+writes back where it stands. So a restart, which finds nothing loaded, is no special case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from lepton_inference.batcher import BatchingSettings
+from lepton_mesh.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
+
+MAX_TARGETS = 16
+MAX_LABELS = 64
+MAX_DESCRIPTION = 4000
+MAX_ROWS = 4096
+MAX_DELAY_US = 10_000_000
+MAX_QUEUE = 1 << 20
+
+
+class EndpointNotFound(NotFound):
+    reason = "ENDPOINT_NOT_FOUND"
+
+
+class EndpointExists(AlreadyExists):
+    reason = "ENDPOINT_EXISTS"
+
+
+class EndpointInvalid(InvalidArgument):
+    reason = "ENDPOINT_INVALID"
+
+
+class EndpointChanged(Aborted):
+    reason = "ENDPOINT_CHANGED"
+
+
+class State(Enum):
+    """Where an endpoint stands."""
+
+    DEPLOYING = "DEPLOYING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version in the registry, as far as serving it needs."""
+
+    name: str
+    """``models/{model}/versions/{n}``."""
+    artifact: str
+    """``artifacts/{artifact}`` in storage."""
+    sha256: str
+
+    @property
+    def number(self) -> str:
+        """The ``n`` of its name, which is the model's version in the protocol."""
+        return self.name.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A share of an endpoint's traffic."""
+
+    wanted: str
+    """As the user named it: a version or an alias."""
+    weight: int
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What is to be served, and where it stands."""
+
+    workspace: str
+    id: str
+    targets: tuple[Target, ...]
+    batching: BatchingSettings
+    state: State
+    creator: str
+    created: datetime
+    updated: datetime
+    revision: int = 1
+    """One more with every change of what is wanted or of where it stands."""
+    generation: int = 1
+    """One more with every change of what is to be served."""
+    failure_reason: str = ""
+    failure_message: str = ""
+    execution_provider: str = ""
+    description: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """``endpoints/{endpoint}``."""
+        return f"endpoints/{self.id}"
+
+
+def check_targets(targets: list[tuple[str, int]]) -> None:
+    """Raises EndpointInvalid unless there is a target, and every weight can be one."""
+    if not 1 <= len(targets) <= MAX_TARGETS:
+        raise EndpointInvalid(
+            f"an endpoint has 1 to {MAX_TARGETS} targets, this one has {len(targets)}"
+        )
+    for wanted, weight in targets:
+        if not 0 <= weight <= 1_000_000:
+            raise EndpointInvalid(
+                f"the weight of '{wanted}' is {weight}; use 0 (which means 1) to 1000000",
+                model_version=wanted,
+            )
+
+
+def check_notes(description: str, labels: dict[str, str]) -> None:
+    """Raises EndpointInvalid for a description or labels beyond their bounds."""
+    if len(description) > MAX_DESCRIPTION:
+        raise EndpointInvalid(f"a description has at most {MAX_DESCRIPTION} characters")
+    if len(labels) > MAX_LABELS:
+        raise EndpointInvalid(f"an endpoint has at most {MAX_LABELS} labels")
+
+
+def batching_settings(rows: int, delay_us: int, queue: int) -> BatchingSettings:
+    """Settings from what the user asked for, 0 meaning the default; raises EndpointInvalid."""
+    for field_name, value, most in (
+        ("max_batch_rows", rows, MAX_ROWS),
+        ("max_delay_us", delay_us, MAX_DELAY_US),
+        ("max_queue", queue, MAX_QUEUE),
+    ):
+        if not 0 <= value <= most:
+            raise EndpointInvalid(
+                f"batching.{field_name} is {value}; use 0 to {most}", field=field_name
+            )
+    return BatchingSettings(
+        max_rows=rows or BatchingSettings.max_rows,
+        max_delay_seconds=delay_us / 1e6,
+        max_queue=queue or BatchingSettings.max_queue,
+    )

@@ -1,0 +1,165 @@
+"""Who may call the data plane, and in which workspace; written once for both adapters.
+
+The peer has already shown a certificate of the mesh (Envoy or gRPC asks for it and hands its
+SPIFFE id on). Here the caller's token is verified, the authorization table asked, and the
+caller's workspace found. What was found holds for that token and peer until the token
+expires, and is remembered: a busy client sends the same two headers with every request.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from lepton.oip.v2 import open_inference_pb2
+from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES
+from lepton_inference.serving import Serving, Workspace
+from lepton_mesh.authorization import AuthorizationTable, Rule, authorize
+from lepton_mesh.caller import Caller, Role
+from lepton_mesh.claims import Claims, TokenInvalid, TokenMissing
+from lepton_mesh.errors import PermissionDenied, Unauthenticated
+from lepton_mesh.spiffe import InvalidSpiffeId, SpiffeId
+
+AUTHORIZATION = b"authorization"
+FORWARDED_CERTIFICATE = b"x-forwarded-client-cert"
+
+_PUBLIC = Rule(public=True)
+_VIEWER = Rule(min_role=Role.VIEWER)
+_PUBLIC_METHODS = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})
+
+
+def _data_plane_table() -> AuthorizationTable:
+    methods = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+    rules = {
+        f"/{service}/{method.name}": _PUBLIC if method.name in _PUBLIC_METHODS else _VIEWER
+        for service in SERVICES
+        for method in methods
+    }
+    return AuthorizationTable(rules | {f"/{HEALTH_SERVICE}/Check": _PUBLIC})
+
+
+TABLE = _data_plane_table()
+"""Who may call what on the data port. REST asks for the gRPC method that it stands for."""
+
+PUBLIC_PATHS = frozenset(
+    {f"/{HEALTH_SERVICE}/Check"}
+    | {f"/{service}/{method}" for service in SERVICES for method in _PUBLIC_METHODS}
+)
+"""What anybody in the mesh may call without a token."""
+
+
+class PeerUnknown(Unauthenticated):
+    """The connection's other end has no identity in this mesh."""
+
+    reason = "PEER_UNKNOWN"
+
+
+class PeerNotAllowed(PermissionDenied):
+    """A job presents a token that is not its own."""
+
+    reason = "PEER_TOKEN_NOT_ITS_OWN"
+
+
+class Gate(Protocol):
+    """Admits callers to the data plane."""
+
+    def known(self, headers: dict[bytes, bytes]) -> Workspace | None:
+        """The workspace of a caller admitted before with these headers; None to ask admit."""
+        ...
+
+    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Workspace:
+        """The caller's workspace; an empty one for public methods.
+
+        Args:
+            method: Full gRPC method name.
+            headers: The request's, names in lower case.
+
+        Raises:
+            PeerUnknown, TokenMissing, TokenInvalid, TokenExpired: Who asks is not known.
+            PermissionDenied: They may not.
+        """
+        ...
+
+
+class Verifier(Protocol):
+    """Says what a token claims; see lepton_mesh.tokens.TokenVerifier."""
+
+    async def verify(self, token: str) -> Claims: ...
+
+
+class TokenGate:
+    """The gate of production: mTLS peers of one trust domain, and verified tokens."""
+
+    _LIMIT = 4096
+
+    def __init__(self, serving: Serving, verifier: Verifier, trust_domain: str) -> None:
+        self._serving = serving
+        self._verifier = verifier
+        self._trust_domain = trust_domain
+        self._known: dict[tuple[bytes | None, bytes | None], tuple[str, float]] = {}
+
+    def known(self, headers: dict[bytes, bytes]) -> Workspace | None:
+        """See Gate."""
+        key = headers.get(AUTHORIZATION), headers.get(FORWARDED_CERTIFICATE)
+        found = self._known.get(key)
+        if found is None:
+            return None
+        workspace, expires = found
+        if expires <= time.time():
+            del self._known[key]
+            return None
+        return self._serving.workspace(workspace)
+
+    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Workspace:
+        """See Gate."""
+        rule = TABLE.rule(method)
+        peer = self._peer(headers.get(FORWARDED_CERTIFICATE))
+        if rule.public:
+            return self._serving.workspace("")
+        authorization = headers.get(AUTHORIZATION)
+        token = _bearer(authorization)
+        claims = await self._verifier.verify(token)
+        if peer.job and claims.subject != f"jobs/{peer.job}":
+            raise PeerNotAllowed(f"{peer} may present its own token only", peer=peer)
+        caller = Caller(
+            kind=claims.kind,
+            subject=claims.subject,
+            workspace=claims.workspace,
+            role=claims.role,
+            peer=peer,
+            reads=claims.reads,
+            writes=claims.writes,
+        )
+        authorize(rule, caller, method)
+        if len(self._known) >= self._LIMIT:
+            self._known.clear()
+        key = authorization, headers.get(FORWARDED_CERTIFICATE)
+        self._known[key] = claims.workspace, float(claims.expires)
+        return self._serving.workspace(claims.workspace)
+
+    def _peer(self, forwarded: bytes | None) -> SpiffeId:
+        """The SPIFFE id of the verified client certificate, from Envoy's header."""
+        uri = ""
+        for element in (forwarded or b"").decode("latin-1").split(";"):
+            key, _, value = element.partition("=")
+            if key.strip().lower() == "uri":
+                uri = value.strip().strip('"')
+        try:
+            peer = SpiffeId.parse(uri)
+        except InvalidSpiffeId:
+            raise PeerUnknown("the connection has no client certificate of this mesh") from None
+        if peer.trust_domain != self._trust_domain:
+            raise PeerUnknown(
+                f"the peer belongs to the trust domain '{peer.trust_domain}', "
+                f"this service to '{self._trust_domain}'"
+            )
+        return peer
+
+
+def _bearer(authorization: bytes | None) -> str:
+    if not authorization:
+        raise TokenMissing("send a token: 'authorization: Bearer <token>'; log in to get one")
+    scheme, _, token = authorization.decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise TokenInvalid("the authorization header is not 'Bearer <token>'")
+    return token.strip()

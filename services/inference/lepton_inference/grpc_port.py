@@ -1,0 +1,168 @@
+"""The Open Inference Protocol over grpc.aio: the fallback where Envoy or libpython is missing.
+
+The same protocol, gate and errors as the ASGI application; slower (a third of its requests a
+second on small models), and gRPC only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from lepton_inference.gate import AUTHORIZATION, FORWARDED_CERTIFICATE, Gate
+from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
+from lepton_inference.serving import Workspace
+from lepton_mesh.errors import FailedPrecondition, Internal, LeptonError
+from lepton_mesh.interceptors.status import (
+    DETAILS_KEY,
+    STATUS_BY_NUMBER,
+    public_message,
+    to_status,
+)
+from lepton_mesh.spiffe import SpiffeId
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+CheckPeer = Callable[[Any], SpiffeId | None]
+
+
+class CannotListen(FailedPrecondition):
+    reason = "CANNOT_LISTEN_OIP"
+
+
+class GrpcPort:
+    """A grpc.aio server of the protocol."""
+
+    def __init__(
+        self,
+        protocol: OpenInference,
+        gate: Gate,
+        check_peer: CheckPeer,
+        max_message_bytes: int,
+    ) -> None:
+        self._protocol = protocol
+        self._gate = gate
+        self._check_peer = check_peer
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ]
+        )
+        self._server.add_generic_rpc_handlers((_Handlers(self),))
+
+    async def start(self, credentials: grpc.ServerCredentials | None, host: str, port: int) -> str:
+        """Serves; returns ``host:port``.
+
+        Args:
+            credentials: The mesh's; None serves in the clear, which only tests do.
+
+        Raises:
+            CannotListen: The port is taken.
+        """
+        try:
+            address = f"{host}:{port}"
+            bound = (
+                self._server.add_insecure_port(address)
+                if credentials is None
+                else self._server.add_secure_port(address, credentials)
+            )
+        except RuntimeError:
+            raise CannotListen(
+                f"cannot listen on {host}:{port}; set LEPTON_OIP_PORT to a free port, or 0"
+            ) from None
+        await self._server.start()
+        return f"{host}:{bound}"
+
+    async def stop(self, grace: float) -> None:
+        """Lets running calls finish for ``grace`` seconds."""
+        await self._server.stop(grace)
+
+    async def unary(self, method: str, body: bytes, context: Context) -> bytes:
+        """Answers one unary call."""
+
+        async def answer() -> bytes:
+            workspace = await self._admit(method, context)
+            name = method.rpartition("/")[2]
+            if name == "ModelInfer":
+                return await self._protocol.infer(workspace, body, context.time_remaining())
+            if method == f"/{HEALTH_SERVICE}/Check":
+                return self._protocol.check_health(body)
+            return self._protocol.call(name, workspace, body)
+
+        return await _translated(method, context, answer)
+
+    async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Answers ModelStreamInfer, in the order of the requests."""
+
+        async def answer() -> bytes:
+            workspace = await self._admit(method, context)
+            async for body in requests:
+                await context.write(await self._protocol.stream_one(workspace, body))
+            return b""
+
+        await _translated(method, context, answer)
+
+    async def _admit(self, method: str, context: Context) -> Workspace:
+        metadata = dict(context.invocation_metadata() or ())
+        peer = self._check_peer(context)
+        # What the client itself says of its certificate counts for nothing.
+        headers = {FORWARDED_CERTIFICATE: f"URI={peer}".encode()} if peer is not None else {}
+        authorization = metadata.get("authorization")
+        if isinstance(authorization, str):
+            headers[AUTHORIZATION] = authorization.encode()
+        if method.rpartition("/")[2] == "ModelInfer":
+            known = self._gate.known(headers)
+            if known is not None:
+                return known
+        return await self._gate.admit(method, headers)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Bytes in, bytes out: the protocol parses by itself."""
+
+    def __init__(self, port: GrpcPort) -> None:
+        self._port = port
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        method = details.method
+        service, _, name = method.lstrip("/").partition("/")
+        if service not in SERVICES and method != f"/{HEALTH_SERVICE}/Check":
+            return None
+        if name == "ModelStreamInfer":
+
+            async def stream(requests: AsyncIterator[bytes], context: Context) -> None:
+                await self._port.stream(method, requests, context)
+
+            return grpc.stream_stream_rpc_method_handler(stream)
+
+        async def unary(body: bytes, context: Context) -> bytes:
+            return await self._port.unary(method, body, context)
+
+        return grpc.unary_unary_rpc_method_handler(unary)
+
+
+async def _translated(
+    method: str, context: Context, answer: Callable[[], Awaitable[bytes]]
+) -> bytes:
+    """The answer, or the status of what was raised."""
+    try:
+        return await answer()
+    except LeptonError as error:
+        told = error
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        log.exception("call failed", extra={"method": method})
+        told = Internal("internal error")
+    return await context.abort(
+        STATUS_BY_NUMBER[told.wire.grpc_code],
+        public_message(told),
+        ((DETAILS_KEY, to_status(told).SerializeToString()),),
+    )

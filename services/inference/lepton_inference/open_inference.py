@@ -1,0 +1,237 @@
+"""The Open Inference Protocol, free of any transport: serialized requests in, responses out.
+
+Both adapters call :meth:`OpenInference.call` for every unary method but ModelInfer, which has
+ways of its own because it is the one that must be fast. A workspace's caller sees that
+workspace's endpoints as the server's models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2
+
+from lepton.oip.v2 import open_inference_pb2 as pb
+from lepton_inference import reports
+from lepton_inference.model import Gone, LoadedModel
+from lepton_inference.serving import Served, Serving, ServingState, Workspace
+from lepton_inference.wire import (
+    FRAME,
+    MessageInvalid,
+    frame,
+    parse_request,
+    request_of,
+    response_of,
+)
+from lepton_mesh.errors import LeptonError, Unimplemented
+from lepton_mesh.health import ServiceUnknown
+
+SERVICES = ("inference.GRPCInferenceService", "lepton.oip.v2.GRPCInferenceService")
+HEALTH_SERVICE = "grpc.health.v1.Health"
+SERVER_NAME = "lepton"
+EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "statistics")
+"""What is really there, by Triton's names."""
+
+
+class MethodUnimplemented(Unimplemented):
+    reason = "METHOD_UNIMPLEMENTED"
+
+
+class OpenInference:
+    """The protocol over what is served now."""
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+        self.accepting = True
+        """False while draining: not ready, and still answering."""
+        self._unary: dict[str, tuple[type[Message], Callable[[Workspace, Any], Message]]] = {
+            "ServerLive": (pb.ServerLiveRequest, self._server_live),
+            "ServerReady": (pb.ServerReadyRequest, self._server_ready),
+            "ServerMetadata": (pb.ServerMetadataRequest, self._server_metadata),
+            "ModelReady": (pb.ModelReadyRequest, self._model_ready),
+            "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": (pb.ModelConfigRequest, self._model_config),
+            "ModelStatistics": (pb.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": (pb.RepositoryIndexRequest, self._repository_index),
+        }
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Unary methods that :meth:`call` answers."""
+        return frozenset(self._unary)
+
+    def call(self, method: str, workspace: Workspace, body: bytes) -> bytes:
+        """Answers a unary method.
+
+        Args:
+            method: Without its service, such as ``ModelReady``.
+            workspace: The caller's.
+            body: The serialized request.
+
+        Raises:
+            MethodUnimplemented: Declared in the protocol and not done here.
+            LeptonError: As the method says.
+        """
+        known = self._unary.get(method)
+        if known is None:
+            raise MethodUnimplemented(f"{method} is not supported by this server", method=method)
+        request_type, handler = known
+        return handler(workspace, parse(request_type, body)).SerializeToString()
+
+    async def infer(
+        self,
+        workspace: Workspace,
+        body: bytes | memoryview,
+        seconds: float | None = None,
+        gone: Gone | None = None,
+    ) -> bytes:
+        """Answers ModelInfer.
+
+        Args:
+            workspace: The caller's.
+            body: The serialized ModelInferRequest.
+            seconds: That the caller will wait; None for no bound.
+            gone: Whether the caller went away, where the transport does not cancel.
+        """
+        return (await self._infer(workspace, parse_request(body), seconds, gone))[0]
+
+    async def infer_framed(
+        self,
+        workspace: Workspace,
+        body: bytes,
+        seconds: float | None = None,
+        gone: Gone | None = None,
+    ) -> bytes:
+        """As :meth:`infer`, with a gRPC frame around request and response."""
+        message = parse_request(memoryview(body)[FRAME:])
+        response, model, batch = await self._infer(workspace, message, seconds, gone)
+        served = workspace.endpoints.get(message.model_name)
+        # A split over several models decides anew for each request.
+        if served is not None and served.models == [model]:
+            workspace.plans.learn(body, message, model, batch)
+        return frame(response)
+
+    async def stream_one(
+        self, workspace: Workspace, body: bytes, seconds: float | None = None
+    ) -> bytes:
+        """One request of ModelStreamInfer; an error is an answer and the stream goes on."""
+        message = pb.ModelStreamInferResponse()
+        try:
+            message.infer_response.ParseFromString(await self.infer(workspace, body, seconds))
+        except LeptonError as error:
+            message.error_message = error.message
+        return message.SerializeToString()
+
+    def check_health(self, body: bytes) -> bytes:
+        """Answers grpc.health.v1.Health/Check; raises ServiceUnknown."""
+        request = health_pb2.HealthCheckRequest()
+        parse_into(request, body)
+        if request.service not in ("", *SERVICES):
+            raise ServiceUnknown(
+                f"'{request.service}' is not served here; leave the name empty",
+                service=request.service,
+            )
+        return health_pb2.HealthCheckResponse(
+            status="SERVING" if self.accepting else "NOT_SERVING"
+        ).SerializeToString()
+
+    async def _infer(
+        self,
+        workspace: Workspace,
+        message: pb.ModelInferRequest,
+        seconds: float | None,
+        gone: Gone | None,
+    ) -> tuple[bytes, LoadedModel, Any]:
+        model = workspace.find(message.model_name).pick(message.model_version)
+        request = request_of(message)
+        if seconds is not None:
+            request.timeout = seconds if request.timeout is None else min(seconds, request.timeout)
+        checked, outcome = await model.infer(request, gone)
+        response = response_of(model, outcome, checked.rows, checked.outputs, request.id)
+        return response, model, outcome[0]
+
+    def _server_live(self, _: Workspace, __: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    def _server_ready(self, _: Workspace, __: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self.accepting)
+
+    def _server_metadata(
+        self, _: Workspace, __: pb.ServerMetadataRequest
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(
+            name=SERVER_NAME, version=server_version(), extensions=EXTENSIONS
+        )
+
+    def _model_ready(
+        self, workspace: Workspace, request: pb.ModelReadyRequest
+    ) -> pb.ModelReadyResponse:
+        served = workspace.endpoints.get(request.name)
+        versions = [model.source.version for model in served.models] if served else []
+        ready = bool(versions) and request.version in ("", *versions)
+        return pb.ModelReadyResponse(ready=ready)
+
+    def _model_metadata(
+        self, workspace: Workspace, request: pb.ModelMetadataRequest
+    ) -> pb.ModelMetadataResponse:
+        served = workspace.find(request.name)
+        return reports.metadata(served, served.pick(request.version))
+
+    def _model_config(
+        self, workspace: Workspace, request: pb.ModelConfigRequest
+    ) -> pb.ModelConfigResponse:
+        model = workspace.find(request.name).pick(request.version)
+        return pb.ModelConfigResponse(config=reports.config(model))
+
+    def _model_statistics(
+        self, workspace: Workspace, request: pb.ModelStatisticsRequest
+    ) -> pb.ModelStatisticsResponse:
+        if request.name:
+            served = workspace.find(request.name)
+            models = [served.pick(request.version)] if request.version else served.models
+        else:
+            models = [model for served in workspace.endpoints.values() for model in served.models]
+        return pb.ModelStatisticsResponse(
+            model_stats=[reports.statistics(model) for model in models]
+        )
+
+    def _repository_index(
+        self, workspace: Workspace, request: pb.RepositoryIndexRequest
+    ) -> pb.RepositoryIndexResponse:
+        return pb.RepositoryIndexResponse(
+            models=[
+                entry
+                for served in workspace.endpoints.values()
+                if served.state is ServingState.READY or not request.ready
+                for entry in _index_entries(served)
+            ]
+        )
+
+
+def _index_entries(served: Served) -> Iterator[pb.RepositoryIndexResponse.ModelIndex]:
+    for version_ in [model.source.version for model in served.models] or [""]:
+        yield pb.RepositoryIndexResponse.ModelIndex(
+            name=served.name, version=version_, state=served.state.value, reason=served.reason
+        )
+
+
+def parse(request_type: type[Message], body: bytes) -> Message:
+    """A message of that type from its bytes; raises MessageInvalid."""
+    return parse_into(request_type(), body)
+
+
+def parse_into(message: Message, body: bytes) -> Message:
+    """Fills ``message`` from its bytes; raises MessageInvalid."""
+    try:
+        message.ParseFromString(body)
+    except DecodeError:
+        raise MessageInvalid(f"the request is not a {message.DESCRIPTOR.name}") from None
+    return message
+
+
+def server_version() -> str:
+    """The version of this distribution."""
+    return version("lepton-cloud")

@@ -1,0 +1,134 @@
+"""Metadata, configuration and statistics of models, as the protocol's messages."""
+
+from __future__ import annotations
+
+from lepton.oip.v2 import open_inference_pb2 as pb
+from lepton_inference.model import LoadedModel
+from lepton_inference.serving import Served
+from lepton_inference.signature import tail_of
+from lepton_inference.statistics import Duration
+from lepton_inference.tensors import TensorSpec
+
+
+def metadata(served: Served, model: LoadedModel) -> pb.ModelMetadataResponse:
+    """What a client needs to know in order to call ``model``."""
+    return pb.ModelMetadataResponse(
+        name=served.name,
+        versions=[each.source.version for each in served.models],
+        platform=model.source.platform,
+        inputs=[_tensor(spec) for spec in model.signature.inputs],
+        outputs=[_tensor(spec) for spec in model.signature.outputs],
+    )
+
+
+def properties(model: LoadedModel) -> dict[str, str]:
+    """Where and how the model runs on this machine; never left to guess."""
+    placement = model.session.placement
+    return {
+        "execution_provider": placement.provider,
+        "execution_mode": "inline" if placement.inline else "worker",
+        "intra_op_threads": str(placement.threads),
+        "artifact_digest": model.source.digest,
+    }
+
+
+def config(model: LoadedModel) -> pb.ModelConfig:
+    """The configuration that the server chose for the model, in Triton's terms."""
+    batched = model.signature.batched
+    settings = model.settings
+    kind = pb.ModelInstanceGroup.Kind
+    on_gpu = model.session.placement.provider.startswith("CUDA")
+    message = pb.ModelConfig(
+        name=model.source.name,
+        platform=model.source.platform,
+        backend="onnxruntime",
+        version_policy=pb.ModelVersionPolicy(
+            specific=pb.ModelVersionPolicy.Specific(
+                versions=[int(model.source.version)] if model.source.version.isdigit() else []
+            )
+        ),
+        max_batch_size=settings.max_rows if batched else 0,
+        input=[
+            pb.ModelInput(
+                name=spec.name,
+                data_type=_data_type(spec),
+                dims=tail_of(spec.shape, batched),
+            )
+            for spec in model.signature.inputs
+        ],
+        output=[
+            pb.ModelOutput(
+                name=spec.name,
+                data_type=_data_type(spec),
+                dims=tail_of(spec.shape, batched),
+            )
+            for spec in model.signature.outputs
+        ],
+        instance_group=[
+            pb.ModelInstanceGroup(
+                name=f"{model.source.name}_0",
+                kind=kind.KIND_GPU if on_gpu else kind.KIND_CPU,
+                count=1,
+                gpus=[0] if on_gpu else [],
+            )
+        ],
+        parameters={
+            key: pb.ModelParameter(string_value=value) for key, value in properties(model).items()
+        },
+    )
+    if batched:
+        message.dynamic_batching.max_queue_delay_microseconds = round(
+            settings.max_delay_seconds * 1e6
+        )
+        message.dynamic_batching.default_queue_policy.max_queue_size = settings.max_queue
+    return message
+
+
+def statistics(model: LoadedModel) -> pb.ModelStatistics:
+    """Cumulative counts and nanoseconds since the model was loaded."""
+    counted = model.statistics
+    return pb.ModelStatistics(
+        name=model.source.name,
+        version=model.source.version,
+        last_inference=counted.last_inference_ms,
+        inference_count=counted.inferences,
+        execution_count=counted.executions,
+        inference_stats=pb.InferStatistics(
+            success=_duration(counted.success),
+            fail=_duration(
+                Duration(
+                    counted.failures.count + sum(counted.rejected.values()), counted.failures.ns
+                )
+            ),
+            queue=_duration(counted.queue),
+            compute_input=_duration(counted.compute_input),
+            compute_infer=_duration(counted.compute_infer),
+            compute_output=_duration(counted.compute_output),
+            cache_hit=_duration(Duration()),
+            cache_miss=_duration(Duration()),
+        ),
+        batch_stats=[
+            pb.InferBatchStatistics(
+                batch_size=rows,
+                compute_input=_duration(times.compute_input),
+                compute_infer=_duration(times.compute_infer),
+                compute_output=_duration(times.compute_output),
+            )
+            for rows, times in sorted(counted.batches.items())
+        ],
+    )
+
+
+def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.name, datatype=spec.datatype.name, shape=spec.shape
+    )
+
+
+def _data_type(spec: TensorSpec) -> pb.DataType:
+    value: pb.DataType = pb.DataType.Value(spec.datatype.config)  # type: ignore[assignment]  # int
+    return value
+
+
+def _duration(duration: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=duration.count, ns=duration.ns)

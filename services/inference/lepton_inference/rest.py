@@ -1,0 +1,213 @@
+"""The REST half of the Open Inference Protocol: paths, JSON, and the binary tensor extension.
+
+Errors are ``{"error": "..."}`` with the status of lepton_mesh.errors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lepton_inference import rest_codec, rest_json
+from lepton_inference.framing import inflate
+from lepton_inference.gate import Gate
+from lepton_inference.open_inference import SERVICES, OpenInference
+from lepton_inference.serving import ServingState, Workspace
+from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+Headers = dict[bytes, bytes]
+
+_JSON = [(b"content-type", b"application/json")]
+_HEADER_LENGTH = b"inference-header-content-length"
+
+
+class PathUnknown(NotFound):
+    reason = "PATH_UNKNOWN"
+
+
+class MethodNotAllowed(InvalidArgument):
+    """Answered with 405, which the catalogue's gRPC-shaped table has no kind for."""
+
+    reason = "METHOD_NOT_ALLOWED"
+
+
+class PathUnimplemented(Unimplemented):
+    reason = "PATH_UNIMPLEMENTED"
+
+
+class _Route(NamedTuple):
+    verb: str
+    rpc: str
+    """The gRPC method that it stands for, which is what the gate is asked about."""
+    handler: Callable[[Workspace, _Target], Answer]
+
+
+class _Target(NamedTuple):
+    model: str
+    version: str
+    body: bytes
+
+
+class Rest:
+    """Answers REST requests."""
+
+    def __init__(self, protocol: OpenInference, gate: Gate, max_body_bytes: int) -> None:
+        self._protocol = protocol
+        self._gate = gate
+        self._limit = max_body_bytes
+        self._server_routes = {
+            "": _Route("GET", "ServerMetadata", self._server_metadata),
+            "health/live": _Route("GET", "ServerLive", self._live),
+            "health/ready": _Route("GET", "ServerReady", self._ready),
+            "models": _Route("GET", "RepositoryIndex", self._models),
+            "models/stats": _Route("GET", "ModelStatistics", self._statistics),
+            "repository/index": _Route("POST", "RepositoryIndex", self._index),
+        }
+        self._model_routes = {
+            "": _Route("GET", "ModelMetadata", self._metadata),
+            "ready": _Route("GET", "ModelReady", self._model_ready),
+            "config": _Route("GET", "ModelConfig", self._config),
+            "stats": _Route("GET", "ModelStatistics", self._statistics),
+        }
+
+    async def answer(self, verb: str, path: str, headers: Headers, body: bytes) -> Answer:
+        """Answers one request.
+
+        Raises:
+            LeptonError: To be answered by :meth:`error`.
+        """
+        if path.rstrip("/") != "/v2" and not path.startswith("/v2/"):
+            raise PathUnknown(f"there is nothing at {path}; the protocol begins at /v2")
+        rest = path[len("/v2") :].strip("/")
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+        route = self._server_routes.get(rest)
+        model = version = ""
+        if route is None:
+            model, version, action = _model_path(rest)
+            if action == "infer" and model:
+                if verb != "POST":
+                    return _not_allowed("POST")
+                workspace = self._gate.known(headers) or await self._admit("ModelInfer", headers)
+                content = inflate(body, encoding, self._limit)
+                return await self._infer(workspace, model, version, headers, content)
+            route = self._model_routes.get(action) if model else None
+        if route is None:
+            if _is_declared(rest):
+                raise PathUnimplemented(f"{path} is not supported by this server", path=path)
+            raise PathUnknown(f"there is nothing at {path}", path=path)
+        if verb != route.verb:
+            return _not_allowed(route.verb)
+        workspace = await self._admit(route.rpc, headers)
+        return route.handler(
+            workspace, _Target(model, version, inflate(body, encoding, self._limit))
+        )
+
+    def error(self, error: LeptonError) -> Answer:
+        """The answer that carries ``error``."""
+        body = json.dumps({"error": error.message, "reason": error.reason}).encode()
+        return error.wire.http_status, _JSON, body
+
+    async def _admit(self, rpc: str, headers: Headers) -> Workspace:
+        return await self._gate.admit(f"/{SERVICES[0]}/{rpc}", headers)
+
+    async def _infer(
+        self, workspace: Workspace, name: str, version: str, headers: Headers, body: bytes
+    ) -> Answer:
+        model = workspace.find(name).pick(version)
+        asked = rest_codec.decode(name, version, headers.get(_HEADER_LENGTH), body)
+        checked, outcome = await model.infer(asked.request)
+        answer, json_length = rest_codec.encode(model, asked, checked, outcome)
+        if json_length is None:
+            return 200, _JSON, answer
+        return (
+            200,
+            [
+                (b"content-type", b"application/octet-stream"),
+                (_HEADER_LENGTH, str(json_length).encode()),
+            ],
+            answer,
+        )
+
+    def _server_metadata(self, _: Workspace, __: _Target) -> Answer:
+        return _ok(rest_json.server_metadata())
+
+    def _live(self, _: Workspace, __: _Target) -> Answer:
+        return _ok({"live": True})
+
+    def _ready(self, _: Workspace, __: _Target) -> Answer:
+        ready = self._protocol.accepting
+        return _ok({"ready": ready}, 200 if ready else 503)
+
+    def _models(self, workspace: Workspace, _: _Target) -> Answer:
+        return _ok({"models": list(workspace.endpoints)})
+
+    def _metadata(self, workspace: Workspace, target: _Target) -> Answer:
+        served = workspace.find(target.model)
+        return _ok(rest_json.metadata(served, served.pick(target.version)))
+
+    def _model_ready(self, workspace: Workspace, target: _Target) -> Answer:
+        workspace.find(target.model).pick(target.version)
+        return _ok({"name": target.model, "ready": True})
+
+    def _config(self, workspace: Workspace, target: _Target) -> Answer:
+        return _ok(rest_json.config(workspace.find(target.model).pick(target.version)))
+
+    def _statistics(self, workspace: Workspace, target: _Target) -> Answer:
+        if target.model:
+            served = workspace.find(target.model)
+            models = [served.pick(target.version)] if target.version else served.models
+        else:
+            models = [model for served in workspace.endpoints.values() for model in served.models]
+        return _ok({"model_stats": [rest_json.statistics(model) for model in models]})
+
+    def _index(self, workspace: Workspace, target: _Target) -> Answer:
+        only_ready = bool(rest_codec.json_object(target.body or b"{}").get("ready", False))
+        return _ok(
+            [
+                rest_json.index_entry(served, version)
+                for served in workspace.endpoints.values()
+                if served.state is ServingState.READY or not only_ready
+                for version in [model.source.version for model in served.models] or [""]
+            ]
+        )
+
+
+def _model_path(rest: str) -> tuple[str, str, str]:
+    """``models/{m}[/versions/{v}][/action]`` taken apart; an empty model if it is not one."""
+    parts = rest.split("/")
+    if parts[0] != "models" or len(parts) < 2:
+        return "", "", ""
+    model, after = parts[1], parts[2:]
+    version = ""
+    if len(after) >= 2 and after[0] == "versions":
+        version, after = after[1], after[2:]
+    return model, version, "/".join(after)
+
+
+_DECLARED = (
+    "repository/models/",
+    "trace/setting",
+    "logging",
+    "systemsharedmemory",
+    "cudasharedmemory",
+)
+"""Where the protocol has paths that this server does not answer."""
+
+
+def _is_declared(rest: str) -> bool:
+    return rest.startswith(_DECLARED) or (
+        rest.startswith("models/")
+        and rest.endswith(("/trace/setting", "/generate", "/generate_stream"))
+    )
+
+
+def _ok(content: Any, status: int = 200) -> Answer:
+    return status, _JSON, json.dumps(content).encode()
+
+
+def _not_allowed(verb: str) -> Answer:
+    error = MethodNotAllowed(f"use {verb} here", allow=verb)
+    body = json.dumps({"error": error.message, "reason": error.reason}).encode()
+    return 405, [*_JSON, (b"allow", verb.encode())], body

@@ -1,0 +1,242 @@
+"""Inference requests and responses as JSON with binary tensors (Triton's extension).
+
+A body is JSON, or JSON followed by raw tensors when ``Inference-Header-Content-Length`` says
+where the JSON ends; each raw tensor's length is its parameter ``binary_data_size``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton_inference.batcher import Outcome
+from lepton_inference.model import LoadedModel
+from lepton_inference.signature import Checked, InferenceRequest, InputTensor
+from lepton_inference.tensors import Column, Datatype, TensorInvalid, element_count
+from lepton_inference.wire import (
+    datatype_named,
+    output_shape,
+    raw_output,
+    refuse_unsupported,
+    timeout_of,
+)
+from lepton_mesh.errors import InvalidArgument
+
+
+class BodyInvalid(InvalidArgument):
+    """The body is not the JSON, or not the JSON and tensors, that the protocol says."""
+
+    reason = "BODY_INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, and how its answer is to be written."""
+
+    request: InferenceRequest
+    binary: frozenset[str]
+    """Outputs wanted raw."""
+    all_binary: bool
+    """Whether outputs that say nothing are wanted raw."""
+    not_binary: frozenset[str]
+    """Outputs wanted as JSON whatever the default."""
+
+
+def decode(model: str, version: str, header_length: bytes | None, body: bytes) -> Asked:
+    """The request in a body.
+
+    Raises:
+        BodyInvalid: It is malformed.
+        TensorInvalid: A tensor's data does not agree with its datatype or shape.
+        ParameterUnsupported, ParameterInvalid: A parameter cannot be honoured.
+    """
+    end = len(body)
+    if header_length is not None:
+        if not header_length.isdigit() or int(header_length) > len(body):
+            raise BodyInvalid(
+                "Inference-Header-Content-Length is not a length within the body of "
+                f"{len(body)} bytes"
+            )
+        end = int(header_length)
+    header = json_object(body[:end])
+    parameters = _object(header, "parameters")
+    refuse_unsupported(parameters)
+    binary = _Binary(memoryview(body)[end:])
+    inputs = [_input(tensor, binary) for tensor in _list(header, "inputs")]
+    binary.finish()
+    outputs = [_checked_output(output) for output in _list(header, "outputs")]
+    wanted = {_text(output, "name"): _object(output, "parameters") for output in outputs}
+    return Asked(
+        request=InferenceRequest(
+            model=model,
+            version=version,
+            inputs=inputs,
+            outputs=list(wanted),
+            id=_text(header, "id", ""),
+            timeout=timeout_of(parameters),
+        ),
+        binary=frozenset(n for n, given in wanted.items() if given.get("binary_data") is True),
+        all_binary=parameters.get("binary_data_output") is True,
+        not_binary=frozenset(n for n, given in wanted.items() if given.get("binary_data") is False),
+    )
+
+
+def encode(
+    model: LoadedModel, asked: Asked, checked: Checked, outcome: Outcome
+) -> tuple[bytes, int | None]:
+    """The body of the answer, and its JSON's length if raw tensors follow it."""
+    outputs: list[dict[str, Any]] = []
+    raws: list[bytes | memoryview] = []
+    batch, first = outcome
+    for index in checked.outputs:
+        spec = model.signature.outputs[index]
+        array = batch.arrays[index]
+        output: dict[str, Any] = {
+            "name": spec.name,
+            "datatype": spec.datatype.name,
+            "shape": list(output_shape(array, batch, checked.rows)),
+        }
+        if spec.name in asked.binary or (asked.all_binary and spec.name not in asked.not_binary):
+            raw = raw_output(outcome, index, checked.rows)
+            output["parameters"] = {"binary_data_size": len(raw)}
+            raws.append(raw)
+        else:
+            mine = array[first : first + checked.rows] if batch.batched else array
+            output["data"] = mine.reshape(-1).tolist()
+        outputs.append(output)
+    answer: dict[str, Any] = {
+        "model_name": model.source.name,
+        "model_version": model.source.version,
+        "outputs": outputs,
+    }
+    if asked.request.id:
+        answer["id"] = asked.request.id
+    header = json.dumps(answer).encode()
+    if not raws:
+        return header, None
+    return b"".join([header, *raws]), len(header)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in ``body``; raises BodyInvalid."""
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        why = str(error) if isinstance(error, BodyInvalid) else "it does not parse"
+        raise BodyInvalid(f"the body is not JSON: {why}") from None
+    if not isinstance(value, dict):
+        raise BodyInvalid("the body is JSON, and not an object")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+class _Binary:
+    """The raw tensors after the JSON, taken in order."""
+
+    def __init__(self, content: memoryview) -> None:
+        self._content = content
+        self._position = 0
+
+    def take(self, name: str, size: object) -> memoryview:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise BodyInvalid(f"input '{name}' has the binary_data_size {size!r}")
+        start, self._position = self._position, self._position + size
+        if self._position > len(self._content):
+            raise BodyInvalid(
+                f"input '{name}' claims {size} raw bytes and {len(self._content) - start} are left"
+            )
+        return self._content[start : self._position]
+
+    def finish(self) -> None:
+        left = len(self._content) - self._position
+        if left:
+            raise BodyInvalid(f"{left} bytes follow the last raw tensor")
+
+
+def _input(tensor: dict[str, Any], binary: _Binary) -> InputTensor:
+    name = _text(tensor, "name")
+    parameters = _object(tensor, "parameters")
+    refuse_unsupported(parameters)
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(type(dim) is int for dim in shape):
+        raise TensorInvalid(f"input '{name}' has no shape, a list of integers", tensor=name)
+    datatype = datatype_named(name, _text(tensor, "datatype"))
+    dims = tuple(shape)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        return InputTensor(name, datatype.name, dims, _from_json(tensor, name, datatype, dims))
+    if "data" in tensor:
+        raise BodyInvalid(f"input '{name}' has data and binary_data_size; send one of them")
+    return InputTensor(name, datatype.name, dims, binary.take(name, size))
+
+
+def _from_json(
+    tensor: dict[str, Any], name: str, datatype: Datatype, shape: tuple[int, ...]
+) -> Column:
+    """A tensor's JSON data, flat or nested, as a column."""
+    if "data" not in tensor:
+        raise TensorInvalid(f"input '{name}' has no data", tensor=name)
+    count = element_count(shape, name)
+    try:
+        values = np.array(tensor["data"], dtype=object if datatype.itemsize == 0 else None)
+    except ValueError:
+        raise TensorInvalid(f"the data of input '{name}' is ragged", tensor=name) from None
+    if values.size != count:
+        raise TensorInvalid(
+            f"input '{name}' has {values.size} elements; the shape {list(shape)} takes {count}",
+            tensor=name,
+        )
+    if datatype.itemsize == 0:
+        if not all(isinstance(value, str) for value in values.reshape(-1)):
+            raise TensorInvalid(f"input '{name}' is BYTES; its data are strings", tensor=name)
+        return values.reshape(shape)
+    if count and not _holds(values, datatype):
+        raise TensorInvalid(f"the data of input '{name}' are not all {datatype.name}", tensor=name)
+    return values.astype(datatype.dtype).tobytes()
+
+
+def _holds(values: np.ndarray[Any, Any], datatype: Datatype) -> bool:
+    """Whether the values can be held by the datatype without becoming others."""
+    kind = datatype.dtype.kind
+    if kind == "b":
+        return values.dtype.kind == "b" or (
+            values.dtype.kind in "iu" and bool(np.isin(values, (0, 1)).all())
+        )
+    if kind == "f":
+        return values.dtype.kind in "iuf"
+    if values.dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(datatype.dtype)
+    return int(values.min()) >= limits.min and int(values.max()) <= limits.max
+
+
+def _checked_output(output: dict[str, Any]) -> dict[str, Any]:
+    refuse_unsupported(_object(output, "parameters"))
+    return output
+
+
+def _list(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    value = holder.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise BodyInvalid(f"'{key}' is not a list of objects")
+    return value
+
+
+def _object(holder: dict[str, Any], key: str) -> dict[str, Any]:
+    value = holder.get(key, {})
+    if not isinstance(value, dict):
+        raise BodyInvalid(f"'{key}' is not an object")
+    return value
+
+
+def _text(holder: dict[str, Any], key: str, default: str | None = None) -> str:
+    value = holder.get(key, default)
+    if not isinstance(value, str):
+        raise BodyInvalid(f"'{key}' is missing or not text")
+    return value

@@ -1,0 +1,140 @@
+"""What is served now: for each workspace its endpoints, and for each endpoint its models.
+
+Everything here lives on the event loop and is changed there, so that a request sees one
+state or the next, never half of one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import accumulate
+
+from lepton_inference.endpoint import EndpointNotFound
+from lepton_inference.model import LoadedModel
+from lepton_inference.wire import Plans
+from lepton_mesh.errors import NotFound, Unavailable
+
+
+class VersionNotServed(NotFound):
+    reason = "VERSION_NOT_SERVED"
+
+
+class EndpointNotReady(Unavailable):
+    reason = "ENDPOINT_NOT_READY"
+
+
+class ServingState(Enum):
+    """As Triton's RepositoryIndex spells them."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(slots=True)
+class Served:
+    """One endpoint, as requests see it."""
+
+    name: str
+    state: ServingState
+    reason: str = ""
+    """Why it is UNAVAILABLE."""
+    models: list[LoadedModel] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
+    """The share of requests that goes to each model; any positive scale."""
+
+    def pick(self, version: str = "") -> LoadedModel:
+        """The model for one request: of that version, or by weight.
+
+        Raises:
+            EndpointNotReady: Nothing is loaded yet, or loading failed.
+            VersionNotServed: The endpoint does not serve that version.
+        """
+        if not self.models:
+            why = f": {self.reason}" if self.reason else ""
+            raise EndpointNotReady(
+                f"endpoint '{self.name}' is {self.state.value.lower()}{why}", endpoint=self.name
+            )
+        if version:
+            for model in self.models:
+                if model.source.version == version:
+                    return model
+            raise VersionNotServed(
+                f"endpoint '{self.name}' does not serve version '{version}'; it serves "
+                f"{', '.join(model.source.version for model in self.models)}",
+                endpoint=self.name,
+                version=version,
+            )
+        if len(self.models) == 1:
+            return self.models[0]
+        # Not a secret: a share of traffic.
+        return random.choices(self.models, cum_weights=list(accumulate(self.weights)))[0]  # noqa: S311
+
+
+class Workspace:
+    """The endpoints of one workspace."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, Served] = {}
+        self.plans = Plans()
+
+    def find(self, name: str) -> Served:
+        """The endpoint of that name; raises EndpointNotFound."""
+        served = self.endpoints.get(name)
+        if served is None:
+            raise EndpointNotFound(
+                f"there is no endpoint '{name}' in this workspace; `lepton endpoint list` shows "
+                "those that are",
+                name=f"endpoints/{name}",
+            )
+        return served
+
+
+class Serving:
+    """All workspaces of this instance."""
+
+    def __init__(self) -> None:
+        self._workspaces: dict[str, Workspace] = {}
+
+    def workspace(self, name: str) -> Workspace:
+        """The workspace of that name, empty if nothing is served in it."""
+        workspace = self._workspaces.get(name)
+        return _NOTHING if workspace is None else workspace
+
+    def put(self, workspace: str, served: Served) -> list[LoadedModel]:
+        """Serves the endpoint from now on.
+
+        Returns:
+            The models that the same endpoint had before and has no more; close them.
+        """
+        place = self._workspaces.setdefault(workspace, Workspace())
+        before = place.endpoints.get(served.name)
+        place.endpoints[served.name] = served
+        place.plans.clear()
+        if before is None:
+            return []
+        return [model for model in before.models if model not in served.models]
+
+    def remove(self, workspace: str, name: str) -> list[LoadedModel]:
+        """Serves the endpoint no more; returns its models, to be closed."""
+        place = self._workspaces.get(workspace)
+        served = place.endpoints.pop(name, None) if place is not None else None
+        if place is None or served is None:
+            return []
+        place.plans.clear()
+        if not place.endpoints:
+            del self._workspaces[workspace]
+        return served.models
+
+    def all(self) -> Iterator[tuple[str, Served]]:
+        """Every endpoint, with its workspace."""
+        for workspace, place in list(self._workspaces.items()):
+            for served in list(place.endpoints.values()):
+                yield workspace, served
+
+
+_NOTHING = Workspace()
+"""The workspace in which nothing is served; shared, and never written to."""

@@ -1,0 +1,148 @@
+"""What a model takes and gives, and the check of a request against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from lepton_inference.tensors import Column, TensorInvalid, TensorSpec, check_raw
+from lepton_mesh.errors import InvalidArgument
+
+Tails = tuple[tuple[int, ...], ...]
+"""For each input its shape without the batch dimension: requests that share it may share a
+batch. The whole shape where the model does not batch."""
+
+
+class OutputUnknown(InvalidArgument):
+    reason = "OUTPUT_UNKNOWN"
+
+
+@dataclass(slots=True)
+class InputTensor:
+    """One input as it came, unchecked."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Column
+
+
+@dataclass(slots=True)
+class InferenceRequest:
+    """One inference request, free of any transport."""
+
+    model: str
+    version: str
+    inputs: list[InputTensor]
+    outputs: list[str] = field(default_factory=list)
+    """Names of the outputs wanted; all of them if empty."""
+    id: str = ""
+    timeout: float | None = None
+    """Seconds the request may wait and run; None for no bound of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request's inputs, found right, in the model's order."""
+
+    columns: tuple[Column, ...]
+    rows: int
+    """The size of the batch dimension; 1 where the model does not batch."""
+    tails: Tails
+    outputs: tuple[int, ...]
+    """Indices of the outputs wanted, in the order wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The inputs and outputs of a model."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
+    """Whether dimension 0 of every tensor is a batch of rows that do not see each other."""
+
+    def check(self, request: InferenceRequest, max_rows: int) -> Checked:
+        """The request's inputs in the model's order.
+
+        Raises:
+            TensorInvalid: An input is missing, unknown, twice there, or of another datatype,
+                shape or length than the model takes.
+            OutputUnknown: An output is asked for that the model does not have.
+        """
+        given = {tensor.name: tensor for tensor in request.inputs}
+        if len(given) != len(request.inputs):
+            raise TensorInvalid("an input is there twice; name each once")
+        if given.keys() != {spec.name for spec in self.inputs}:
+            self._refuse_names(given.keys())
+        columns, tails, rows = [], [], -1
+        for spec in self.inputs:
+            tensor = given[spec.name]
+            self._check_shape(spec, tensor)
+            if isinstance(tensor.data, (bytes, memoryview)):
+                columns.append(check_raw(spec.name, spec.datatype, tensor.shape, tensor.data))
+            else:
+                columns.append(tensor.data)
+            if not self.batched:
+                tails.append(tensor.shape)
+                continue
+            tails.append(tensor.shape[1:])
+            if rows not in (-1, tensor.shape[0]):
+                raise TensorInvalid(
+                    f"input '{spec.name}' has {tensor.shape[0]} rows and another has {rows}; "
+                    "all inputs of a request have the same",
+                    tensor=spec.name,
+                )
+            rows = tensor.shape[0]
+        if self.batched and not 0 < rows <= max_rows:
+            raise TensorInvalid(
+                f"a request of {rows} rows; this model takes 1 to {max_rows}", rows=rows
+            )
+        return Checked(
+            tuple(columns),
+            rows if self.batched else 1,
+            tuple(tails),
+            self.select(request.outputs),
+        )
+
+    def select(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Indices of the outputs of those names, all of them if none is named."""
+        if not names:
+            return tuple(range(len(self.outputs)))
+        index = {spec.name: position for position, spec in enumerate(self.outputs)}
+        for name in names:
+            if name not in index:
+                raise OutputUnknown(
+                    f"the model has no output '{name}'; it has {', '.join(index)}", output=name
+                )
+        return tuple(index[name] for name in names)
+
+    def _refuse_names(self, given: Iterable[str]) -> None:
+        expected = ", ".join(f"'{spec.name}'" for spec in self.inputs)
+        found = ", ".join(f"'{name}'" for name in given) or "none"
+        raise TensorInvalid(f"the request has the inputs {found}; the model takes {expected}")
+
+    def _check_shape(self, spec: TensorSpec, tensor: InputTensor) -> None:
+        if tensor.datatype != spec.datatype.name:
+            raise TensorInvalid(
+                f"input '{spec.name}' is {tensor.datatype or 'of no datatype'}; "
+                f"the model takes {spec.datatype.name}",
+                tensor=spec.name,
+                expected=spec.datatype.name,
+            )
+        fits = len(tensor.shape) == len(spec.shape) and all(
+            want in (-1, have) and have >= 0
+            for want, have in zip(spec.shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise TensorInvalid(
+                f"input '{spec.name}' has the shape {list(tensor.shape)}; "
+                f"the model takes {list(spec.shape)}",
+                tensor=spec.name,
+                expected=list(spec.shape),
+            )
+
+
+def tail_of(shape: Sequence[int], batched: bool) -> tuple[int, ...]:
+    """A shape without its batch dimension, if there is one."""
+    return tuple(shape[1:]) if batched else tuple(shape)

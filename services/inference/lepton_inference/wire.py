@@ -1,0 +1,381 @@
+"""Inference requests and responses as protobuf, and the short way for the common ones.
+
+The general way parses a ``ModelInferRequest``. The short way is for what nearly every client
+sends again and again: one input, its content raw, no request id. Such a message ends with its
+raw tensor, so everything before that - model, shape, outputs - is byte for byte the same in
+the next request, and a dictionary remembers what it meant. Protobuf is parsed front to back,
+so equal bytes before an equally long last field mean an equal message.
+
+A response is a head, which depends on the shape alone and is serialized once, and raw tensors
+appended to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from lepton.oip.v2 import open_inference_pb2 as pb
+from lepton_inference.batcher import Batch, Outcome
+from lepton_inference.model import LoadedModel
+from lepton_inference.signature import InferenceRequest, InputTensor, Tails
+from lepton_inference.tensors import (
+    DATATYPES,
+    Column,
+    Datatype,
+    TensorInvalid,
+    element_count,
+    encode_bytes,
+    text,
+)
+from lepton_mesh.errors import InvalidArgument, Unimplemented
+
+_RAW_INPUT_TAG = 0x3A  # ModelInferRequest.raw_input_contents: field 7, length-delimited
+_RAW_OUTPUT_TAG = b"\x32"  # ModelInferResponse.raw_output_contents: field 6
+_ID_TAG = b"\x1a"  # ModelInferResponse.id: field 3
+_INT_RANGES = {
+    # Typed contents carry these in 32 bits, which hold more than they may.
+    "INT8": (-(2**7), 2**7 - 1),
+    "INT16": (-(2**15), 2**15 - 1),
+    "UINT8": (0, 2**8 - 1),
+    "UINT16": (0, 2**16 - 1),
+}
+
+
+class MessageInvalid(InvalidArgument):
+    """The bytes are not the protobuf message that the method takes."""
+
+    reason = "MESSAGE_INVALID"
+
+
+class ParameterUnsupported(Unimplemented):
+    """A parameter asks for something that this server does not do."""
+
+    reason = "PARAMETER_UNSUPPORTED"
+
+
+class ParameterInvalid(InvalidArgument):
+    reason = "PARAMETER_INVALID"
+
+
+_UNSUPPORTED = {
+    "sequence_id": "the model keeps no state between requests",
+    "sequence_start": "the model keeps no state between requests",
+    "sequence_end": "the model keeps no state between requests",
+    "shared_memory_region": "tensors travel in the message",
+    "classification": "ask for the raw output and rank it",
+}
+
+
+def parse_request(body: bytes | memoryview) -> pb.ModelInferRequest:
+    """The message in ``body``; raises MessageInvalid."""
+    message = pb.ModelInferRequest()
+    try:
+        message.ParseFromString(bytes(body))
+    except DecodeError:
+        raise MessageInvalid("the request is not a ModelInferRequest") from None
+    return message
+
+
+def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
+    """The request that the message carries.
+
+    Raises:
+        TensorInvalid: Contents do not agree with datatype or shape.
+        ParameterUnsupported, ParameterInvalid: A parameter cannot be honoured.
+    """
+    parameters = {key: parameter_value(value) for key, value in message.parameters.items()}
+    inputs = message.inputs
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(inputs):
+        raise TensorInvalid(
+            f"{len(raw)} raw_input_contents for {len(inputs)} inputs; one for each, or none"
+        )
+    tensors = []
+    for index, tensor in enumerate(inputs):
+        refuse_unsupported(tensor.parameters)
+        shape = tuple(tensor.shape)
+        data: Column = raw[index] if raw else _contents(tensor, shape)
+        if raw and tensor.HasField("contents"):
+            raise TensorInvalid(
+                f"input '{tensor.name}' has contents and raw_input_contents; send one of them",
+                tensor=tensor.name,
+            )
+        tensors.append(InputTensor(tensor.name, tensor.datatype, shape, data))
+    for output in message.outputs:
+        refuse_unsupported(output.parameters)
+    refuse_unsupported(parameters)
+    return InferenceRequest(
+        model=message.model_name,
+        version=message.model_version,
+        inputs=tensors,
+        outputs=[output.name for output in message.outputs],
+        id=message.id,
+        timeout=timeout_of(parameters),
+    )
+
+
+def parameter_value(parameter: pb.InferParameter) -> object:
+    """The value of whichever kind is set; None if none is."""
+    kind = parameter.WhichOneof("parameter_choice")
+    return None if kind is None else getattr(parameter, kind)
+
+
+def refuse_unsupported(parameters: Any) -> None:
+    """Raises ParameterUnsupported for a parameter that would otherwise be ignored in silence."""
+    for name in parameters:
+        why = _UNSUPPORTED.get(name)
+        if why is not None:
+            raise ParameterUnsupported(
+                f"the parameter '{name}' is not supported: {why}", parameter=name
+            )
+
+
+def timeout_of(parameters: dict[str, object]) -> float | None:
+    """Triton's parameter ``timeout``, microseconds, in seconds; None if absent or 0."""
+    value = parameters.get("timeout")
+    if value is None:
+        return None
+    try:
+        microseconds = int(str(value))
+    except ValueError:
+        microseconds = -1
+    if microseconds < 0:
+        raise ParameterInvalid(
+            f"the parameter 'timeout' is {value!r}; it takes microseconds", parameter="timeout"
+        )
+    return microseconds / 1e6 if microseconds else None
+
+
+def _contents(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]) -> Column:
+    """A tensor's typed contents as a column."""
+    datatype = datatype_named(tensor.name, tensor.datatype)
+    if not datatype.contents:
+        raise TensorInvalid(
+            f"{datatype.name} has no typed contents; send input '{tensor.name}' in "
+            "raw_input_contents",
+            tensor=tensor.name,
+        )
+    for field, _ in tensor.contents.ListFields():
+        if field.name != datatype.contents:
+            raise TensorInvalid(
+                f"input '{tensor.name}' is {datatype.name} and has {field.name}; "
+                f"use {datatype.contents}",
+                tensor=tensor.name,
+            )
+    values = getattr(tensor.contents, datatype.contents)
+    count = element_count(shape, tensor.name)
+    if len(values) != count:
+        raise TensorInvalid(
+            f"input '{tensor.name}' has {len(values)} elements; the shape {list(shape)} takes "
+            f"{count}",
+            tensor=tensor.name,
+        )
+    if datatype.itemsize == 0:
+        elements = np.empty(count, dtype=object)
+        elements[:] = [text(tensor.name, value) for value in values]
+        return elements.reshape(shape)
+    limits = _INT_RANGES.get(datatype.name)
+    if limits and count and not limits[0] <= min(values) <= max(values) <= limits[1]:
+        raise TensorInvalid(
+            f"input '{tensor.name}' has a value that {datatype.name} cannot hold",
+            tensor=tensor.name,
+        )
+    return np.array(values, dtype=datatype.dtype).tobytes()
+
+
+def datatype_named(tensor: str, name: str) -> Datatype:
+    """The datatype of that name; raises TensorInvalid."""
+    datatype = DATATYPES.get(name)
+    if datatype is None:
+        raise TensorInvalid(
+            f"input '{tensor}' has the datatype '{name}'; use one of {', '.join(DATATYPES)}",
+            tensor=tensor,
+        )
+    return datatype
+
+
+# --- Responses ---------------------------------------------------------------------------
+
+
+def output_shape(array: np.ndarray[Any, Any], batch: Batch, rows: int) -> tuple[int, ...]:
+    """The shape of one request's part of an output."""
+    return (rows, *array.shape[1:]) if batch.batched else array.shape
+
+
+def raw_output(outcome: Outcome, index: int, rows: int) -> bytes | memoryview:
+    """One request's part of one output, raw."""
+    batch, first = outcome
+    view = batch.views[index]
+    if view is None:
+        array = batch.arrays[index]
+        return encode_bytes(array[first : first + rows] if batch.batched else array)
+    if not batch.batched:
+        return view
+    size = len(view) // batch.rows
+    return view[first * size : (first + rows) * size]
+
+
+def response_head(
+    model: LoadedModel, shapes: tuple[tuple[int, ...], ...], outputs: tuple[int, ...]
+) -> bytes:
+    """Everything of a response that its shape decides."""
+    specs = [model.signature.outputs[index] for index in outputs]
+    return pb.ModelInferResponse(
+        model_name=model.source.name,
+        model_version=model.source.version,
+        outputs=[
+            pb.ModelInferResponse.InferOutputTensor(
+                name=spec.name, datatype=spec.datatype.name, shape=shape
+            )
+            for spec, shape in zip(specs, shapes, strict=True)
+        ],
+    ).SerializeToString()
+
+
+def response_of(
+    model: LoadedModel, outcome: Outcome, rows: int, outputs: tuple[int, ...], request_id: str
+) -> bytes:
+    """A serialized ModelInferResponse."""
+    batch, _ = outcome
+    shapes = tuple(output_shape(batch.arrays[index], batch, rows) for index in outputs)
+    parts: list[bytes | memoryview] = [response_head(model, shapes, outputs)]
+    if request_id:
+        encoded = request_id.encode()
+        parts += (_ID_TAG, varint(len(encoded)), encoded)
+    for index in outputs:
+        raw = raw_output(outcome, index, rows)
+        parts += (_RAW_OUTPUT_TAG, varint(len(raw)), raw)
+    return b"".join(parts)
+
+
+def varint(value: int) -> bytes:
+    """Protobuf's variable-length encoding of an unsigned integer."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+# --- The short way -----------------------------------------------------------------------
+
+FRAME = 5
+"""Bytes of a gRPC message's frame: a flag and a length."""
+
+
+def frame(message: bytes) -> bytes:
+    """A gRPC data frame, uncompressed."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a request that starts with certain bytes means, and how its answer starts."""
+
+    model: LoadedModel
+    start: int
+    """Where the raw tensor begins in the frame."""
+    rows: int
+    tails: Tails
+    output: int
+    output_bytes: int
+    """Bytes of a row of the output."""
+    head: bytes
+    """The answer's frame up to the raw output."""
+
+    def response(self, outcome: Outcome) -> bytes:
+        """The answer, framed."""
+        return self.head + raw_output(outcome, self.output, self.rows)
+
+
+class Plans:
+    """Plans by the bytes that requests start with. One for each workspace's set of models."""
+
+    # Beyond, clients are sending what does not repeat, and remembering is of no use.
+    _LIMIT = 1024
+    _LONGEST_START = 1024
+    """Bytes; so that nobody fills the memory with what precedes a tensor."""
+
+    def __init__(self) -> None:
+        self._by_start: dict[bytes, Plan] = {}
+        self._starts: dict[int, int] = {}
+        """Length of a frame -> where the raw tensor begins in the last plan of that length."""
+
+    def clear(self) -> None:
+        """Forgets everything; called when what a name means has changed."""
+        self._by_start.clear()
+        self._starts.clear()
+
+    def find(self, body: bytes) -> Plan | None:
+        """The plan for a framed request, if one like it was seen before."""
+        start = self._starts.get(len(body))
+        return None if start is None else self._by_start.get(body[:start])
+
+    def learn(
+        self, body: bytes, message: pb.ModelInferRequest, model: LoadedModel, batch: Batch
+    ) -> None:
+        """Remembers a framed request that was answered from ``batch``, if of the common kind."""
+        plan = _plan(body, message, model)
+        if plan is None or plan.start > self._LONGEST_START:
+            return
+        view = batch.views[plan.output]
+        if view is None or len(view) != batch.rows * plan.output_bytes:
+            return  # the model does not keep the shape that it declares
+        if len(self._by_start) >= self._LIMIT:
+            self.clear()
+        self._by_start[body[: plan.start]] = plan
+        self._starts[len(body)] = plan.start
+
+
+def _plan(body: bytes, message: pb.ModelInferRequest, model: LoadedModel) -> Plan | None:
+    signature = model.signature
+    outputs = signature.select([output.name for output in message.outputs])
+    if (
+        message.id
+        or message.parameters
+        or len(message.raw_input_contents) != 1
+        or len(outputs) != 1
+        or not signature.batched
+        or signature.inputs[0].datatype.itemsize == 0
+    ):
+        return None
+    output = signature.outputs[outputs[0]]
+    tail = output.shape[1:]
+    if output.datatype.itemsize == 0 or any(dim < 0 for dim in tail):
+        return None
+    # The raw tensor must be the message's last field, and what precedes it all the rest.
+    raw = message.raw_input_contents[0]
+    start = len(body) - len(raw)
+    mark = bytes((_RAW_INPUT_TAG,)) + varint(len(raw))
+    if body[:1] != b"\0" or not body[:start].endswith(mark) or body[start:] != raw:
+        return None
+    rest = pb.ModelInferRequest()
+    try:
+        rest.ParseFromString(body[FRAME : start - len(mark)])
+    except DecodeError:
+        return None
+    expected = pb.ModelInferRequest()
+    expected.CopyFrom(message)
+    expected.ClearField("raw_input_contents")
+    if rest != expected:
+        return None
+    shape = tuple(message.inputs[0].shape)
+    rows = shape[0]
+    size = output.datatype.itemsize * element_count(tail, output.name)
+    head = response_head(model, ((rows, *tail),), outputs)
+    head += _RAW_OUTPUT_TAG + varint(rows * size)
+    length = len(head) + rows * size
+    return Plan(
+        model=model,
+        start=start,
+        rows=rows,
+        tails=(shape[1:],),
+        output=outputs[0],
+        output_bytes=size,
+        head=b"\0" + length.to_bytes(4, "big") + head,
+    )
