@@ -1,0 +1,91 @@
+"""What Envoy asks the control plane, over a Unix socket: API keys, and grpc.health.v1."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from lepton_gateway.envoy.filters import API_KEY_HEADER
+from lepton_gateway.exchange import ApiKeyExchange
+from lepton_gateway.ext_authz.v3 import ext_authz_pb2 as ext_authz
+from lepton_mesh.errors import LeptonError, ResourceExhausted
+
+_CHECK_SERVICE = "envoy.service.auth.v3.Authorization"
+_OVERWRITE = 2
+
+
+class ControlServer:
+    """A gRPC server on ``socket`` that only this user can open (its directory has mode 0700).
+
+    It has none of the mesh's interceptors: the one client is our own Envoy.
+    """
+
+    def __init__(self, socket: Path, exchange: ApiKeyExchange) -> None:
+        self._exchange = exchange
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        check = grpc.unary_unary_rpc_method_handler(
+            self._check,
+            request_deserializer=ext_authz.CheckRequest.FromString,
+            response_serializer=ext_authz.CheckResponse.SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(_CHECK_SERVICE, {"Check": check}),)
+        )
+        socket.unlink(missing_ok=True)
+        self._server.add_insecure_port(f"unix:{socket}")
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def set_serving(self, service: str, serving: bool) -> None:
+        """What grpc.health.v1 answers at the gateway; ``service`` "" is the gateway itself."""
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
+
+    async def close(self) -> None:
+        await self._server.stop(grace=0.5)
+        # The server knows us by its handlers. In that cycle it would outlive this, and gRPC's
+        # core waits two seconds at the end of the process for a server that is still in memory.
+        del self._server
+
+    async def _check(
+        self, request: ext_authz.CheckRequest, _context: object
+    ) -> ext_authz.CheckResponse:
+        key = request.attributes.request.http.headers.get(API_KEY_HEADER, "")
+        try:
+            token = await self._exchange.token(key)
+        except LeptonError as error:
+            return _denied(error)
+        return ext_authz.CheckResponse(
+            status=ext_authz.Status(code=0),
+            ok_response=ext_authz.OkHttpResponse(
+                headers=[_header("authorization", f"Bearer {token}")],
+                headers_to_remove=[API_KEY_HEADER],
+            ),
+        )
+
+
+def _denied(error: LeptonError) -> ext_authz.CheckResponse:
+    """The status decides what the caller reads (envoy/replies.py): no key, too many, or no auth."""
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    if isinstance(error, ResourceExhausted):
+        status = HTTPStatus.TOO_MANY_REQUESTS
+    elif error.wire.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        status = HTTPStatus.UNAUTHORIZED
+    return ext_authz.CheckResponse(
+        status=ext_authz.Status(code=error.wire.grpc_code, message=error.message),
+        denied_response=ext_authz.DeniedHttpResponse(
+            status=ext_authz.HttpStatus(code=status.value), body=error.message
+        ),
+    )
+
+
+def _header(name: str, value: str) -> ext_authz.HeaderValueOption:
+    return ext_authz.HeaderValueOption(
+        header=ext_authz.HeaderValue(key=name, value=value), append_action=_OVERWRITE
+    )
