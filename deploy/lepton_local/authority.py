@@ -1,0 +1,104 @@
+"""The stack's hand on the authority: what `python -m lepton_auth init, issue, join-token` do.
+
+The stack owns auth's state directory, so it asks nobody, and auth need not be running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton_auth import offline
+from lepton_auth.accounts import FIRST_WORKSPACE
+from lepton_auth.config import AuthSettings
+from lepton_local.home import Home
+from lepton_mesh import credential_files
+
+_GATEWAY_ADDRESSES = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFiles:
+    """PEM files of the supervisor's own certificate; etcd takes it for its root user."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    @classmethod
+    def of(cls, home: Home) -> ClientFiles:
+        """Those of the stack in ``home``."""
+        directory = home.service("supervisor")
+        return cls(
+            directory / credential_files.CERTIFICATE,
+            directory / credential_files.KEY,
+            directory / credential_files.TRUST_BUNDLE,
+        )
+
+
+class Authority:
+    """Issues certificates and join tokens for one stack.
+
+    Attributes:
+        files: The supervisor's own certificate, once issued.
+        user: The first admin.
+        password: Its password when this start made it; empty otherwise.
+    """
+
+    def __init__(self, home: Home, settings: AuthSettings, gateway_names: Sequence[str]) -> None:
+        self._home = home
+        self._settings = settings
+        self._gateway_names = list(gateway_names)
+        self.files = ClientFiles.of(home)
+        self.user = ""
+        self.password = ""
+
+    @classmethod
+    async def open(cls, home: Home, gateway_names: Sequence[str]) -> Authority:
+        """Makes what is missing of the authority, its database and the first admin.
+
+        Args:
+            home: The stack.
+            gateway_names: DNS names by which users call the gateway.
+        """
+        state = {"LEPTON_STATE_DIR": str(home.service("auth"))}
+        authority = cls(home, AuthSettings.load("auth", state), gateway_names)
+        made = json.loads(await offline.init(authority._settings, argparse.Namespace()))
+        authority.user, authority.password = made["user"], made["password"] or ""
+        shutil.copyfile(made["root_certificate"], home.ca_file)
+        return authority
+
+    async def issue_own(self) -> None:
+        """Issues, or renews, the certificates of etcd and of the supervisor."""
+        for service in ("etcd", "supervisor"):
+            request = _request(service, out=self._home.service(service))
+            await offline.issue(self._settings, request)
+
+    async def create_api_key(self, display_name: str) -> str:
+        """A new API key of the first admin; returns its secret."""
+        request = argparse.Namespace(
+            user=self.user, workspace=FIRST_WORKSPACE, display_name=display_name
+        )
+        return await offline.api_key(self._settings, request)
+
+    async def write_join_token(self, service: str, path: Path) -> None:
+        """Writes a one-time join token for a service, readable by its owner only."""
+        names = (self._gateway_names, _GATEWAY_ADDRESSES) if service == "gateway" else ([], ())
+        token = await offline.join_token(self._settings, _request(service, *names))
+        await asyncio.to_thread(_replace_private, path, token.encode())
+
+
+def _replace_private(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)
+    credential_files.write_private(path, content)
+
+
+def _request(
+    service: str, dns: Sequence[str] = (), ip: Sequence[str] = (), out: Path | None = None
+) -> argparse.Namespace:
+    return argparse.Namespace(service=service, dns=list(dns), ip=list(ip), out=out, ttl_seconds=0)

@@ -1,0 +1,187 @@
+"""``lepton up``, ``down``, ``status``, ``logs`` and ``doctor``: the local stack."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from lepton.cli.output import show_plain
+from lepton_local import processes
+from lepton_local.home import SERVICES, Home
+from lepton_local.stack import StackError, bring_down, bring_up
+from lepton_mesh.errors import LeptonError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def _told(command: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Makes of what the mesh raises what the command line shows: one line, exit code 1."""
+
+    @functools.wraps(command)
+    def told(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            return command(*arguments, **options)
+        except LeptonError as error:
+            raise StackError(error.message) from None
+
+    return told
+
+
+def _home_option(command: Command) -> Command:
+    return click.option(
+        "--home",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=None,
+        help="Directory of the stack.  [default: $LEPTON_HOME, else ~/.local/state/lepton]",
+    )(command)
+
+
+def _home(path: Path | None) -> Home:
+    return Home(path.absolute()) if path else Home.default()
+
+
+@click.command()
+@_home_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address users call.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8443,
+    show_default=True,
+    help="Port users call; 0: any free one.",
+)
+@click.option("--profile-name", default="local", show_default=True, help="CLI profile to write.")
+@_told
+def up(home: Path | None, host: str, port: int, profile_name: str) -> None:
+    """Start the local stack and wait until it is ready."""
+    stack = _home(home)
+    record, started = bring_up(stack, host, port, profile_name)
+    if started is None:
+        click.echo(f"already up at https://{record.gateway}")
+        return
+    click.echo(f"ready after {record.seconds_to_ready:.1f} s")
+    click.echo(f"gateway    https://{record.gateway}")
+    click.echo(f"ca file    {stack.ca_file}")
+    click.echo(f"logs       {stack.logs}")
+    if started.password:
+        click.echo(f"admin      user {started.user}, password {started.password}")
+        click.echo(
+            "           shown this once; it is for `lepton login`, then `lepton user set-password`"
+        )
+    click.echo(f"profile    {profile_name}, in {started.profile}")
+
+
+@click.command()
+@_home_option
+@_told
+def down(home: Path | None) -> None:
+    """Stop the local stack; its data stays."""
+    stack = _home(home)
+    if not bring_down(stack):
+        click.echo(f"nothing is up in {stack.path}", err=True)
+
+
+@click.command()
+@_home_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml", "name"]),
+    default="table",
+    help="Format.",
+)
+@_told
+def status(home: Path | None, output: str) -> None:
+    """Show every instance in etcd: health, address, version, certificate; exit 1 unless READY."""
+    stack = _home(home)
+    record = stack.read()
+    if record is None:
+        raise StackError(f"nothing is up in {stack.path}; start it with `lepton up`")
+    if not processes.alive(record.supervisor):
+        why = f": {record.error}" if record.error else ""
+        raise StackError(f"the stack in {stack.path} is not running{why}; `lepton up` starts it")
+    from lepton_local.status import report  # noqa: PLC0415  # grpc takes half a second
+
+    found = asyncio.run(report(stack, record))
+    if output == "table":
+        click.echo(found.table())
+    elif output == "name":
+        for seen in found.seen:
+            click.echo(seen.instance.instance)
+    else:
+        show_plain(found.plain(), output)
+    if not found.healthy:
+        raise StackError("not every service is SERVING; `lepton logs SERVICE` tells more")
+
+
+@click.command()
+@click.argument("service", type=click.Choice([*SERVICES, "etcd", "supervisor"]))
+@click.option("-f", "--follow", is_flag=True, help="Go on until interrupted.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Lines to begin with; 0: all.",
+)
+@_home_option
+@_told
+def logs(service: str, follow: bool, lines: int, home: Path | None) -> None:
+    """Print the log of one process of the stack."""
+    path = _home(home).log(service)
+    try:
+        with path.open(errors="replace") as file:
+            kept = file.read().splitlines()
+            for line in kept[-lines:] if lines else kept:
+                click.echo(line)
+            while follow:
+                if chunk := file.read():
+                    click.echo(chunk, nl=False)
+                else:
+                    time.sleep(0.2)
+    except FileNotFoundError:
+        raise StackError(f"no log at {path}; the stack was never up there") from None
+
+
+@click.command()
+@_home_option
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8443,
+    show_default=True,
+    help="Port that `lepton up` would take.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml", "name"]),
+    default="table",
+    help="Format.",
+)
+@_told
+def doctor(home: Path | None, port: int, output: str) -> None:
+    """Explain what the local stack needs and what is missing; exit 1 when something is."""
+    from lepton_local.doctor import examine  # noqa: PLC0415  # looks at much
+
+    findings = examine(_home(home), port)
+    if output == "table":
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            click.echo(f"{finding.level:<7}  {finding.name:<{width}}  {finding.text}")
+    elif output == "name":
+        for finding in findings:
+            click.echo(finding.name)
+    else:
+        show_plain([finding.plain() for finding in findings], output)
+    if any(finding.level == "missing" for finding in findings):
+        raise StackError("something that the stack needs is missing; see above")

