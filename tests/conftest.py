@@ -1,0 +1,22 @@
+"""What all tests share: real data where there is some, and an environment without our settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Whoever runs the tests may have a stack, a profile or a service's settings in the environment;
+# a test means its own. Done before any test is imported.
+_REAL_DATA = os.environ.pop("LEPTON_TEST_DATA", "")
+for _name in [name for name in os.environ if name.startswith(("LEPTON_", "_LEPTON_"))]:
+    del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder that ``LEPTON_TEST_DATA`` names: ``mnist/``, ``adult/`` and so on."""
+    if not _REAL_DATA:
+        pytest.skip("LEPTON_TEST_DATA does not name a folder with real data")
+    return Path(_REAL_DATA)

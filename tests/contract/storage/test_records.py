@@ -1,0 +1,217 @@
+"""The records against SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from lepton_mesh.database import differences
+from lepton_storage.adapters.sql import Sql
+from lepton_storage.adapters.sql_artifacts import SqlArtifactRecords
+from lepton_storage.adapters.sql_datasets import SqlDatasetRecords
+from lepton_storage.adapters.sql_keys import SqlKeyRecords
+from lepton_storage.adapters.sql_uploads import SqlUploadRecords
+from lepton_storage.errors import BlobNotFound, DatasetExists, DatasetNotFound, UploadNotFound
+from lepton_storage.models import Base
+from lepton_storage.records import (
+    Artifact,
+    Blob,
+    DataFile,
+    Dataset,
+    DatasetFormat,
+    DatasetVersion,
+    Upload,
+    WorkspaceKey,
+)
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+
+
+def key(sql: Sql, workspace: str = "acme") -> WorkspaceKey:
+    return SqlKeyRecords(sql).add(WorkspaceKey(uuid.uuid4().hex, workspace, "kek", b"wrapped"))
+
+
+def upload(sha256: str = "a" * 64, **values: object) -> Upload:
+    made = Upload(uuid.uuid4().hex, "acme", "users/ada", "", 4, sha256, NOW, LATER)
+    return replace(made, **values)
+
+
+def complete(sql: Sql, sha256: str = "a" * 64) -> Blob:
+    """A blob with the upload that ended in it."""
+    records = SqlUploadRecords(sql)
+    begun = records.create(upload(sha256), reuse=False)
+    blob = Blob(begun.id, "acme", sha256, 4, key(sql).id)
+    records.complete(begun, blob)
+    return blob
+
+
+def dataset(sql: Sql) -> Dataset:
+    return SqlDatasetRecords(sql).create(Dataset("d", "acme", "text", {"k": "v"}, "users/ada", NOW))
+
+
+def version(blob: Blob, digest: str = "sha256:1") -> DatasetVersion:
+    return DatasetVersion(
+        dataset="d",
+        number=0,
+        format=DatasetFormat.RAW,
+        digest=digest,
+        manifest=b"{}",
+        signature="s",
+        size_bytes=4,
+        statistics={"files": "1"},
+        description="",
+        labels={},
+        creator="users/ada",
+        create_time=NOW,
+        files=(DataFile("a", "text/plain", blob),),
+    )
+
+
+def at_once(*calls):  # type: ignore[no-untyped-def]
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [future.result() for future in [threads.submit(call) for call in calls]]
+
+
+def test_the_migrations_make_the_tables(sql: Sql) -> None:
+    """Revisions and models say the same."""
+    assert differences(sql._database.engine, Base.metadata) == []
+
+
+def test_a_workspace_has_one_current_key(sql: Sql) -> None:
+    """Whoever is first wins, and a destroyed key makes room for another."""
+    records = SqlKeyRecords(sql)
+    made = at_once(*(lambda: key(sql) for _ in range(4)))
+    assert len({one.id for one in made}) == 1
+    assert records.current("acme") == made[0]
+    assert records.current("other") is None
+    rewrapped = replace(made[0], kek_id="kek2", wrapped=b"again")
+    records.rewrap(rewrapped)
+    assert records.alive() == [rewrapped]
+    assert records.destroy("acme") == 1
+    records.rewrap(rewrapped)
+    assert records.alive() == []
+    assert records.get(made[0].id) == replace(rewrapped, wrapped=None)
+    assert key(sql).id != made[0].id
+
+
+def test_uploads_come_back(sql: Sql) -> None:
+    """As they were stored, to their workspace only."""
+    records = SqlUploadRecords(sql)
+    made = records.create(upload(), reuse=True)
+    assert records.get("acme", made.id) == made
+    assert records.get("other", made.id) is None
+    assert records.incomplete() == [made]
+    assert records.known([made.id, "f" * 32]) == {made.id}
+    records.delete("other", made.id)
+    assert records.incomplete() == [made]
+    records.delete("acme", made.id)
+    assert records.incomplete() == []
+
+
+def test_a_request_id_makes_one_upload(sql: Sql) -> None:
+    """Also when several ask at once."""
+    records = SqlUploadRecords(sql)
+    made = at_once(*(lambda: records.create(upload(request_id="r"), reuse=True) for _ in range(4)))
+    assert len({one.id for one in made}) == 1
+
+
+def test_equal_bytes_end_in_one_blob(sql: Sql) -> None:
+    """Also when several uploads complete at once; completing again changes nothing."""
+    records = SqlUploadRecords(sql)
+    key_id = key(sql).id
+    begun = [records.create(upload(), reuse=False) for _ in range(4)]
+
+    def finish(one: Upload):  # type: ignore[no-untyped-def]
+        return lambda: records.complete(one, Blob(one.id, "acme", one.sha256, 4, key_id))
+
+    done = at_once(*(finish(one) for one in begun))
+    assert len({one.blob_id for one in done}) == 1
+    assert finish(begun[0])() == done[0]
+    found = records.find_blob("acme", "a" * 64, None)
+    assert found is not None
+    assert found.id == done[0].blob_id
+    assert records.find_blob("acme", "a" * 64, "users/ada") == found
+    assert records.find_blob("acme", "a" * 64, "jobs/j1") is None
+    assert records.find_blob("other", "a" * 64, None) is None
+    assert records.create(upload(), reuse=True).complete
+    assert not records.create(upload(size_bytes=5), reuse=True).complete
+    records.delete("acme", begun[1].id)
+    with pytest.raises(UploadNotFound):
+        finish(begun[1])()
+
+
+def test_only_what_nothing_refers_to_is_collected(sql: Sql) -> None:
+    """An upload, a version and an artifact each keep their blob."""
+    uploads, datasets = SqlUploadRecords(sql), SqlDatasetRecords(sql)
+    artifacts = SqlArtifactRecords(sql)
+    blobs = [complete(sql, digit * 64) for digit in "abc"]
+    made = dataset(sql)
+    datasets.add_version(made, version(blobs[0]))
+    kept = artifacts.create(Artifact("1" * 32, "acme", blobs[1], "", "f", "", {}, NOW))
+    assert uploads.collect() == []
+    assert len(uploads.delete_expired(NOW)) == 0
+    assert len(uploads.delete_expired(LATER)) == 3
+    assert uploads.collect() == [blobs[2]]
+    assert datasets.delete("acme", "d")
+    assert not datasets.delete("acme", "d")
+    assert uploads.collect() == [blobs[0]]
+    assert artifacts.delete("acme", kept.id)
+    assert uploads.collect() == [blobs[1]]
+
+
+def test_what_was_collected_cannot_be_referred_to(sql: Sql) -> None:
+    """A version or an artifact of a blob that has just gone is refused whole."""
+    uploads, datasets = SqlUploadRecords(sql), SqlDatasetRecords(sql)
+    blob = complete(sql)
+    made = dataset(sql)
+    uploads.delete_expired(LATER)
+    uploads.collect()
+    with pytest.raises(BlobNotFound):
+        datasets.add_version(made, version(blob))
+    assert datasets.get_version("acme", "d", 0) is None
+    with pytest.raises(BlobNotFound):
+        SqlArtifactRecords(sql).create(Artifact("1" * 32, "acme", blob, "", "", "", {}, NOW))
+
+
+def test_versions_are_numbered_one_by_one(sql: Sql) -> None:
+    """Also when several are made at once, and the same content once."""
+    records = SqlDatasetRecords(sql)
+    blob, made = complete(sql), dataset(sql)
+    at_once(
+        *(lambda n=n: records.add_version(made, version(blob, f"sha256:{n}")) for n in range(4))
+    )
+    again = records.add_version(made, version(blob, "sha256:2"))
+    assert [one.number for one in records.list_versions(made, 0, 9)] == [4, 3, 2, 1]
+    assert [one.number for one in records.list_versions(made, 3, 1)] == [2]
+    assert records.find_version(made, "sha256:2") == again
+    newest = records.get_version("acme", "d", 0)
+    assert newest is not None
+    assert newest == records.get_version("acme", "d", 4)
+    assert newest.files == version(blob).files
+    assert records.get_blob("acme", "d", 4, "a") == blob
+    assert records.get_blob("acme", "d", 4, "b") is None
+    assert records.get_blob("other", "d", 4, "a") is None
+    assert records.get_version("other", "d", 1) is None
+
+
+def test_datasets_are_unique_in_a_workspace(sql: Sql) -> None:
+    """Another workspace may use the same id; a deleted one is gone with its versions."""
+    records = SqlDatasetRecords(sql)
+    made = dataset(sql)
+    with pytest.raises(DatasetExists):
+        dataset(sql)
+    records.create(replace(made, workspace="other"))
+    assert records.get("acme", "d") == made
+    assert records.list("acme", "", 9) == [made]
+    assert records.list("acme", "d", 9) == []
+    blob = complete(sql)
+    records.add_version(made, version(blob))
+    records.delete("acme", "d")
+    with pytest.raises(DatasetNotFound):
+        records.add_version(made, version(blob))
+    assert records.get_version("acme", "d", 1) is None

@@ -1,0 +1,182 @@
+"""The session of the README, typed into a real stack."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from tests.e2e.conftest import Command
+
+pytestmark = pytest.mark.e2e
+
+SPEC = """
+recipe: mlp
+dataset: datasets/session/versions/latest
+model: models/session
+seed: 7
+hyperparameters:
+  epochs: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(lepton: Command, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model version that was trained by the commands that users type."""
+    spec = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    spec.write_text(SPEC)
+    version = lepton.json("data", "push", "session", digits)
+    assert version["name"] == "datasets/session/versions/1"
+    assert version["statistics"]["train_examples"] == "320"
+    job = lepton.json("job", "create", "-f", spec, "--follow")
+    assert job["state"] == "SUCCEEDED"
+    return str(job["model_version"])
+
+
+def test_status_shows_every_service_with_its_certificate(lepton: Command) -> None:
+    status = lepton.json("status")
+    assert status["state"] == "READY"
+    services = {each["service"]: each for each in status["instances"]}
+    assert set(services) == {"auth", "storage", "registry", "training", "inference", "gateway"}
+    for each in services.values():
+        assert each["health"] == "SERVING"
+        assert each["version"]
+        assert each["certificate_expires"] > each["started"]
+        assert each["address"].startswith("127.0.0.1:")
+
+
+def test_a_second_up_finds_the_stack_that_is_up(lepton: Command) -> None:
+    assert "already up" in lepton.ok("up", "--port", "0")
+
+
+def test_pushed_data_comes_back_byte_for_byte(
+    lepton: Command, trained: str, digits: Path, tmp_path: Path
+) -> None:
+    lepton.ok("data", "get", "session/1", "-d", tmp_path)
+    for path in digits.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_same_content_is_the_same_version(lepton: Command, trained: str, digits: Path) -> None:
+    version = lepton.json("data", "push", "session", digits)
+    assert version["name"] == "datasets/session/versions/1"
+
+
+def test_a_job_leaves_its_log_and_figures(lepton: Command, trained: str) -> None:
+    (job,) = [job for job in lepton.json("job", "list") if job.get("model_version") == trained]
+    assert len(job["epoch_seconds"]) == 2
+    assert "epoch" in lepton.ok("job", "logs", job["name"])
+
+
+def test_a_version_carries_its_papers(lepton: Command, trained: str) -> None:
+    version = lepton.json("model", "get", trained)
+    assert version["lineage"]["dataset_version"] == "datasets/session/versions/1"
+    assert version["lineage"]["dataset_digest"].startswith("sha256:")
+    assert version["lineage"]["job"].startswith("jobs/")
+    assert version["lineage"]["hyperparameters"]["epochs"] == 2
+    assert 0 < version["metrics"]["test_accuracy"] <= 1
+    assert version["signature"]["inputs"][0]["shape"][0] == -1
+
+
+def test_an_endpoint_predicts_and_goes(lepton: Command, trained: str, tmp_path: Path) -> None:
+    created = lepton.json("endpoint", "create", "session", "--model", trained)
+    assert created["state"] == "READY"
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((3, 8, 8), np.uint8))
+    (output,) = lepton.json("infer", "session", "-i", images).values()
+    assert np.array(output).shape == (3, 10)
+    lepton.ok("endpoint", "delete", "session")
+    gone = lepton("infer", "session", "-i", images)
+    assert gone.returncode == 3
+    assert "session" in gone.stderr
+
+
+def test_formats_agree(lepton: Command, trained: str) -> None:
+    as_json = json.loads(lepton.ok("model", "list", "-o", "json"))
+    assert yaml.safe_load(lepton.ok("model", "list", "-o", "yaml")) == as_json
+    assert lepton.ok("model", "list", "-o", "name").split() == [each["name"] for each in as_json]
+    assert lepton.ok("model", "list").startswith("NAME")
+
+
+def test_users_have_what_their_role_allows(lepton: Command, trained: str, tmp_path: Path) -> None:
+    """A viewer reads and may not write; a deleted key is worth nothing."""
+    reader = _logged_in(lepton, tmp_path, "reader", "viewer")
+    assert reader.json("model", "get", trained)["name"] == trained
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC)
+    refused = reader("job", "create", "-f", spec)
+    assert refused.returncode == 4
+    assert "developer" in refused.stderr
+
+
+def test_an_api_key_works_until_it_is_deleted(lepton: Command, tmp_path: Path) -> None:
+    owner = _logged_in(lepton, tmp_path, "owner", "developer")
+    secret = owner.ok("key", "create", "--display-name", "script").strip()
+    profile = yaml.safe_load(lepton.config.read_text())["profiles"]["local"]
+    script = Command(lepton.home, tmp_path / "script.yaml")
+    script.config.write_text(
+        yaml.safe_dump({"current": "s", "profiles": {"s": {**profile, "api_key": secret}}})
+    )
+    assert script.json("whoami")["subject"] == "users/owner"
+    (key,) = owner.json("key", "list")
+    owner.ok("key", "delete", key["name"])
+    assert script("model", "list").returncode == 4
+
+
+def _logged_in(lepton: Command, folder: Path, user: str, role: str) -> Command:
+    """A new user of the stack, logged in with a password to a profile file of its own."""
+    password = "correct horse battery staple"
+    lepton.ok("user", "create", user, "--role", role, "--password", password)
+    profile = yaml.safe_load(lepton.config.read_text())["profiles"]["local"]
+    command = Command(lepton.home, folder / f"{user}.yaml")
+    command.ok(
+        *("login", profile["address"], "--user", user),
+        *("--password", password, "--ca-file", profile["ca_file"]),
+    )
+    return command
+
+
+def test_logs_prints_what_a_service_wrote(lepton: Command) -> None:
+    assert lepton.ok("logs", "storage", "-n", "0")
+
+
+def test_doctor_finds_nothing_missing(lepton: Command) -> None:
+    findings = lepton.json("doctor")
+    assert {each["level"] for each in findings} <= {"ok", "note"}
+
+
+def test_what_was_killed_comes_back_with_its_data(
+    lepton: Command, trained: str, digits: Path, tmp_path: Path
+) -> None:
+    """``kill -9`` of every process; the next ``up`` recovers, and serves what was there."""
+    own = Command(tmp_path / "home", tmp_path / "config.yaml")
+    try:
+        own.ok("up", "--port", "0")
+        own.ok("data", "push", "kept", digits)
+        _kill_everything(own)
+        assert own("status").returncode == 1
+        own.ok("up", "--port", "0")
+        assert own.json("data", "list")[0]["name"] == "datasets/kept"
+        own.ok("data", "get", "kept", "-d", tmp_path / "copy")
+    finally:
+        own.ok("down")
+    assert _processes_of(own) == []
+
+
+def _processes_of(command: Command) -> list[psutil.Process]:
+    from lepton_local.home import Home
+    from lepton_local.processes import belonging_to
+
+    return belonging_to(Home(command.home))
+
+
+def _kill_everything(command: Command) -> None:
+    processes = _processes_of(command)
+    assert len(processes) > 8
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=10)

@@ -1,0 +1,75 @@
+"""A job's process whose storage and registry are directories: the real training, no mesh.
+
+Started as the service starts its own worker. ``PLATFORM_DIR`` holds ``dataset/`` and
+takes ``published.json``; where ``PLATFORM_DIR/freeze`` exists, the first attempt stops
+taking steps after its first checkpoint until it is told to stop or killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from lepton_training.worker.execution import execute
+from lepton_training.worker.platform import Publication
+
+
+class LocalPlatform:
+    """``Platform`` on a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def fetch_dataset(self, version: str, directory: Path) -> None:
+        shutil.copytree(self._root / "dataset", directory, dirs_exist_ok=True)
+
+    def publish(self, publication: Publication) -> str:
+        name = f"{publication.model}/versions/1"
+        shutil.copy(publication.model_file, self._root / "model.onnx")
+        (self._root / "published.json").write_text(
+            json.dumps(
+                {
+                    "name": name,
+                    "job": publication.job,
+                    "metrics": dict(publication.metrics),
+                    "dataset_digest": publication.dataset_digest,
+                    "code_version": publication.code_version,
+                    "hyperparameters": dict(publication.hyperparameters),
+                    "inputs": [[t.name, t.datatype, list(t.shape)] for t in publication.inputs],
+                    "outputs": [[t.name, t.datatype, list(t.shape)] for t in publication.outputs],
+                }
+            )
+        )
+        return name
+
+
+def main() -> int:
+    """Entry point of the job's process."""
+    job_dir, root = Path(os.environ["LEPTON_JOB_DIR"]), Path(os.environ["PLATFORM_DIR"])
+    if (root / "freeze").exists():
+        _freeze_after_first_checkpoint(root)
+    return execute(job_dir, lambda: LocalPlatform(root))
+
+
+def _freeze_after_first_checkpoint(root: Path) -> None:
+    from lepton_training.worker import checkpoint
+    from lepton_training.worker.trainer import Trainer
+
+    Trainer.__init__.__kwdefaults__["checkpoint_seconds"] = 0.0  # after every step
+    save = checkpoint.save
+
+    def save_and_freeze(path: Path, state: checkpoint.Checkpoint) -> None:
+        save(path, state)
+        (root / "freeze").unlink()
+        (root / "frozen").touch()
+        signal.pause()
+
+    checkpoint.save = save_and_freeze
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""A job over the real mesh: real etcd, mutual TLS, storage, registry and the job's own process."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from google.protobuf.struct_pb2 import Struct
+from sklearn.datasets import load_digits
+
+from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
+from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
+from lepton.api.training.v1 import training_pb2 as pb
+from lepton.api.training.v1 import training_pb2_grpc
+from lepton_mesh.authorization import check_complete
+from lepton_mesh.errors import LeptonError
+from lepton_registry import bootstrap as registry_bootstrap
+from lepton_registry.config import RegistrySettings
+from lepton_storage import bootstrap as storage_bootstrap
+from lepton_storage.config import StorageSettings
+from lepton_training import bootstrap
+from lepton_training.config import TrainingSettings
+from lepton_training.servicer import TABLE
+from tests.service_mesh import ServiceMesh, bearer
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
+
+DATASET = "datasets/digits/versions/1"
+
+
+@dataclass
+class Stack:
+    """Stubs over the mesh, with the first admin's token."""
+
+    training: Any
+    storage: Any
+    registry: Any
+    metadata: Any
+
+    async def push(self, path: str, content: bytes) -> storage_pb2.DataFile:
+        """Uploads one file."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        upload = await self.storage.CreateUpload(
+            storage_pb2.CreateUploadRequest(size_bytes=len(content), sha256=sha256),
+            metadata=self.metadata,
+        )
+
+        async def pieces() -> AsyncIterator[storage_pb2.WriteUploadRequest]:
+            chunk = storage_pb2.DataChunk(offset=0, data=content, crc32=zlib.crc32(content))
+            yield storage_pb2.WriteUploadRequest(name=upload.name, chunk=chunk)
+
+        await self.storage.WriteUpload(pieces(), metadata=self.metadata)
+        return storage_pb2.DataFile(path=path, sha256=sha256)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Auth, storage, registry and training, and scikit-learn's digits as a dataset version."""
+    mesh = ServiceMesh(tmp_path_factory.mktemp("mesh"))
+    await mesh.start("gateway", "storage", "registry", "training")
+    await mesh.serve("storage", StorageSettings, storage_bootstrap.build)
+    await mesh.serve("registry", RegistrySettings, registry_bootstrap.build)
+    await mesh.serve("training", TrainingSettings, bootstrap.build)
+    gateway = await mesh.member("gateway")
+    users: Any = auth_pb2_grpc.AuthServiceStub(gateway.channel("auth"))
+    password = auth_pb2.IssueTokenRequest.Password(user="admin", password=mesh.admin_password)
+    answer = await users.IssueToken(
+        auth_pb2.IssueTokenRequest(password=password, workspace="default")
+    )
+    found = Stack(
+        training_pb2_grpc.TrainingServiceStub(gateway.channel("training")),
+        storage_pb2_grpc.StorageServiceStub(gateway.channel("storage")),
+        registry_pb2_grpc.RegistryServiceStub(gateway.channel("registry")),
+        bearer(answer.access_token),
+    )
+    await _push_digits(found)
+    yield found
+    await mesh.stop()
+
+
+async def _push_digits(stack: Stack) -> None:
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target.astype(np.uint8)
+    contents = {
+        "train-images-idx3-ubyte.gz": images[:1400],
+        "train-labels-idx1-ubyte.gz": labels[:1400],
+        "t10k-images-idx3-ubyte.gz": images[1400:],
+        "t10k-labels-idx1-ubyte.gz": labels[1400:],
+    }
+    files = []
+    for path, values in contents.items():
+        header = struct.pack(f">{1 + values.ndim}I", 0x0800 | values.ndim, *values.shape)
+        files.append(await stack.push(path, gzip.compress(header + values.tobytes(), 1)))
+    await stack.storage.CreateDataset(
+        storage_pb2.CreateDatasetRequest(dataset_id="digits"), metadata=stack.metadata
+    )
+    await stack.storage.CreateDatasetVersion(
+        storage_pb2.CreateDatasetVersionRequest(
+            parent="datasets/digits",
+            dataset_version=storage_pb2.DatasetVersion(
+                format=storage_pb2.DATASET_FORMAT_IDX, files=files
+            ),
+        ),
+        metadata=stack.metadata,
+    )
+
+
+def spec(**values: Any) -> pb.JobSpec:
+    """A spec of the cnn on the digits."""
+    defaults = {"recipe": "cnn", "dataset": DATASET, "model": "models/digits"}
+    return pb.JobSpec(**(defaults | values))
+
+
+async def test_a_job_ends_as_a_registered_model(stack: Stack, tmp_path: Path) -> None:
+    """Spec to version: signature, metrics, lineage, and an artifact with the digest it says."""
+    hyperparameters = Struct()
+    hyperparameters.update({"epochs": 2})
+    job = await stack.training.CreateJob(
+        pb.CreateJobRequest(
+            job_id="first",
+            spec=spec(
+                dataset="datasets/digits/versions/latest",
+                hyperparameters=hyperparameters,
+                resources=pb.Resources(cpus=1),
+            ),
+        ),
+        metadata=stack.metadata,
+    )
+    assert (job.state, job.spec.dataset) == (pb.Job.QUEUED, DATASET)
+    events = [
+        event
+        async for event in stack.training.WatchJob(
+            pb.WatchJobRequest(name=job.name), metadata=stack.metadata
+        )
+    ]
+    last = events[-1].job
+    assert last.state == pb.Job.SUCCEEDED, last.failure_message
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    ends = [event.measurement for event in events if event.measurement.epoch_end]
+    assert len(ends) == len(last.epoch_seconds) == 2
+
+    version = await stack.registry.GetModelVersion(
+        registry_pb2.GetModelVersionRequest(name=last.model_version), metadata=stack.metadata
+    )
+    assert version.lineage.job == "jobs/first"
+    assert version.lineage.dataset_version == DATASET
+    assert version.lineage.dataset_digest.startswith("sha256:")
+    assert version.lineage.code_version and version.lineage.recipe == "cnn"
+    assert version.metrics["test_accuracy"] == last.metrics["test_accuracy"] > 0.8
+    assert list(version.signature.inputs[0].shape) == [-1, 8, 8]
+    assert version.parity["agrees"] is True
+    assert set(version.attachments) == {"evaluation.json", "parity.json"}
+    content = b"".join(
+        [
+            chunk.data
+            async for chunk in stack.storage.ReadArtifact(
+                storage_pb2.ReadArtifactRequest(name=version.artifact), metadata=stack.metadata
+            )
+        ]
+    )
+    assert hashlib.sha256(content).hexdigest() == version.sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "message"),
+    [
+        ({"recipe": "rnn", "model": "x"}, "JOB_SPEC_INVALID", "2 faults"),
+        ({"dataset": "datasets/none/versions/1"}, None, "none"),
+    ],
+    ids=["faults", "no such dataset"],
+)
+async def test_a_wrong_spec_is_refused(
+    stack: Stack, changes: dict[str, str], reason: str | None, message: str
+) -> None:
+    """Over the wire as in the domain: all faults, each with its path."""
+    with pytest.raises(LeptonError) as caught:
+        await stack.training.CreateJob(
+            pb.CreateJobRequest(spec=spec(**changes)), metadata=stack.metadata
+        )
+    assert message in caught.value.message
+    assert reason is None or caught.value.reason == reason
+
+
+async def test_recipes_are_listed(stack: Stack) -> None:
+    """What a spec may name, with every hyperparameter."""
+    answer = await stack.training.ListRecipes(pb.ListRecipesRequest(), metadata=stack.metadata)
+    assert [recipe.id for recipe in answer.recipes] == ["cnn", "mlp"]
+    assert "epochs" in {one.name for one in answer.recipes[0].hyperparameters}
+
+
+async def test_every_rpc_has_a_rule() -> None:
+    """The authorization table is complete."""
+    check_complete(TABLE, [pb.DESCRIPTOR.services_by_name["TrainingService"]])

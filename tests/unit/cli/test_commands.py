@@ -1,0 +1,253 @@
+"""What each command prints, and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lepton.api.training.v1 import training_pb2
+from lepton.client import load_profile
+from tests.unit.cli.conftest import Command
+from tests.unit.sdk.fake_gateway import PASSWORD, Gateway
+
+SPEC = "recipe: cnn\ndataset: datasets/mnist\nseed: 7\nhyperparameters: {epochs: 2}\n"
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+@pytest.fixture
+def pushed(gateway: Gateway, lepton: Command, tmp_path: Path) -> Path:
+    """A folder that is the first version of the dataset `mine`."""
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.csv").write_text("x\n1\n")
+    (folder / "deep" / "b.csv").write_text("x\n2\n")
+    lepton.ok("data", "push", "mine", folder)
+    return folder
+
+
+def test_data_goes_there_and_back(lepton: Command, pushed: Path, tmp_path: Path) -> None:
+    version = lepton.json("data", "get", "mine")
+    assert version["name"] == "datasets/mine/versions/1"
+    assert version["format"] == "DATASET_FORMAT_CSV"
+    assert version["size_bytes"] == 8
+    assert [file["path"] for file in version["files"]] == ["a.csv", "deep/b.csv"]
+    done = lepton.ok("data", "get", "mine/1", "-d", tmp_path / "copy", "-o", "name")
+    assert done.out == "datasets/mine/versions/1\n"
+    assert "wrote 2 files" in done.err
+    assert (tmp_path / "copy/deep/b.csv").read_text() == "x\n2\n"
+    assert lepton.ok("data", "list").out.splitlines()[1].split() == ["datasets/mine", "1"]
+    assert "datasets/mine/versions/1  csv" in lepton.ok("data", "list", "mine").out
+    lepton.ok("data", "delete", "mine", "--yes")
+    assert lepton.json("data", "list") == []
+
+
+def test_a_push_takes_files_and_folders(gateway: Gateway, lepton: Command, tmp_path: Path) -> None:
+    for name in ("train-images-idx3-ubyte.gz", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    version = lepton.json(
+        "data", "push", "mine", tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "notes.txt"
+    )
+    assert version["format"] == "DATASET_FORMAT_IDX"
+    version = lepton.json("data", "push", "mine", tmp_path / "notes.txt", "--format", "raw")
+    assert version["format"] == "DATASET_FORMAT_RAW"
+
+
+def test_formats_agree(gateway: Gateway, lepton: Command) -> None:
+    as_json = lepton.json("model", "list")
+    assert yaml.safe_load(lepton.ok("model", "list", "-o", "yaml").out) == as_json
+    assert lepton.ok("model", "list", "-o", "name").out == "models/digits\n"
+    table = lepton.ok("model", "list").out.splitlines()
+    assert table[0].split() == ["NAME", "LATEST", "ALIASES", "CREATED"]
+    assert table[1].split() == ["models/digits", "1"]
+
+
+def test_whole_numbers_are_numbers(gateway: Gateway, lepton: Command) -> None:
+    """Protobuf's JSON has 64-bit integers as strings; ours does not, to the last digit."""
+    version = lepton.json("model", "get", "digits/1")
+    assert version["size_bytes"] == 2**53 + 1
+    assert version["signature"]["inputs"][0]["shape"] == [-1, 2]
+    assert version["metrics"] == {"test_accuracy": 0.99}
+
+
+def test_models(gateway: Gateway, lepton: Command) -> None:
+    assert lepton.json("model", "get", "digits")["name"] == "models/digits"
+    assert lepton.json("model", "list", "digits")[0]["state"] == "READY"
+    changed = lepton.json("model", "alias", "digits", "production", "1")
+    assert changed["aliases"] == {"production": "models/digits/versions/1"}
+    assert "aliases" not in lepton.json("model", "alias", "digits", "production", "--delete")
+    assert lepton("model", "alias", "digits", "production").code == 2
+    assert lepton.ok("model", "delete", "digits", "-y").err == "deleted models/digits\n"
+    assert lepton("model", "get", "digits").code == 3
+
+
+def test_a_job_from_a_file(gateway: Gateway, lepton: Command, spec: Path) -> None:
+    job = lepton.json("job", "create", "-f", spec, "--id", "mine")
+    assert job["name"] == "jobs/mine"
+    assert job["spec"]["seed"] == 7
+    assert job["spec"]["hyperparameters"] == {"epochs": 2}
+    assert lepton.ok("job", "list", "-o", "name").out == "jobs/mine\n"
+    assert lepton.json("job", "get", "mine")["state"] == "SUCCEEDED"
+    assert lepton.json("job", "cancel", "mine")["state"] == "CANCELLED"
+    assert lepton.ok("job", "delete", "mine").err == "deleted jobs/mine\n"
+    assert lepton.json("job", "list") == []
+
+
+def test_a_job_from_standard_input(gateway: Gateway, lepton: Command) -> None:
+    done = lepton.ok("job", "create", "-f", "-", "-o", "name", stdin=json.dumps({"recipe": "cnn"}))
+    assert done.out == "jobs/j1\n"
+
+
+def test_a_spec_that_is_only_checked(gateway: Gateway, lepton: Command, spec: Path) -> None:
+    done = lepton.ok("job", "create", "-f", spec, "--validate-only")
+    assert (done.out, done.err) == ("", "the spec is valid\n")
+    assert gateway.training.jobs == {}
+
+
+@pytest.mark.parametrize("words", [("create", "-f", "SPEC", "--follow"), ("watch", "j1")])
+def test_a_followed_job_decides_the_exit_code(
+    words: tuple[str, ...], gateway: Gateway, lepton: Command, spec: Path
+) -> None:
+    words = tuple(str(spec) if word == "SPEC" else word for word in words)
+    gateway.training.add("j1")
+    done = lepton.ok("job", *words, "-o", "json")
+    assert done.json["state"] == "SUCCEEDED"
+    assert done.err == ""
+    gateway.training.ends = training_pb2.Job.FAILED
+    gateway.training.add("j1")
+    done = lepton("job", *words, "-o", "json")
+    assert done.code == 1
+    assert done.json["state"] == "FAILED"
+    assert done.err == "lepton: jobs/j1 FAILED [OUT_OF_MEMORY]: wants less batch\n"
+
+
+def test_logs_are_printed_as_they_are(gateway: Gateway, lepton: Command) -> None:
+    gateway.training.lines = ["epoch 1", "", "  indented"]
+    assert lepton.ok("job", "logs", "j1", "-f").out == "epoch 1\n\n  indented\n"
+
+
+def test_recipes(gateway: Gateway, lepton: Command) -> None:
+    assert lepton.ok("job", "recipes", "-o", "name").out == "cnn\n"
+    assert "epochs=5" in lepton.ok("job", "recipes").out
+
+
+def test_endpoints(gateway: Gateway, lepton: Command) -> None:
+    created = lepton.json("endpoint", "create", "digits", "--model", "digits/1", "--max-queue", 9)
+    assert created["state"] == "READY"
+    assert created["batching"] == {"max_queue": 9}
+    started = lepton.json("endpoint", "create", "other", "--model", "digits/1", "--no-wait")
+    assert started["state"] == "DEPLOYING"
+    assert lepton.ok("endpoint", "list", "-o", "name").out.split() == [
+        "endpoints/digits",
+        "endpoints/other",
+    ]
+    changed = lepton.json("endpoint", "update", "digits", "--max-delay-us", 50)
+    assert changed["batching"] == {"max_queue": 9, "max_delay_us": 50}
+    changed = lepton.json("endpoint", "update", "digits", "--model", "digits/2")
+    assert [target["model_version"] for target in changed["targets"]] == [
+        "models/digits/versions/2"
+    ]
+    changed = lepton.json("endpoint", "update", "digits", "--max-delay-us", 0)
+    assert changed["batching"] == {"max_queue": 9}
+    assert lepton.json("endpoint", "get", "endpoints/digits")["name"] == "endpoints/digits"
+    assert lepton.ok("endpoint", "delete", "digits").err == "deleted endpoints/digits\n"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    path = tmp_path / "images.npy"
+    np.save(path, np.array([[1, 2], [3, 4]], np.uint8))
+    return path
+
+
+def test_infer_takes_arrays_json_and_requests(
+    gateway: Gateway, lepton: Command, images: Path, tmp_path: Path
+) -> None:
+    expected = {"scores": [[2.0, 4.0], [6.0, 8.0]]}
+    assert lepton.json("infer", "digits", "-i", images) == expected
+    assert lepton.json("infer", "digits", "-i", f"image={images}") == expected
+    nested = tmp_path / "images.json"
+    nested.write_text("[[1, 2], [3, 4]]")
+    assert lepton.json("infer", "digits", "-i", nested) == expected
+    tensor = {"name": "image", "shape": [2, 2], "datatype": "UINT8", "data": [1, 2, 3, 4]}
+    request = json.dumps({"inputs": [tensor]})
+    assert lepton.json("infer", "digits", "-f", "-", stdin=request) == expected
+
+
+def test_infer_prints_for_people(gateway: Gateway, lepton: Command, images: Path) -> None:
+    out = lepton.ok("infer", "digits", "-i", images).out
+    assert out.splitlines()[0] == "scores  FP32 [2, 2]"
+    assert "argmax  [1, 1]" in out
+
+
+def test_login_keeps_what_comes_next(
+    gateway: Gateway, lepton: Command, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from a folder where the CA file's relative name means nothing."""
+    monkeypatch.chdir(gateway.ca_file.parent)
+    done = lepton.ok(
+        *("login", f"https://{gateway.address}/", "--user", "root", "--ca-file", "ca.pem"),
+        *("--password", PASSWORD),
+    )
+    assert done.out == ""
+    assert "logged in as root (admin in default); profile default" in done.err
+    monkeypatch.chdir("/")
+    for _ in range(2):
+        assert lepton.ok("whoami", "-o", "name").out == "users/root\n"
+    profile = load_profile()
+    assert profile.refresh_token == gateway.auth.refresh_token
+    assert profile.address == gateway.address
+    assert PASSWORD not in config.read_text()
+    assert lepton.ok("--profile", "test", "whoami", "-o", "name").out == "users/root\n"
+    assert load_profile() == profile
+    assert lepton.ok("logout").err == "forgot profile default\n"
+    assert load_profile() == gateway.profile
+
+
+def test_the_workspace_is_passed_on(gateway: Gateway, lepton: Command) -> None:
+    lepton.ok("--workspace", "lab", "whoami")
+    assert gateway.auth.issued[0].workspace == "lab"
+
+
+def test_users_and_keys(gateway: Gateway, lepton: Command) -> None:
+    user = lepton.json(
+        *("user", "create", "ann", "--role", "viewer", "--display-name", "A\x1b[31m\nnn"),
+        *("--password", PASSWORD),
+    )
+    assert user["role"] == "ROLE_VIEWER"
+    assert "password" not in user
+    table = lepton.ok("user", "list").out
+    assert "A[31m nn" in table
+    assert "\x1b" not in table
+    assert lepton.json("user", "set-role", "ann", "admin")["role"] == "ROLE_ADMIN"
+    assert "users/ann  none" in lepton.ok("user", "set-role", "ann", "none").out
+    assert lepton.ok("user", "set-password", "ann", "--password", PASSWORD).out == ""
+    assert lepton.ok("user", "delete", "ann", "--yes").err == "deleted users/ann\n"
+
+    done = lepton.ok("key", "create", "--role", "viewer", "--days", 7, "--display-name", "ci")
+    assert done.out == "lpk_new\n"
+    (key,) = lepton.json("key", "list")
+    assert (key["name"], key["role"]) == ("apiKeys/k1", "ROLE_VIEWER")
+    assert "expire_time" in key
+    assert "lpk_new" not in lepton.ok("key", "list").out
+    assert lepton.ok("key", "delete", "k1").err == "deleted apiKeys/k1\n"
+
+
+@pytest.mark.parametrize(
+    "words", [("data", "delete", "d"), ("model", "delete", "m"), ("user", "delete", "u")]
+)
+def test_what_cannot_be_undone_is_not_done_unasked(
+    words: tuple[str, ...], gateway: Gateway, lepton: Command
+) -> None:
+    done = lepton(*words)
+    assert done.code == 2
+    assert "--yes" in done.err

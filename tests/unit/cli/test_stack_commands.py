@@ -1,0 +1,67 @@
+"""``lepton up`` and its kin, as far as they go without a stack; tests/e2e has the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lepton_local import commands
+from lepton_local.home import Home
+from lepton_mesh.errors import FailedPrecondition
+from tests.unit.cli.conftest import Command
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "home")
+    home.logs.mkdir(parents=True)
+    return home
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("status", 1, "start it with `lepton up`"),
+        ("logs storage", 1, "the stack was never up there"),
+        ("logs nothing", 2, "'nothing' is not one of"),
+        ("logs storage -n -1", 2, "-1 is not in the range"),
+        ("up --port 65536", 2, "65536 is not in the range"),
+        ("doctor --port x", 2, "'x' is not a valid integer"),
+        ("status --home /dev/null", 2, "/dev/null/stack.json: Not a directory"),
+    ],
+)
+def test_bad_input(words: str, code: int, told: str, lepton: Command) -> None:
+    done = lepton(*words.split())
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("lepton: ")
+    assert done.err.count("\n") == 1
+    assert told in done.err
+
+
+def test_down_with_nothing_up(lepton: Command, home: Home) -> None:
+    done = lepton.ok("down")
+    assert (done.out, done.err) == ("", f"nothing is up in {home.path}\n")
+
+
+@pytest.mark.parametrize(("count", "lines"), [(0, "abc"), (2, "bc"), (9, "abc")])
+def test_logs_prints_the_last_lines(count: int, lines: str, lepton: Command, home: Home) -> None:
+    home.log("storage").write_text("a\nb\nc\n")
+    assert lepton.ok("logs", "storage", "-n", count).out == "".join(f"{c}\n" for c in lines)
+
+
+def test_what_the_mesh_raises_is_one_line(lepton: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise FailedPrecondition("port 8443 is taken; stop who has it, or give another --port")
+
+    monkeypatch.setattr(commands, "bring_up", refuse)
+    done = lepton("up")
+    assert done.code == 1
+    assert done.err == "lepton: port 8443 is taken; stop who has it, or give another --port\n"
+
+
+def test_doctor_speaks_every_format(lepton: Command) -> None:
+    findings = lepton("doctor", "--port", "0", "-o", "json").json
+    assert {"name", "level", "text"} <= set(findings[0])
+    table = lepton("doctor", "--port", "0").out
+    assert all(finding["name"] in table for finding in findings)

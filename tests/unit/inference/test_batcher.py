@@ -1,0 +1,222 @@
+"""The batcher: who shares a batch, who is refused, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lepton_inference.batcher import (
+    Batcher,
+    BatchingSettings,
+    InferenceFailed,
+    ModelUnloaded,
+    QueueFull,
+    RequestExpired,
+)
+from lepton_inference.statistics import Statistics
+
+TAILS = ((2,),)
+
+
+class Doubling:
+    """Doubles FP32 rows of two; counts batches; may be held, and fails on a row of -1."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.threads: set[int] = set()
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def join(self, columns: Sequence[Sequence[Any]], rows: int, tails: Any) -> dict[str, Any]:
+        raw = b"".join(columns[0])
+        return {"x": np.frombuffer(raw, np.float32).reshape(rows, *tails[0])}
+
+    def run(self, feeds: dict[str, Any]) -> list[Any]:
+        self.begun.set()
+        assert self.go_on.wait(10)
+        self.batches.append(len(feeds["x"]))
+        self.threads.add(threading.get_ident())
+        if (feeds["x"] == -1).any():
+            raise RuntimeError("secret detail")
+        return [feeds["x"] * 2]
+
+
+def row(value: float, rows: int = 1) -> tuple[bytes]:
+    return (np.full((rows, 2), value, np.float32).tobytes(),)
+
+
+def make(
+    runner: Doubling, *, inline: bool = True, batched: bool = True, **settings: Any
+) -> Batcher:
+    return Batcher(
+        runner,
+        BatchingSettings(**settings),
+        batched=batched,
+        inline=inline,
+        statistics=Statistics(),
+    )
+
+
+def value_of(outcome: Any) -> float:
+    batch, first = outcome
+    return float(batch.arrays[0][first, 0])
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_requests_of_one_tick_share_a_batch(inline: bool) -> None:
+    """Each gets its own rows back; the loop's thread runs them only when inline."""
+    runner = Doubling()
+    batcher = make(runner, inline=inline)
+    futures = [batcher.submit(row(number, rows=2), 2, TAILS) for number in range(5)]
+    outcomes = await asyncio.gather(*futures)
+    assert [value_of(outcome) for outcome in outcomes] == [0, 2, 4, 6, 8]
+    assert runner.batches == [10]
+    assert (runner.threads == {threading.get_ident()}) is inline
+    await batcher.close()
+
+
+async def test_a_batch_has_no_more_rows_than_it_may() -> None:
+    """Rows beyond the bound go into the next batch, and no request is split."""
+    runner = Doubling()
+    batcher = make(runner, max_rows=4)
+    await asyncio.gather(*(batcher.submit(row(1, rows=3), 3, TAILS) for _ in range(3)))
+    assert runner.batches == [3, 3, 3]
+
+
+async def test_other_shapes_do_not_share_a_batch() -> None:
+    """Requests are batched by the shape of a row."""
+    runner = Doubling()
+    batcher = make(runner)
+    wide = (np.ones((1, 3), np.float32).tobytes(),)
+    await asyncio.gather(
+        batcher.submit(row(1), 1, TAILS),
+        batcher.submit(wide, 1, ((3,),)),
+        batcher.submit(row(1), 1, TAILS),
+    )
+    assert sorted(runner.batches) == [1, 2]
+
+
+async def test_what_arrives_while_the_worker_is_busy_is_the_next_batch() -> None:
+    """A busy model collects a batch without any delay being set."""
+    runner = Doubling()
+    runner.go_on.clear()
+    batcher = make(runner, inline=False)
+    first = batcher.submit(row(1), 1, TAILS)
+    await asyncio.to_thread(runner.begun.wait, 10)
+    later = [batcher.submit(row(2), 1, TAILS) for _ in range(7)]
+    runner.go_on.set()
+    await asyncio.gather(first, *later)
+    assert runner.batches == [1, 7]
+    await batcher.close()
+
+
+async def test_a_delay_waits_for_company() -> None:
+    """With a delay set, requests of several ticks share a batch."""
+    runner = Doubling()
+    batcher = make(runner, max_delay_seconds=0.05)
+    first = batcher.submit(row(1), 1, TAILS)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    second = batcher.submit(row(2), 1, TAILS)
+    await asyncio.gather(first, second)
+    assert runner.batches == [2]
+
+
+async def test_a_full_batch_does_not_wait_out_the_delay() -> None:
+    """The delay is a bound, not a pause."""
+    runner = Doubling()
+    batcher = make(runner, max_rows=2, max_delay_seconds=60)
+    await asyncio.wait_for(asyncio.gather(*(batcher.submit(row(1), 1, TAILS) for _ in range(2))), 5)
+    assert runner.batches == [2]
+
+
+async def test_expired_requests_cost_no_compute() -> None:
+    """A request whose deadline passed in the queue is dropped before it runs."""
+    runner = Doubling()
+    runner.go_on.clear()
+    batcher = make(runner, inline=False)
+    first = batcher.submit(row(1), 1, TAILS)
+    await asyncio.to_thread(runner.begun.wait, 10)
+    expired = batcher.submit(row(2), 1, TAILS, deadline=batcher.now() - 1)
+    runner.go_on.set()
+    await first
+    with pytest.raises(RequestExpired):
+        await expired
+    assert runner.batches == [1]
+    await batcher.close()
+
+
+async def test_cancelled_requests_leave_nothing_behind() -> None:
+    """A client that went away is neither computed for nor kept."""
+    runner = Doubling()
+    runner.go_on.clear()
+    batcher = make(runner, inline=False)
+    first = batcher.submit(row(1), 1, TAILS)
+    await asyncio.to_thread(runner.begun.wait, 10)
+    gone = [batcher.submit(row(2), 1, TAILS) for _ in range(3)]
+    for future in gone:
+        future.cancel()
+    runner.go_on.set()
+    await first
+    await batcher.close()
+    assert runner.batches == [1]
+    assert batcher.waiting == 0
+
+
+async def test_the_queue_is_bounded() -> None:
+    """One more than may wait is refused, at once, and can be retried later."""
+    runner = Doubling()
+    batcher = make(runner, max_queue=2)
+    waiting = [batcher.submit(row(1), 1, TAILS) for _ in range(2)]
+    with pytest.raises(QueueFull) as caught:
+        batcher.submit(row(1), 1, TAILS)
+    assert caught.value.wire.retryable
+    await asyncio.gather(*waiting)
+    await batcher.submit(row(1), 1, TAILS)
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_batch_that_fails_takes_nobody_else_with_it(inline: bool) -> None:
+    """Its requests hear that it failed and not why; the next batch runs."""
+    runner = Doubling()
+    batcher = make(runner, inline=inline)
+    failed = await asyncio.gather(
+        batcher.submit(row(-1), 1, TAILS), batcher.submit(row(1), 1, TAILS), return_exceptions=True
+    )
+    assert [type(error) for error in failed] == [InferenceFailed] * 2
+    assert "secret" not in str(failed[0])
+    assert value_of(await batcher.submit(row(3), 1, TAILS)) == 6
+    await batcher.close()
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_closing_finishes_what_waits(inline: bool) -> None:
+    """What was queued is answered; what comes later is told to come again."""
+    runner = Doubling()
+    batcher = make(runner, inline=inline, max_delay_seconds=0.01)
+    waiting = [batcher.submit(row(1), 1, TAILS) for _ in range(3)]
+    closing = asyncio.create_task(batcher.close())
+    assert [value_of(outcome) for outcome in await asyncio.gather(*waiting)] == [2, 2, 2]
+    await closing
+    with pytest.raises(ModelUnloaded):
+        batcher.submit(row(1), 1, TAILS)
+
+
+async def test_statistics_add_up() -> None:
+    """Counts and times are those of the requests and batches that ran."""
+    runner = Doubling()
+    statistics = Statistics()
+    batcher = Batcher(runner, BatchingSettings(), batched=True, inline=True, statistics=statistics)
+    await asyncio.gather(*(batcher.submit(row(1), 1, TAILS) for _ in range(3)))
+    await batcher.submit(row(1, rows=4), 4, TAILS)
+    assert (statistics.inferences, statistics.executions) == (7, 2)
+    assert statistics.success.count == 4
+    assert sorted(statistics.batches) == [3, 4]
+    parts = (statistics.queue, statistics.compute_input, statistics.compute_infer)
+    assert 0 < sum(part.ns for part in parts) <= statistics.success.ns

@@ -1,0 +1,120 @@
+"""The auth service's commands on its state directory, and the authority's files."""
+
+from __future__ import annotations
+
+import json
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lepton_auth import offline
+from lepton_auth.authority_files import AuthorityMissing, ensure_authority, load_authority
+from lepton_auth.certificates import require_operator
+from lepton_auth.errors import OperatorRequired
+from lepton_mesh import credential_files
+from lepton_mesh.caller import Caller, Role
+from lepton_mesh.join import JoinToken
+from lepton_mesh.pki import CertificateAuthority, certificate_pem, fingerprint, key_pem
+
+PRIVATE = 0o600
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LEPTON_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_init_shows_the_password_once_and_keeps_the_authority(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert offline.main(["init"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert offline.main(["init"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert len(first.pop("password")) >= 20
+    assert second.pop("password") is None
+    assert first == second
+    assert first["root_fingerprint"] == fingerprint(load_authority(state_dir).root).hex()
+    for key in state_dir.glob("*-ca/key.pem"):
+        assert stat.S_IMODE(key.stat().st_mode) == PRIVATE
+        assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+
+
+def test_join_token_and_issue(
+    state_dir: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    offline.main(["init"])
+    capsys.readouterr()
+    assert offline.main(["join-token", "--service", "storage"]) == 0
+    token = JoinToken.decode(capsys.readouterr().out)
+    assert token.spiffe_id.service == "storage"
+    assert token.root_fingerprint == fingerprint(load_authority(state_dir).root)
+
+    out = tmp_path / "etcd"
+    command = ["issue", "--service", "etcd", "--ip", "127.0.0.1", "--out", str(out)]
+    assert offline.main([*command, "--ttl-seconds", "60"]) == 0
+    credentials = credential_files.load(out)
+    assert credentials is not None
+    credentials.verify()
+    assert credentials.names.ip_addresses == ("127.0.0.1",)
+    assert credentials.not_after - datetime.now(UTC) < timedelta(seconds=61)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["join-token", "--service", "supervisor"], "cannot join by token"),
+        (["join-token", "--service", "auth"], "cannot join by token"),
+        (["join-token", "--service", "storage", "--dns", "example.org"], "no names beyond"),
+        (["join-token", "--service", "gateway", "--ip", "localhost"], "malformed"),
+        (["join-token", "--service", "storage", "--ttl-seconds", "3601"], "1 to 3600"),
+        (["issue", "--service", "Etcd", "--out", "x"], "names neither"),
+    ],
+)
+def test_refused_in_one_line(
+    state_dir: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    ensure_authority(state_dir, "lepton.local")
+    assert offline.main(command) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_without_init_the_remedy_is_named(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert offline.main(["join-token", "--service", "storage"]) == 1
+    assert "python -m lepton_auth init" in capsys.readouterr().err
+
+
+def test_an_issuing_ca_near_its_end_is_renewed_where_the_root_key_is(tmp_path: Path) -> None:
+    first = ensure_authority(tmp_path, "lepton.local")
+    assert ensure_authority(tmp_path, "lepton.local").certificate == first.certificate
+    root_pem = (tmp_path / "root-ca/cert.pem").read_bytes()
+    root = CertificateAuthority.from_pem(
+        (tmp_path / "root-ca/key.pem").read_bytes(), root_pem, root_pem
+    )
+    ending = root.create_intermediate(timedelta(days=1))
+    (tmp_path / "issuing-ca/key.pem").write_bytes(key_pem(ending.key))
+    (tmp_path / "issuing-ca/cert.pem").write_bytes(certificate_pem(ending.certificate))
+
+    (tmp_path / "root-ca/key.pem").rename(tmp_path / "safe")
+    with pytest.raises(AuthorityMissing, match="put the root's key back"):
+        ensure_authority(tmp_path, "lepton.local")
+    (tmp_path / "safe").rename(tmp_path / "root-ca/key.pem")
+    renewed = ensure_authority(tmp_path, "lepton.local")
+    assert renewed.certificate.not_valid_after_utc > datetime.now(UTC) + timedelta(days=300)
+    assert renewed.root == first.root
+    assert load_authority(tmp_path).certificate == renewed.certificate
+
+
+def test_the_meshs_certificates_are_not_a_workspaces(tmp_path: Path) -> None:
+    """An admin of one workspace among several could otherwise become the storage service."""
+    require_operator(Caller("user", "users/ada", "default", Role.ADMIN))
+    with pytest.raises(OperatorRequired, match="'default'"):
+        require_operator(Caller("user", "users/eve", "vision", Role.ADMIN))

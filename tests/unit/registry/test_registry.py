@@ -1,0 +1,220 @@
+"""Models, versions and aliases: what may be registered, and what may change afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from lepton.api.registry.v1 import registry_pb2
+from lepton_mesh.authorization import check_complete
+from lepton_mesh.caller import Caller, ResourceNotGranted, Role
+from lepton_mesh.database import Database
+from lepton_mesh.resources import EtagMismatch
+from lepton_registry.adapters.sql import SqlStore
+from lepton_registry.errors import (
+    AliasNotFound,
+    ArtifactMismatch,
+    InvalidAlias,
+    InvalidVersion,
+    ModelExists,
+    ModelNotFound,
+    RequestIdTaken,
+    VersionAliased,
+    VersionArchived,
+    VersionNotFound,
+)
+from lepton_registry.ports import Artifact
+from lepton_registry.records import Lineage, Signature, State, Version
+from lepton_registry.registry import Change, Registry
+from lepton_registry.servicer import TABLE
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+ADA = Caller("user", "users/ada", "lab", Role.DEVELOPER)
+JOB = Caller("job", "jobs/j1", "lab", writes=frozenset({"models/digits", "jobs/j1"}))
+SHA = "a" * 64
+
+
+class FakeArtifacts:
+    """Storage that holds what it is told to."""
+
+    def __init__(self) -> None:
+        self.held = {"artifacts/a1": Artifact(SHA, 1234)}
+        self.asked = 0
+
+    async def find(self, name: str) -> Artifact | None:
+        self.asked += 1
+        return self.held.get(name)
+
+
+@pytest.fixture
+def artifacts() -> FakeArtifacts:
+    return FakeArtifacts()
+
+
+@pytest.fixture
+async def registry(tmp_path: Path, artifacts: FakeArtifacts) -> AsyncIterator[Registry]:
+    """With an empty model `digits` in workspace `lab`."""
+    database = Database.open(f"sqlite:///{tmp_path / 'r.db'}", "lepton_registry.migrations")
+    registry = Registry(SqlStore(database), artifacts, lambda: NOW)
+    await registry.create_model(ADA, "digits", "", {})
+    yield registry
+    database.close()
+
+
+def _version(**changes: object) -> Version:
+    version = Version(
+        artifact="artifacts/a1",
+        sha256=SHA,
+        signature=Signature(),
+        metrics={"test_accuracy": 0.99},
+        evaluation={},
+        parity={},
+        lineage=Lineage(),
+        class_names=(),
+        description="",
+        labels={},
+        attachments={},
+    )
+    return replace(version, **changes)  # type: ignore[arg-type]  # one helper for every field
+
+
+def test_every_rpc_has_a_rule_and_no_other() -> None:
+    """The table is that of the proto."""
+    check_complete(TABLE, [registry_pb2.DESCRIPTOR.services_by_name["RegistryService"]])
+
+
+async def test_versions_count_from_one(registry: Registry) -> None:
+    """The registry gives the numbers, one after the other, also to many at once."""
+    made = await asyncio.gather(
+        *(registry.create_version(ADA, "digits", _version(), "") for _ in range(5))
+    )
+    assert sorted(version.number for version in made) == [1, 2, 3, 4, 5]
+    model = await registry.get_model(ADA, "digits")
+    assert model.latest == 5
+    newest = await registry.get_version(ADA, "digits", "latest")
+    assert (newest.number, newest.size_bytes, newest.creator) == (5, 1234, "users/ada")
+    assert newest.state is State.READY
+
+
+async def test_a_request_id_finds_its_version(registry: Registry) -> None:
+    """Sent again it registers nothing; for another file it is refused."""
+    first = await registry.create_version(ADA, "digits", _version(), "r1")
+    again = await registry.create_version(ADA, "digits", _version(), "r1")
+    assert again == first
+    with pytest.raises(RequestIdTaken):
+        await registry.create_version(ADA, "digits", _version(sha256="b" * 64), "r1")
+
+
+async def test_the_file_must_be_in_storage(registry: Registry) -> None:
+    """With the digest given; attachments too."""
+    with pytest.raises(ArtifactMismatch, match="upload it first"):
+        await registry.create_version(ADA, "digits", _version(artifact="artifacts/none"), "")
+    with pytest.raises(ArtifactMismatch, match="has SHA-256 aaaa"):
+        await registry.create_version(ADA, "digits", _version(sha256="b" * 64), "")
+    attached = _version(attachments={"report.json": "artifacts/none"})
+    with pytest.raises(ArtifactMismatch, match="artifacts/none"):
+        await registry.create_version(ADA, "digits", attached, "")
+    assert (await registry.get_model(ADA, "digits")).latest == 0
+
+
+async def test_storage_is_not_asked_for_what_is_wrong(
+    registry: Registry, artifacts: FakeArtifacts
+) -> None:
+    """A malformed version or an unknown model costs no call."""
+    with pytest.raises(InvalidVersion):
+        await registry.create_version(ADA, "digits", _version(sha256="ABC"), "")
+    with pytest.raises(ModelNotFound):
+        await registry.create_version(ADA, "letters", _version(), "")
+    assert artifacts.asked == 0
+
+
+async def test_jobs_write_their_own_models_only(registry: Registry) -> None:
+    """And the lineage of what a job registers names that job."""
+    version = await registry.create_version(JOB, "digits", _version(), "")
+    assert (version.lineage.job, version.creator) == ("jobs/j1", "jobs/j1")
+    other = _version(lineage=Lineage(job="jobs/j2"))
+    with pytest.raises(InvalidVersion, match="jobs/j2"):
+        await registry.create_version(JOB, "digits", other, "")
+    for refused in (
+        registry.create_version(JOB, "letters", _version(), ""),
+        registry.create_model(JOB, "letters", "", {}),
+        registry.get_model(JOB, "letters"),
+    ):
+        with pytest.raises(ResourceNotGranted):
+            await refused
+
+
+async def test_workspaces_do_not_see_each_other(registry: Registry) -> None:
+    """The same id elsewhere is another model."""
+    stranger = replace(ADA, workspace="elsewhere")
+    with pytest.raises(ModelNotFound):
+        await registry.get_model(stranger, "digits")
+    assert await registry.list_models(stranger, "", 10) == []
+    await registry.create_model(stranger, "digits", "theirs", {})
+    await registry.delete_model(stranger, "digits")
+    assert (await registry.get_model(ADA, "digits")).description == ""
+    with pytest.raises(ModelExists):
+        await registry.create_model(ADA, "digits", "", {})
+
+
+async def test_aliases_lead_to_versions(registry: Registry) -> None:
+    """They are set, moved, resolved and deleted; each changes the model's etag."""
+    for _ in range(2):
+        await registry.create_version(ADA, "digits", _version(), "")
+    first = await registry.set_alias(ADA, "digits", "production", "1")
+    moved = await registry.set_alias(ADA, "digits", "production", "latest")
+    assert moved.aliases == {"production": 2}
+    assert moved.etag != first.etag
+    assert (await registry.resolve_alias(ADA, "digits", "production")).number == 2
+    await registry.delete_alias(ADA, "digits", "production")
+    with pytest.raises(AliasNotFound):
+        await registry.resolve_alias(ADA, "digits", "production")
+    with pytest.raises(AliasNotFound):
+        await registry.delete_alias(ADA, "digits", "production")
+    with pytest.raises(InvalidAlias):
+        await registry.set_alias(ADA, "digits", "latest", "1")
+    with pytest.raises(VersionNotFound):
+        await registry.set_alias(ADA, "digits", "production", "9")
+
+
+async def test_aliases_never_lead_to_archived_versions(registry: Registry) -> None:
+    """Neither by setting the alias nor by archiving the version."""
+    for _ in range(2):
+        await registry.create_version(ADA, "digits", _version(), "")
+    await registry.set_alias(ADA, "digits", "production", "1")
+    archive = Change(state=State.ARCHIVED)
+    with pytest.raises(VersionAliased, match="production"):
+        await registry.update_version(ADA, "digits", "1", "", archive)
+    await registry.update_version(ADA, "digits", "2", "", archive)
+    with pytest.raises(VersionArchived):
+        await registry.set_alias(ADA, "digits", "production", "2")
+    await registry.update_version(ADA, "digits", "2", "", Change(state=State.READY))
+    await registry.set_alias(ADA, "digits", "production", "2")
+
+
+async def test_changes_are_guarded_by_etags(registry: Registry) -> None:
+    """Of two changes from one reading, the second must read again."""
+    version = await registry.create_version(ADA, "digits", _version(), "")
+    changed = await registry.update_version(
+        ADA, "digits", "1", version.etag, Change(description="good")
+    )
+    assert changed.description == "good"
+    with pytest.raises(EtagMismatch):
+        await registry.update_version(ADA, "digits", "1", version.etag, Change(description="bad"))
+    model = await registry.get_model(ADA, "digits")
+    await registry.update_model(ADA, "digits", model.etag, Change(labels={"a": "b"}))
+    with pytest.raises(EtagMismatch):
+        await registry.update_model(ADA, "digits", model.etag, Change(labels={}))
+
+
+@pytest.mark.parametrize("number", ["0", "2", "-1", "x", "", "99999999999999999999"])
+async def test_versions_that_are_not_there(registry: Registry, number: str) -> None:
+    """Whatever the number, the answer names the newest."""
+    await registry.create_version(ADA, "digits", _version(), "")
+    with pytest.raises(VersionNotFound, match="the newest is 1"):
+        await registry.get_version(ADA, "digits", number)

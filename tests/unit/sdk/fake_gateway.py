@@ -1,0 +1,542 @@
+"""A gateway in this process: real gRPC, real TLS, fakes behind it that keep all in memory."""
+
+# ruff: noqa: N802  # RPC methods are named by the proto
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+import numpy as np
+import trustme
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.empty_pb2 import Empty
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
+from lepton.api.inference.v1 import inference_pb2, inference_pb2_grpc
+from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
+from lepton.api.training.v1 import training_pb2, training_pb2_grpc
+from lepton.client import Profile, tensors
+from lepton.oip.v2 import open_inference_pb2 as oip
+from lepton.oip.v2 import open_inference_pb2_grpc as oip_grpc
+
+API_KEY = "lpk_fake"
+PASSWORD = "correct horse battery"
+_ISSUE_TOKEN = "/lepton.api.auth.v1.AuthService/IssueToken"
+
+
+def refuse(
+    context: grpc.ServicerContext, code: grpc.StatusCode, reason: str, message: str, **facts: str
+) -> NoReturn:
+    """Ends a call as the services do: a status with an ErrorInfo."""
+    info = AnyMessage()
+    info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="lepton.dev", metadata=facts))
+    status = status_pb2.Status(code=code.value[0], message=message, details=[info])
+    context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status raises")
+
+
+def not_found(context: grpc.ServicerContext, name: str) -> NoReturn:
+    refuse(context, grpc.StatusCode.NOT_FOUND, "NOT_FOUND", f"{name} does not exist")
+
+
+class Auth(auth_pb2_grpc.AuthServiceServicer):
+    """Tokens are numbers; a refresh token works once, and any other use of it ends them all."""
+
+    def __init__(self) -> None:
+        self.ttl_seconds = 900.0
+        self.issued: list[auth_pb2.IssueTokenRequest] = []
+        self.valid: dict[str, float] = {}
+        self.refresh_token = "r0"
+        self.users = {"users/root": auth_pb2.User(name="users/root", role=auth_pb2.ROLE_ADMIN)}
+        self.keys: dict[str, auth_pb2.ApiKey] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def IssueToken(self, request: Any, context: Any) -> Any:
+        with self._lock:
+            self.issued.append(request)
+            number = next(self._numbers)
+            refresh_token = ""
+            if request.WhichOneof("credential") == "refresh_token":
+                if request.refresh_token != self.refresh_token:
+                    self.refresh_token = ""
+                    self._refuse(context)
+                self.refresh_token = refresh_token = f"r{number}"
+            elif request.WhichOneof("credential") == "password":
+                if request.password.password != PASSWORD:
+                    self._refuse(context)
+                self.refresh_token = refresh_token = f"r{number}"
+            elif request.api_key != API_KEY:
+                self._refuse(context)
+            expires = time.time() + self.ttl_seconds
+            self.valid[f"t{number}"] = expires
+        answer = auth_pb2.IssueTokenResponse(
+            access_token=f"t{number}",
+            refresh_token=refresh_token,
+            workspace=f"workspaces/{request.workspace or 'default'}",
+            role=auth_pb2.ROLE_ADMIN,
+        )
+        answer.expire_time.FromNanoseconds(int(expires * 1e9))
+        return answer
+
+    def _refuse(self, context: Any) -> NoReturn:
+        refuse(
+            context,
+            grpc.StatusCode.UNAUTHENTICATED,
+            "CREDENTIAL_INVALID",
+            "the credential does not hold; log in again with `lepton login`",
+        )
+
+    def GetCaller(self, request: Any, context: Any) -> Any:
+        return auth_pb2.CallerInfo(
+            subject="users/root", workspace="workspaces/default", role=auth_pb2.ROLE_ADMIN
+        )
+
+    def ListUsers(self, request: Any, context: Any) -> Any:
+        return auth_pb2.ListUsersResponse(users=self.users.values())
+
+    def CreateUser(self, request: Any, context: Any) -> Any:
+        user = auth_pb2.User(
+            name=f"users/{request.user_id}",
+            display_name=request.user.display_name,
+            role=request.role,
+        )
+        self.users[user.name] = user
+        return user
+
+    def SetRole(self, request: Any, context: Any) -> Any:
+        self.users[request.user].role = request.role
+        return self.users[request.user]
+
+    def UpdateUser(self, request: Any, context: Any) -> Any:
+        return self.users[request.user.name]
+
+    def DeleteUser(self, request: Any, context: Any) -> Any:
+        if self.users.pop(request.name, None) is None:
+            not_found(context, request.name)
+        return Empty()
+
+    def CreateApiKey(self, request: Any, context: Any) -> Any:
+        key = auth_pb2.ApiKey(
+            name=f"apiKeys/k{len(self.keys) + 1}",
+            display_name=request.display_name,
+            role=request.role,
+            expire_time=request.expire_time if request.HasField("expire_time") else None,
+        )
+        self.keys[key.name] = key
+        return auth_pb2.CreateApiKeyResponse(api_key=key, secret="lpk_new")
+
+    def ListApiKeys(self, request: Any, context: Any) -> Any:
+        return auth_pb2.ListApiKeysResponse(api_keys=self.keys.values())
+
+    def DeleteApiKey(self, request: Any, context: Any) -> Any:
+        if self.keys.pop(request.name, None) is None:
+            not_found(context, request.name)
+        return Empty()
+
+
+class Storage(storage_pb2_grpc.StorageServiceServicer):
+    """Datasets, two to a page."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.uploads: dict[str, storage_pb2.Upload] = {}
+        self.datasets: dict[str, storage_pb2.Dataset] = {}
+        self.versions: dict[str, storage_pb2.DatasetVersion] = {}
+
+    def CreateUpload(self, request: Any, context: Any) -> Any:
+        upload = storage_pb2.Upload(
+            name=f"uploads/u{len(self.uploads)}",
+            size_bytes=request.size_bytes,
+            sha256=request.sha256,
+            complete=request.sha256 in self.blobs,
+        )
+        self.uploads[upload.name] = upload
+        return upload
+
+    def WriteUpload(self, request_iterator: Any, context: Any) -> Any:
+        name, content = "", b""
+        for request in request_iterator:
+            name = request.name or name
+            content += request.chunk.data
+        upload = self.uploads[name]
+        assert hashlib.sha256(content).hexdigest() == upload.sha256
+        self.blobs[upload.sha256] = content
+        upload.committed_bytes, upload.complete = len(content), True
+        return upload
+
+    def CreateDataset(self, request: Any, context: Any) -> Any:
+        dataset = storage_pb2.Dataset(name=f"datasets/{request.dataset_id}")
+        return self.datasets.setdefault(dataset.name, dataset)
+
+    def GetDataset(self, request: Any, context: Any) -> Any:
+        if request.name not in self.datasets:
+            not_found(context, request.name)
+        return self.datasets[request.name]
+
+    def ListDatasets(self, request: Any, context: Any) -> Any:
+        names = sorted(self.datasets)
+        at = int(request.page_token or 0)
+        return storage_pb2.ListDatasetsResponse(
+            datasets=[self.datasets[name] for name in names[at : at + 2]],
+            next_page_token=str(at + 2) if at + 2 < len(names) else "",
+        )
+
+    def DeleteDataset(self, request: Any, context: Any) -> Any:
+        if self.datasets.pop(request.name, None) is None:
+            not_found(context, request.name)
+        return Empty()
+
+    def CreateDatasetVersion(self, request: Any, context: Any) -> Any:
+        dataset = self.datasets[request.parent]
+        version = request.dataset_version
+        number = sum(name.startswith(request.parent + "/") for name in self.versions) + 1
+        version.name = f"{request.parent}/versions/{number}"
+        for file in version.files:
+            file.size_bytes = len(self.blobs[file.sha256])
+            version.size_bytes += file.size_bytes
+        version.statistics["files"] = str(len(version.files))
+        self.versions[version.name] = version
+        dataset.latest_version = version.name
+        return version
+
+    def GetDatasetVersion(self, request: Any, context: Any) -> Any:
+        parent, _, number = request.name.partition("/versions/")
+        name = request.name
+        if number == "latest" and parent in self.datasets:
+            name = self.datasets[parent].latest_version
+        if name not in self.versions:
+            not_found(context, request.name)
+        return self.versions[name]
+
+    def ListDatasetVersions(self, request: Any, context: Any) -> Any:
+        found = [v for name, v in self.versions.items() if name.startswith(request.parent + "/")]
+        return storage_pb2.ListDatasetVersionsResponse(dataset_versions=reversed(found))
+
+    def ReadDatasetFile(self, request: Any, context: Any) -> Iterator[Any]:
+        version = self.versions[request.name]
+        (digest,) = [file.sha256 for file in version.files if file.path == request.path]
+        data = self.blobs[digest][request.offset :]
+        yield storage_pb2.DataChunk(offset=request.offset, data=data, crc32=zlib.crc32(data))
+
+
+class Training(training_pb2_grpc.TrainingServiceServicer):
+    """Jobs that end at once. ``breaks`` counts how many streams break after two items."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, training_pb2.Job] = {}
+        self.events: list[training_pb2.JobEvent] = []
+        self.lines: list[str] = []
+        self.breaks = 0
+        self.watched_after: list[int] = []
+        self.ends: training_pb2.Job.State.ValueType = training_pb2.Job.SUCCEEDED
+        self.quiet = False
+        """Whether streams stay open when they have no more to say."""
+        self.streaming = threading.Event()
+        self.released = threading.Event()
+
+    def add(self, name: str) -> training_pb2.Job:
+        job = training_pb2.Job(name=f"jobs/{name}", state=self.ends, progress=1.0)
+        if self.ends == training_pb2.Job.FAILED:
+            job.failure_reason, job.failure_message = "OUT_OF_MEMORY", "wants less batch"
+        self.jobs[job.name] = job
+        return job
+
+    def CreateJob(self, request: Any, context: Any) -> Any:
+        if request.spec.recipe not in {"cnn", "mlp"}:
+            refuse(
+                context,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "JOB_SPEC_INVALID",
+                f"spec.recipe: no recipe {request.spec.recipe!r}; `lepton job recipes` lists them",
+            )
+        job = training_pb2.Job(name=f"jobs/{request.job_id or 'j1'}", spec=request.spec)
+        if not request.validate_only:
+            job = self.add(request.job_id or "j1")
+            job.spec.CopyFrom(request.spec)
+            self.events = [training_pb2.JobEvent(sequence=1, job=job)]
+        return job
+
+    def GetJob(self, request: Any, context: Any) -> Any:
+        if request.name not in self.jobs:
+            not_found(context, request.name)
+        return self.jobs[request.name]
+
+    def ListJobs(self, request: Any, context: Any) -> Any:
+        return training_pb2.ListJobsResponse(jobs=self.jobs.values())
+
+    def CancelJob(self, request: Any, context: Any) -> Any:
+        job = self.GetJob(training_pb2.GetJobRequest(name=request.name), context)
+        job.state = training_pb2.Job.CANCELLED
+        return job
+
+    def DeleteJob(self, request: Any, context: Any) -> Any:
+        if self.jobs.pop(request.name, None) is None:
+            not_found(context, request.name)
+        return Empty()
+
+    def WatchJob(self, request: Any, context: Any) -> Iterator[Any]:
+        self.watched_after.append(request.after_sequence)
+        events = [event for event in self.events if event.sequence > request.after_sequence]
+        return self._stream(events, context)
+
+    def StreamLogs(self, request: Any, context: Any) -> Iterator[Any]:
+        return self._stream([training_pb2.LogLine(text=line) for line in self.lines], context)
+
+    def _stream(self, all_of_them: Iterable[Any], context: Any) -> Iterator[Any]:
+        try:
+            for sent, each in enumerate(all_of_them):
+                if sent == 2 and self.breaks > 0:
+                    self.breaks -= 1
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+                yield each
+            if self.quiet and context.add_callback(self.released.set):
+                self.streaming.set()
+                self.released.wait(30)
+        finally:
+            self.released.set()
+
+    def ListRecipes(self, request: Any, context: Any) -> Any:
+        parameter = training_pb2.Hyperparameter(name="epochs", type="int", default_value="5")
+        recipe = training_pb2.Recipe(id="cnn", description="small", hyperparameters=[parameter])
+        return training_pb2.ListRecipesResponse(recipes=[recipe])
+
+
+class Registry(registry_pb2_grpc.RegistryServiceServicer):
+    """One model with one version, until it is deleted."""
+
+    def __init__(self) -> None:
+        self.models = {
+            "models/digits": registry_pb2.Model(
+                name="models/digits", latest_version="models/digits/versions/1"
+            )
+        }
+        self.version = registry_pb2.ModelVersion(
+            name="models/digits/versions/1",
+            state=registry_pb2.ModelVersion.READY,
+            size_bytes=2**53 + 1,
+            metrics={"test_accuracy": 0.99},
+            signature=registry_pb2.Signature(
+                inputs=[registry_pb2.TensorSpec(name="image", datatype="UINT8", shape=[-1, 2])]
+            ),
+        )
+
+    def ListModels(self, request: Any, context: Any) -> Any:
+        return registry_pb2.ListModelsResponse(models=self.models.values())
+
+    def GetModel(self, request: Any, context: Any) -> Any:
+        if request.name not in self.models:
+            not_found(context, request.name)
+        return self.models[request.name]
+
+    def DeleteModel(self, request: Any, context: Any) -> Any:
+        if self.models.pop(request.name, None) is None:
+            not_found(context, request.name)
+        return Empty()
+
+    def ListModelVersions(self, request: Any, context: Any) -> Any:
+        return registry_pb2.ListModelVersionsResponse(model_versions=[self.version])
+
+    def GetModelVersion(self, request: Any, context: Any) -> Any:
+        if request.name not in {self.version.name, "models/digits/versions/latest"}:
+            not_found(context, request.name)
+        return self.version
+
+    def SetAlias(self, request: Any, context: Any) -> Any:
+        self.models[request.model].aliases[request.alias] = request.version
+        return self.models[request.model]
+
+    def DeleteAlias(self, request: Any, context: Any) -> Any:
+        del self.models[request.model].aliases[request.alias]
+        return self.models[request.model]
+
+
+class Inference(inference_pb2_grpc.InferenceServiceServicer):
+    """Endpoints that are READY when they are asked for the second time."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, inference_pb2.Endpoint] = {}
+        self.ends: inference_pb2.Endpoint.State.ValueType = inference_pb2.Endpoint.READY
+
+    def CreateEndpoint(self, request: Any, context: Any) -> Any:
+        endpoint = request.endpoint
+        endpoint.name = f"endpoints/{request.endpoint_id}"
+        if endpoint.name in self.endpoints:
+            refuse(
+                context,
+                grpc.StatusCode.ALREADY_EXISTS,
+                "ENDPOINT_EXISTS",
+                f"{endpoint.name} exists; `lepton endpoint update` changes it",
+            )
+        endpoint.state = inference_pb2.Endpoint.DEPLOYING
+        self.endpoints[endpoint.name] = endpoint
+        return endpoint
+
+    def GetEndpoint(self, request: Any, context: Any) -> Any:
+        if request.name not in self.endpoints:
+            not_found(context, request.name)
+        endpoint = self.endpoints[request.name]
+        before = inference_pb2.Endpoint()
+        before.CopyFrom(endpoint)
+        endpoint.state = self.ends
+        if self.ends == inference_pb2.Endpoint.FAILED:
+            endpoint.failure_reason, endpoint.failure_message = "DIGEST_MISMATCH", "push it again"
+        return before
+
+    def ListEndpoints(self, request: Any, context: Any) -> Any:
+        return inference_pb2.ListEndpointsResponse(endpoints=self.endpoints.values())
+
+    def UpdateEndpoint(self, request: Any, context: Any) -> Any:
+        endpoint = self.endpoints[request.endpoint.name]
+        for path in request.update_mask.paths:
+            endpoint.ClearField(path)
+        update = inference_pb2.Endpoint()
+        request.update_mask.MergeMessage(request.endpoint, update, True, True)
+        endpoint.MergeFrom(update)
+        return endpoint
+
+    def DeleteEndpoint(self, request: Any, context: Any) -> Any:
+        if self.endpoints.pop(request.name, None) is None:
+            not_found(context, request.name)
+        return Empty()
+
+
+class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
+    """The model `digits` takes UINT8 [-1, 2] and answers with its rows doubled, as FP32."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Any], Any] = self._doubled
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        if request.name != "digits":
+            refuse(
+                context,
+                grpc.StatusCode.NOT_FOUND,
+                "MODEL_NOT_FOUND",
+                f"no endpoint {request.name}; `lepton endpoint list` shows those there are",
+            )
+        tensor = oip.ModelMetadataResponse.TensorMetadata
+        return oip.ModelMetadataResponse(
+            name="digits", inputs=[tensor(name="image", datatype="UINT8", shape=[-1, 2])]
+        )
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        (given,) = request.inputs
+        if given.datatype != "UINT8" or len(given.shape) != 2 or given.shape[1] != 2:
+            refuse(
+                context,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "TENSOR_INVALID",
+                f"input image is {given.datatype} {list(given.shape)}, must be UINT8 [-1, 2]",
+            )
+        return self.answer(request)
+
+    def _doubled(self, request: Any) -> Any:
+        (given,) = request.inputs
+        array = tensors.decode(request.raw_input_contents[0], given.datatype, tuple(given.shape))
+        doubled = array.astype(np.float32) * 2
+        output = oip.ModelInferResponse.InferOutputTensor(
+            name="scores", datatype="FP32", shape=doubled.shape
+        )
+        return oip.ModelInferResponse(
+            model_name="digits", outputs=[output], raw_output_contents=[tensors.encode(doubled)]
+        )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """How a method is refused."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+TOKEN_MISSING = Refusal(
+    grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING", "no access token; use `lepton login`"
+)
+
+
+class _Guard(grpc.ServerInterceptor):
+    """Every call but IssueToken needs a token that this gateway issued and that still holds."""
+
+    def __init__(self, auth: Auth, refusals: dict[str, Refusal]) -> None:
+        self._auth = auth
+        self._refusals = refusals
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        metadata = dict(handler_call_details.invocation_metadata)
+        method = handler_call_details.method
+        token = metadata.get("authorization", "").removeprefix("Bearer ")
+        held = method == _ISSUE_TOKEN or self._auth.valid.get(token, 0.0) > time.time()
+        refusal = self._refusals.get(method.rpartition("/")[2]) if held else TOKEN_MISSING
+        if refusal is None:
+            return continuation(handler_call_details)
+
+        def no(_: Any, context: Any) -> Any:
+            refuse(context, refusal.code, refusal.reason, refusal.message, **refusal.facts)
+
+        handler = continuation(handler_call_details)
+        if handler is not None and handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(no)
+        return grpc.unary_unary_rpc_method_handler(no)
+
+
+@dataclass
+class Gateway:
+    """A running fake; its parts are there to be set up and looked at."""
+
+    ca_file: Path
+    address: str = ""
+    auth: Auth = field(default_factory=Auth)
+    storage: Storage = field(default_factory=Storage)
+    training: Training = field(default_factory=Training)
+    registry: Registry = field(default_factory=Registry)
+    inference: Inference = field(default_factory=Inference)
+    open_inference: OpenInference = field(default_factory=OpenInference)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    """Method name to how it is refused, whatever the servicer would say."""
+
+    @property
+    def profile(self) -> Profile:
+        return Profile(address=self.address, ca_file=str(self.ca_file), api_key=API_KEY)
+
+
+def serve(authority: trustme.CA, ca_file: Path) -> Iterator[Gateway]:
+    """A gateway on a free port, until the generator is closed."""
+    gateway = Gateway(ca_file)
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    pair = (
+        certificate.private_key_pem.bytes(),
+        b"".join(blob.bytes() for blob in certificate.cert_chain_pems),
+    )
+    server = grpc.server(
+        ThreadPoolExecutor(8), interceptors=[_Guard(gateway.auth, gateway.refusals)]
+    )
+    auth_pb2_grpc.add_AuthServiceServicer_to_server(gateway.auth, server)
+    storage_pb2_grpc.add_StorageServiceServicer_to_server(gateway.storage, server)
+    training_pb2_grpc.add_TrainingServiceServicer_to_server(gateway.training, server)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(gateway.registry, server)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(gateway.inference, server)
+    oip_grpc.add_GRPCInferenceServiceServicer_to_server(gateway.open_inference, server)
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    gateway.address = f"localhost:{port}"
+    server.start()
+    try:
+        yield gateway
+    finally:
+        gateway.training.released.set()
+        server.stop(0).wait()

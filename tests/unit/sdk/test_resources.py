@@ -1,0 +1,167 @@
+"""Data, pages, models, endpoints and predictions, against a gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from lepton.api.inference.v1 import inference_pb2
+from lepton.api.storage.v1 import storage_pb2 as pb
+from lepton.client import (
+    ApiError,
+    Client,
+    EndpointFailedError,
+    InvalidRequestError,
+    NotFoundError,
+    TensorError,
+    TransferError,
+)
+from lepton.client.pages import items
+from lepton.oip.v2 import open_inference_pb2 as oip
+from tests.unit.sdk.fake_gateway import Gateway, Refusal
+
+
+def test_every_page_is_walked(gateway: Gateway, lepton: Client) -> None:
+    names = [f"datasets/d{number}" for number in range(5)]
+    gateway.storage.datasets = {name: pb.Dataset(name=name) for name in names}
+    assert [dataset.name for dataset in lepton.data.list()] == names
+
+
+def test_pages_are_fetched_as_they_are_needed() -> None:
+    fetched = []
+
+    def fetch(token: str) -> pb.ListDatasetsResponse:
+        fetched.append(token)
+        return pb.ListDatasetsResponse(
+            datasets=[pb.Dataset(name=f"datasets/d{len(fetched)}")], next_page_token="more"
+        )
+
+    walk = items(fetch, lambda page: page.datasets)
+    next(walk)
+    assert fetched == [""]
+    next(walk)
+    assert fetched == ["", "more"]
+
+
+def test_what_was_pushed_is_fetched(gateway: Gateway, lepton: Client, tmp_path: Path) -> None:
+    local = {"a.bin": b"a" * 1000, "deep/b.bin": b"b" * 10, "empty": b""}
+    files = {}
+    for number, (path, content) in enumerate(local.items()):
+        files[path] = tmp_path / str(number)
+        files[path].write_bytes(content)
+    told: list[int] = []
+    version = lepton.data.push("mine", files, progress=told.append)
+    assert version.name == "datasets/mine/versions/1"
+    assert told == sorted(told)
+    assert told[-1] == 1010
+
+    told.clear()
+    lepton.data.fetch(lepton.data.version("mine"), tmp_path / "copy", progress=told.append)
+    assert {path: (tmp_path / "copy" / path).read_bytes() for path in local} == local
+    assert told == sorted(told)
+    assert told[-1] == 1010
+
+
+def test_a_push_that_is_refused_sends_nothing(
+    gateway: Gateway, lepton: Client, tmp_path: Path
+) -> None:
+    """The name is asked about before gigabytes go."""
+    gateway.refusals["GetDataset"] = Refusal(
+        grpc.StatusCode.INVALID_ARGUMENT, "ID_INVALID", "no such id"
+    )
+    file = tmp_path / "a"
+    file.write_bytes(b"a")
+    with pytest.raises(InvalidRequestError):
+        lepton.data.push("No Id", {"a": file})
+    assert gateway.storage.uploads == {}
+
+
+def test_a_dataset_that_somebody_made_meanwhile_is_used(
+    gateway: Gateway, lepton: Client, tmp_path: Path
+) -> None:
+    gateway.storage.datasets["datasets/mine"] = pb.Dataset(name="datasets/mine")
+    gateway.refusals["GetDataset"] = Refusal(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", "not yet")
+    gateway.refusals["CreateDataset"] = Refusal(
+        grpc.StatusCode.ALREADY_EXISTS, "DATASET_EXISTS", "there now"
+    )
+    file = tmp_path / "a"
+    file.write_bytes(b"a")
+    assert lepton.data.push("mine", {"a": file}).name == "datasets/mine/versions/1"
+
+
+@pytest.mark.parametrize("path", ["../out", "/etc/out", "a/../../out"])
+def test_a_path_that_leads_out_is_not_followed(path: str, lepton: Client, tmp_path: Path) -> None:
+    version = pb.DatasetVersion(name="datasets/d/versions/1", files=[pb.DataFile(path=path)])
+    with pytest.raises(TransferError, match="not below"):
+        lepton.data.fetch(version, tmp_path / "copy")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(lepton: Client, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    version = pb.DatasetVersion(files=[pb.DataFile(path="a/b")])
+    with pytest.raises(TransferError, match="file"):
+        lepton.data.fetch(version, tmp_path / "file")
+
+
+def test_aliases_are_set_and_removed(gateway: Gateway, lepton: Client) -> None:
+    changed = lepton.models.set_alias("digits", "production", "digits/1")
+    assert dict(changed.aliases) == {"production": "models/digits/versions/1"}
+    assert dict(lepton.models.delete_alias("digits", "production").aliases) == {}
+
+
+def test_an_endpoint_is_waited_for(gateway: Gateway, lepton: Client) -> None:
+    created = lepton.endpoints.create("digits", "digits/1")
+    assert created.state == inference_pb2.Endpoint.DEPLOYING
+    assert lepton.endpoints.wait("digits").state == inference_pb2.Endpoint.READY
+
+
+def test_an_endpoint_that_fails_says_why(gateway: Gateway, lepton: Client) -> None:
+    gateway.inference.ends = inference_pb2.Endpoint.FAILED
+    lepton.endpoints.create("digits", "digits/1")
+    with pytest.raises(EndpointFailedError, match=r"DIGEST_MISMATCH.*push it again"):
+        lepton.endpoints.wait("digits")
+
+
+def test_an_endpoint_is_not_waited_for_without_end(gateway: Gateway, lepton: Client) -> None:
+    gateway.inference.ends = inference_pb2.Endpoint.DEPLOYING
+    lepton.endpoints.create("digits", "digits/1")
+    with pytest.raises(EndpointFailedError, match="not READY after 0 s"):
+        lepton.endpoints.wait("digits", timeout=0)
+
+
+def test_an_update_changes_what_is_given(gateway: Gateway, lepton: Client) -> None:
+    lepton.endpoints.create("digits", "digits/1", batching=inference_pb2.Batching(max_batch_rows=8))
+    changed = lepton.endpoints.update("digits", model_version="digits/2")
+    assert changed.targets[0].model_version == "models/digits/versions/2"
+    assert changed.batching.max_batch_rows == 8
+    changed = lepton.endpoints.update("digits", batching=inference_pb2.Batching(max_queue=1))
+    assert len(changed.targets) == 1
+    assert changed.batching == inference_pb2.Batching(max_queue=1)
+
+
+def test_predictions(gateway: Gateway, lepton: Client) -> None:
+    scores = lepton.endpoints.infer("digits", {"image": np.array([[1, 2]], np.uint8)})
+    np.testing.assert_array_equal(scores["scores"], [[2, 4]])
+    with pytest.raises(InvalidRequestError, match="must be UINT8"):
+        lepton.endpoints.infer("digits", {"image": np.zeros((1, 3), np.uint8)})
+    with pytest.raises(NotFoundError):
+        lepton.endpoints.metadata("gone")
+
+
+def test_an_answer_that_lies_is_refused(gateway: Gateway, lepton: Client) -> None:
+    output = oip.ModelInferResponse.InferOutputTensor(name="s", datatype="FP32", shape=[9])
+    gateway.open_inference.answer = lambda _: oip.ModelInferResponse(
+        outputs=[output], raw_output_contents=[b"1234"]
+    )
+    with pytest.raises(TensorError, match="4 bytes do not make a FP32 tensor"):
+        lepton.endpoints.infer("digits", {"image": np.zeros((1, 2), np.uint8)})
+
+
+def test_deleting_what_is_not_there(lepton: Client) -> None:
+    for delete in (lepton.data.delete, lepton.models.delete, lepton.endpoints.delete):
+        with pytest.raises(ApiError, match="gone does not exist"):
+            delete("gone")

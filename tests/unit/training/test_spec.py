@@ -1,0 +1,135 @@
+"""A job's spec is checked as a whole, and all its faults are told together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lepton_training.recipes import RECIPES
+from lepton_training.recipes.hyperparameters import batch_size_for, describe
+from lepton_training.spec import JobSpecInvalid, parse_spec
+
+GOOD: dict[str, Any] = {
+    "recipe": "cnn",
+    "dataset": "datasets/mnist/versions/1",
+    "model": "models/digits",
+}
+
+
+def faults(document: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(JobSpecInvalid) as caught:
+        parse_spec(document, cores=2)
+    assert json.loads(caught.value.metadata["faults"]) == [list(f) for f in caught.value.faults]
+    return dict(caught.value.faults)
+
+
+def test_defaults_are_filled_in() -> None:
+    """A spec of three lines is enough."""
+    spec = parse_spec(GOOD, cores=2)
+    assert spec.hyperparameters.model_dump() == {
+        "epochs": 5,
+        "batch_size": 0,
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "warmup": 0.05,
+        "weight_decay": 0.0,
+        "shift": 1,
+    }
+    assert (spec.seed, spec.resources.cpus) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("examples", "size"), [(1, 16), (2047, 16), (2048, 32), (4095, 32), (4096, 64), (60_000, 64)]
+)
+def test_small_data_has_small_batches(examples: int, size: int) -> None:
+    """Where nobody chose a size."""
+    assert batch_size_for(examples) == size
+
+
+def test_a_spec_survives_its_own_record() -> None:
+    """What is stored is read back the same."""
+    spec = parse_spec(
+        GOOD | {"seed": 7, "resources": {"cpus": 1}, "labels": {"team": "a"}}, cores=2
+    )
+    assert parse_spec(spec.to_dict(), cores=2) == spec
+
+
+def test_whole_numbers_may_come_as_doubles() -> None:
+    """Numbers of a protobuf Struct are doubles; 3.0 epochs are 3."""
+    spec = parse_spec(GOOD | {"hyperparameters": {"epochs": 3.0, "learning_rate": 1}}, cores=2)
+    assert spec.hyperparameters.model_dump()["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "message"),
+    [
+        ({"recipe": ""}, "spec.recipe", "must be given"),
+        ({"recipe": "cnnn"}, "spec.recipe", "did you mean 'cnn'? known: cnn, mlp"),
+        ({"recipe": 3}, "spec.recipe", "expected text"),
+        ({"dataset": "mnist"}, "spec.dataset", "datasets/<dataset>/versions/<n>"),
+        ({"dataset": "datasets/mnist/versions/0"}, "spec.dataset", "not a dataset version"),
+        ({"model": "digits"}, "spec.model", "models/<model>"),
+        ({"model": "models/Digits"}, "spec.model", "lower-case"),
+        ({"sed": 1}, "spec.sed", "did you mean 'seed'?"),
+        ({"seed": -1}, "spec.seed", "not between 0"),
+        ({"seed": True}, "spec.seed", "whole number"),
+        ({"resources": {"cpus": 3}}, "spec.resources.cpus", "not between 0 and 2"),
+        ({"resources": {"gpus": 1}}, "spec.resources.gpus", "unknown field"),
+        ({"resources": 2}, "spec.resources", "expected a mapping"),
+        ({"labels": {"a": 1}}, "spec.labels.a", "expected text"),
+        (
+            {"hyperparameters": {"epoch": 3}},
+            "spec.hyperparameters.epoch",
+            "did you mean 'epochs'? known: batch_size, epochs",
+        ),
+        ({"hyperparameters": {"epochs": 0}}, "spec.hyperparameters.epochs", "greater than"),
+        ({"hyperparameters": {"epochs": 1.5}}, "spec.hyperparameters.epochs", "integer"),
+        ({"hyperparameters": {"epochs": "5"}}, "spec.hyperparameters.epochs", "integer"),
+        ({"hyperparameters": {"epochs": True}}, "spec.hyperparameters.epochs", "integer"),
+        ({"hyperparameters": {"schedule": "x"}}, "spec.hyperparameters.schedule", "'cosine'"),
+        (
+            {"hyperparameters": {"learning_rate": float("nan")}},
+            "spec.hyperparameters.learning_rate",
+            "finite",
+        ),
+    ],
+)
+def test_a_fault_names_its_path_and_the_remedy(
+    change: dict[str, Any], path: str, message: str
+) -> None:
+    """One wrong thing is one fault."""
+    found = faults(GOOD | change)
+    assert list(found) == [path]
+    assert message in found[path]
+
+
+def test_all_faults_come_together() -> None:
+    """Nobody mends a spec one error at a time."""
+    found = faults(
+        {
+            "recipe": "mlp",
+            "dataset": "x",
+            "hyperparameters": {"epochs": 0, "shift": 1},
+            "nonsense": 1,
+            "resources": {"cpus": 99},
+        }
+    )
+    assert set(found) == {
+        "spec.dataset",
+        "spec.model",
+        "spec.hyperparameters.epochs",
+        "spec.hyperparameters.shift",
+        "spec.nonsense",
+        "spec.resources.cpus",
+    }
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_every_hyperparameter_is_described(recipe: Any) -> None:
+    """Users read type, default and meaning of everything they can set."""
+    for one in describe(recipe.hyperparameters):
+        assert one.type in ("int", "float", "bool", "string")
+        assert json.loads(one.default_json) == getattr(recipe.hyperparameters(), one.name)
+        assert one.description.endswith(".")
