@@ -1,0 +1,93 @@
+"""The data plane alone, with a local ONNX file and an open gate: for benchmarks and tests.
+
+The gate that lets everybody in exists here and not in the service, so no setting of a
+service can open it.
+
+    async with data_plane(Path("mlp.onnx"), name="mlp") as address: ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from lepton_inference.adapters import onnx_runtime
+from lepton_inference.asgi import Application
+from lepton_inference.batcher import BatchingSettings
+from lepton_inference.envoy import DataPort, MutualTls
+from lepton_inference.launcher import EnvoyProcess
+from lepton_inference.model import LoadedModel, ModelSource
+from lepton_inference.open_inference import OpenInference
+from lepton_inference.serving import Served, Serving, ServingState, Workspace
+
+WORKSPACE = "bench"
+
+
+class OpenGate:
+    """Lets everybody into one workspace."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    def known(self, headers: dict[bytes, bytes]) -> Workspace | None:
+        return self._serving.workspace(WORKSPACE)
+
+    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Workspace:
+        return self._serving.workspace(WORKSPACE)
+
+
+def load_models(serving: Serving, models: dict[str, Path], settings: BatchingSettings) -> None:
+    """Loads and serves each file under its name. Call it on the event loop that serves."""
+    for name, path in models.items():
+        session = onnx_runtime.load(path, settings.max_rows)
+        source = ModelSource(name, "1", onnx_runtime.PLATFORM, digest="")
+        model = LoadedModel(source, session, settings)
+        serving.put(WORKSPACE, Served(name, ServingState.READY, models=[model], weights=[1]))
+
+
+class _App:
+    """The ASGI application that runs inside Envoy; BENCH_MODELS is ``name=path`` pairs."""
+
+    def __init__(self) -> None:
+        self._application: Application | None = None
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            assert self._application is not None
+            await self._application(scope, receive, send)
+            return
+        await receive()
+        serving = Serving()
+        pairs = os.environ["BENCH_MODELS"].split(os.pathsep)
+        models = {name: Path(path) for name, path in (pair.split("=", 1) for pair in pairs)}
+        load_models(serving, models, BatchingSettings(max_queue=4096))
+        self._application = Application(OpenInference(serving), OpenGate(serving), 64 << 20)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+app = _App()
+
+
+@contextlib.asynccontextmanager
+async def data_plane(
+    models: dict[str, Path], tls: MutualTls | None = None
+) -> AsyncIterator[tuple[str, int]]:
+    """Runs Envoy with the models in it; gives its ``host:port`` and process id."""
+    with tempfile.TemporaryDirectory(prefix="lepton-") as directory:
+        port = DataPort("data_plane:app", "127.0.0.1", 0, Path(directory), tls)
+        pairs = os.pathsep.join(f"{name}={path}" for name, path in models.items())
+        here = str(Path(__file__).parent)
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        envoy = EnvoyProcess.start(port, environment={**os.environ, "BENCH_MODELS": pairs})
+        try:
+            yield await envoy.address(), envoy.pid
+        finally:
+            await envoy.stop(5.0)
