@@ -75,7 +75,8 @@ def survivor(stack: Command) -> Survivor:
         (service,) = _processes_of(stack, "lepton_training")
         service.kill()
         service.wait(10)
-        wait_for("epoch ")  # by the same reader, from the service's next life
+        # By the same reader, from the service's next life: far beyond what its pipe may hold.
+        wait_for("epoch 50 of")
         still = [worker] if worker.is_running() else []
     return Survivor(stack.json("job", "watch", "survivor"), left, still)
 

@@ -56,12 +56,20 @@ class ApiError(LeptonError):
         reason: UPPER_SNAKE key from ``google.rpc.ErrorInfo``; the status name without one.
         message: What the server said; names the thing and the remedy.
         metadata: Machine-readable details.
+        said_by_server: False where nobody answered and the transport reports its own failure.
     """
 
     def __init__(
-        self, code: grpc.StatusCode, reason: str, message: str, metadata: dict[str, str]
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        metadata: dict[str, str],
+        *,
+        said_by_server: bool = True,
     ) -> None:
         super().__init__(message)
+        self.said_by_server = said_by_server
         self.code = code
         self.reason = reason
         self.message = message
@@ -102,16 +110,16 @@ def from_rpc_error(error: grpc.RpcError) -> ApiError:
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     message = (error.details() if isinstance(error, grpc.Call) else None) or code.name
     reason, metadata, kind = str(code.name), dict[str, str](), _CLASSES.get(code, ApiError)
-    said_by_service = False
+    said_by_server = False
     status = _status(error)
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
-            reason, metadata, said_by_service = info.reason, dict(info.metadata), True
-    if code is grpc.StatusCode.INTERNAL and not said_by_service:
+            reason, metadata, said_by_server = info.reason, dict(info.metadata), True
+    if code is grpc.StatusCode.INTERNAL and not said_by_server:
         # A service that dies in mid-stream: the transport says so, and without an ErrorInfo.
         kind, message = UnavailableError, f"the connection broke: {message}"
-    return kind(code, reason, message, metadata)
+    return kind(code, reason, message, metadata, said_by_server=said_by_server)
 
 
 def _status(error: grpc.RpcError) -> Any:

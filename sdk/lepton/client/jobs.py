@@ -114,8 +114,8 @@ class JobClient:
 def _resumed(begin: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     """Yields from ``begin()``, begun again when the connection breaks.
 
-    A stream that never gave anything is not begun again, and one that failed five times in
-    a row is given up.
+    A stream that failed five times in a row is given up; at once if it never gave anything
+    and nobody answered at the address, not even to say that the service is away.
     """
     begun, failures = False, 0
     while True:
@@ -124,9 +124,10 @@ def _resumed(begin: Callable[[], Iterator[Item]]) -> Iterator[Item]:
                 for item in begin():
                     begun, failures = True, 0
                     yield item
-        except UnavailableError:
+        except UnavailableError as error:
             failures += 1
-            if not begun or failures == _MOST_FAILURES:
+            answered = begun or error.said_by_server
+            if not answered or failures == _MOST_FAILURES:
                 raise
             time.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
         else:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import grpc
 import pytest
 
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton.client import Client, NotFoundError, SpecError, UnavailableError, spec_from_mapping
 from lepton.client import jobs as module
-from tests.unit.sdk.fake_gateway import Gateway
+from tests.unit.sdk.fake_gateway import Gateway, Refusal
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,18 @@ def test_a_way_that_never_was_is_not_waited_for(pauses: list[float], gateway: Ga
     ):
         list(client.jobs.logs("j1"))
     assert pauses == []
+
+
+def test_a_service_that_starts_again_is_waited_for(
+    gateway: Gateway, lepton: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway answers that the service is away: a watch that begins then goes on later."""
+    gateway.training.events = events(2)
+    gateway.refusals["WatchJob"] = Refusal(
+        grpc.StatusCode.UNAVAILABLE, "SERVICE_UNREACHABLE", "try again in a moment"
+    )
+    monkeypatch.setattr(module.time, "sleep", lambda _: gateway.refusals.clear())
+    assert [event.sequence for event in lepton.jobs.watch("j1")] == [1, 2]
 
 
 def test_a_reader_that_leaves_ends_the_stream(gateway: Gateway, lepton: Client) -> None:
