@@ -16,6 +16,9 @@ from lepton_storage.sealed import SealedReader
 from lepton_storage.threads import IoThreads
 
 
+_BATCH = 100  # objects deleted before it is noted that they are
+
+
 class Piece(NamedTuple):
     """A piece of a byte stream."""
 
@@ -81,9 +84,15 @@ class Blobs:
         a dataset version or an artifact of it.
         """
         collected = self._records.collect()
-        # After the commit: a crash in between leaves objects that the next start sweeps.
-        for blob in collected:
-            self._objects.delete(blob.id)
+        # After the commit: what a crash in between leaves, the next round deletes. The object
+        # store is never asked what it holds: only what these records gave up is deleted, so an
+        # older or an empty database loses nothing, nor does whoever shares the bucket.
+        condemned = self._records.condemned()
+        for start in range(0, len(condemned), _BATCH):
+            some = condemned[start : start + _BATCH]
+            for id in some:
+                self._objects.delete(id)
+            self._records.executed(some)
         return len(collected)
 
 

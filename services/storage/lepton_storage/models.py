@@ -56,6 +56,13 @@ class UploadRow(Base):
     blob_id: Mapped[str | None] = mapped_column(ForeignKey("blobs.id"), index=True)
 
 
+class CondemnedObjectRow(Base):
+    __tablename__ = "condemned_objects"
+
+    id: Mapped[str] = mapped_column(Varchar(32), primary_key=True)
+    """An object that this database had and gave up; it may still lie in the object store."""
+
+
 class DatasetRow(Base):
     __tablename__ = "datasets"
     __table_args__ = (Unique("workspace", "name", name="uq_datasets_name"),)

@@ -5,7 +5,7 @@ Everything here is synchronous and may block: it runs in storage's own threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -65,9 +65,6 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Deletes an object; nothing happens if there is none."""
 
-    def keys(self) -> Iterator[str]:
-        """Every key, in any order."""
-
 
 class KeyRecords(Protocol):
     """Workspace keys."""
@@ -87,7 +84,10 @@ class KeyRecords(Protocol):
         """Replaces ``kek_id`` and ``wrapped``."""
 
     def destroy(self, workspace: str) -> int:
-        """Forgets the workspace's wrapped keys and its uploads; returns how many keys."""
+        """Forgets the workspace's wrapped keys and its uploads; returns how many keys.
+
+        The objects of uploads that were not complete are condemned.
+        """
 
 
 class UploadRecords(Protocol):
@@ -105,15 +105,20 @@ class UploadRecords(Protocol):
     def complete(self, upload: Upload, blob: Blob) -> Upload:
         """Adds ``blob`` unless the workspace has those bytes, and completes the upload.
 
-        The answer's ``blob_id`` tells which blob it was.
+        The answer's ``blob_id`` tells which blob it was; if another, ``blob``'s own object is
+        condemned.
         """
 
-    def delete(self, workspace: str, id: str) -> None: ...
+    def delete(self, workspace: str, id: str) -> None:
+        """Forgets an upload; the object of one that was not complete is condemned."""
 
     def incomplete(self) -> Sequence[Upload]: ...
 
     def delete_expired(self, now: datetime) -> Sequence[Upload]:
-        """Forgets uploads whose time is up, complete or not, and returns them."""
+        """Forgets uploads whose time is up, complete or not, and returns them.
+
+        The objects of those that were not complete are condemned.
+        """
 
     def known(self, ids: Iterable[str]) -> set[str]:
         """Those of ``ids`` that a blob or an upload has."""
@@ -122,7 +127,13 @@ class UploadRecords(Protocol):
         """The blob with that digest; with ``creator``, only if an upload of theirs ended in it."""
 
     def collect(self) -> Sequence[Blob]:
-        """Forgets the blobs that nothing refers to, and returns them."""
+        """Forgets the blobs that nothing refers to, condemns their objects and returns them."""
+
+    def condemned(self) -> Sequence[str]:
+        """Objects that are to be deleted: these records had them and never will again."""
+
+    def executed(self, ids: Iterable[str]) -> None:
+        """Takes note that the objects ``ids`` are deleted."""
 
 
 class DatasetRecords(Protocol):

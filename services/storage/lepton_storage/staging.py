@@ -13,13 +13,16 @@ Everything here blocks: use a thread.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +45,7 @@ Write = Callable[[int, bytes], int]
 """``os.write``, or what a test has fail."""
 
 _REMEMBERED_HASHES = 256
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Staging:
@@ -107,9 +111,16 @@ class Staging:
         sync_directory(self.root)
         self.hashes.forget(id)
 
-    def ids(self) -> Iterator[str]:
-        """Every upload that something was written for."""
-        return iter({path.name.strip(".").partition(".")[0] for path in self.root.iterdir()})
+    def ids(self, before: datetime) -> Iterator[str]:
+        """The uploads of which a file was last written before ``before``."""
+        found = set[str]()
+        for path in self.root.iterdir():
+            id = path.name.strip(".").partition(".")[0]
+            if _ID.fullmatch(id):  # what others may have put here stays
+                with contextlib.suppress(FileNotFoundError):  # it was just completed
+                    if path.stat().st_mtime < before.timestamp():
+                        found.add(id)
+        return iter(found)
 
     def tail_path(self, id: str) -> Path:
         return self.root / f"{id}.tail"

@@ -151,8 +151,8 @@ class Uploads:
     def recover(self) -> None:
         """Brings disk and database together after a crash. Blocks: use a thread.
 
-        An object whose upload was not marked complete is; one that no record knows is deleted,
-        as are bytes of uploads that were forgotten.
+        An object whose upload was not marked complete is. Staged bytes that no upload has are
+        deleted, if they are older than an upload may be.
         """
         for upload in self._records.incomplete():
             if not self._staging.path(upload.id).exists() and self._objects.exists(upload.id):
@@ -163,14 +163,11 @@ class Uploads:
                     source.close()
                 self._record(upload, header.key_id.hex())
         # Listed first and looked up after: what becomes known in between is not deleted.
-        for ids, discard in (
-            (list(self._staging.ids()), self._discard_unless_busy),
-            (list(self._objects.keys()), self._objects.delete),
-        ):
-            known = self._records.known(ids)
-            for id in ids:
-                if id not in known:
-                    discard(id)
+        ids = list(self._staging.ids(datetime.now(UTC) - self._policy.lifetime))
+        known = self._records.known(ids)
+        for id in ids:
+            if id not in known:
+                self._discard_unless_busy(id)
 
     def expire(self) -> int:
         """Forgets uploads whose time is up; returns how many. Blocks: use a thread."""
@@ -247,7 +244,11 @@ class Uploads:
 
     def _record(self, upload: Upload, key_id: str) -> Upload:
         blob = Blob(upload.id, upload.workspace, upload.sha256, upload.size_bytes, key_id)
-        done = self._records.complete(upload, blob)
+        try:
+            done = self._records.complete(upload, blob)
+        except UploadNotFound:
+            self._objects.delete(upload.id)
+            raise
         if done.blob_id != upload.id:
             self._objects.delete(upload.id)  # the workspace has these bytes already
         return done
@@ -259,7 +260,7 @@ class Uploads:
         self._records.delete(caller.workspace, id)
 
     def _discard_unless_busy(self, id: str) -> None:
-        # Whoever writes to it will find it gone at the end, and the next start sweeps the rest.
+        # Whoever writes to it will find it gone at the end, and a later start sweeps the rest.
         with contextlib.suppress(UploadBusy, UploadNotFound):
             self._staging.discard(id)
 

@@ -162,6 +162,23 @@ def test_only_what_nothing_refers_to_is_collected(sql: Sql) -> None:
     assert uploads.collect() == [blobs[0]]
     assert artifacts.delete("acme", kept.id)
     assert uploads.collect() == [blobs[1]]
+    condemned = uploads.condemned()
+    assert sorted(condemned) == sorted(blob.id for blob in blobs)
+    uploads.executed(condemned[:2])
+    assert uploads.condemned() == condemned[2:]
+
+
+def test_what_is_given_up_is_condemned(sql: Sql) -> None:
+    """An incomplete upload's object and one that is there already; never a blob's own."""
+    records = SqlUploadRecords(sql)
+    blob = complete(sql)
+    begun = [records.create(upload(), reuse=False) for _ in range(4)]
+    records.complete(begun[0], replace(blob, id=begun[0].id))
+    records.delete("acme", begun[1].id)
+    assert set(records.condemned()) == {begun[0].id, begun[1].id}
+    records.delete("acme", begun[0].id)
+    assert SqlKeyRecords(sql).destroy("acme") == 1
+    assert set(records.condemned()) == {one.id for one in begun}
 
 
 def test_what_was_collected_cannot_be_referred_to(sql: Sql) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import zlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -357,21 +358,70 @@ async def test_a_crash_between_object_and_record_is_mended(
     assert len(on_disk(tmp_path)) == 1
 
 
-async def test_what_no_record_knows_is_swept(
+async def test_staged_bytes_without_an_upload_are_swept(
     storage: Storage, reopen: Open, ada: Caller, tmp_path: Path
 ) -> None:
-    """Objects and uploads without a record are deleted at start, all others kept."""
+    """At start, once they are older than an upload may be; whatever is not ours stays."""
     await send(storage, ada, b"kept")
     begun = await storage.uploads.create(ada, 4, sha256(b"part"), "")
     await storage.uploads.write(ada, begun.upload.id, pieces(b"pa"))
+    root = tmp_path / "state" / "objects" / "uploads"
+    for name in ("a" * 32, "notes.txt"):
+        (root / name).write_bytes(b"of another")
     kept = set(on_disk(tmp_path))
-    root = tmp_path / "state" / "objects"
-    (root / "stored" / "aa").mkdir(exist_ok=True)
-    for path in (root / "stored" / "aa" / ("a" * 32), root / "uploads" / ("b" * 32)):
-        path.write_bytes(b"left over")
-    (root / "uploads" / f".{'c' * 32}.new").write_bytes(b"left over")
+    for name in ("b" * 32, f".{'c' * 32}.new"):
+        (root / name).write_bytes(b"left over")
+    for path in root.iterdir():
+        if path.name != "a" * 32:
+            os.utime(path, (0, 0))
     reopen().uploads.recover()
     assert set(on_disk(tmp_path)) == kept
+
+
+@pytest.mark.parametrize("database", ["empty", "older"])
+async def test_a_database_that_knows_less_deletes_no_object(
+    reopen: Open, ada: Caller, tmp_path: Path, database: str
+) -> None:
+    """An empty or an older database in place of the right one loses nothing of the store."""
+    state = tmp_path / "state"
+    storage = reopen()
+    await send(storage, ada, b"early")
+    storage.close()
+    shutil.copy(state / "storage.db", state / "old.db")
+    storage = reopen()
+    await send(storage, ada, b"late")
+    storage.close()
+    for path in (state / "objects" / "stored").rglob("*"):
+        os.utime(path, (0, 0))
+    (state / "objects" / "stored" / "notes.txt").write_bytes(b"a stray file")
+    kept = set(on_disk(tmp_path))
+    wrong = {"empty": state / "empty.db", "older": state / "old.db"}[database]
+    storage = reopen(database_url=f"sqlite:///{wrong}")
+    storage.uploads.recover()
+    storage.maintain()
+    assert set(on_disk(tmp_path)) == kept
+    storage = reopen()
+    storage.uploads.recover()
+    assert await read(storage, ada, sha256(b"late")) == b"late"
+
+
+async def test_what_a_crash_kept_from_being_deleted_goes_later(
+    storage: Storage, reopen: Open, ada: Caller, tmp_path: Path
+) -> None:
+    """Records say which objects they gave up, until the store has deleted them."""
+    await send(storage, ada, b"unused")
+    begun = await storage.uploads.create(ada, 4, sha256(b"data"), "")
+    storage.uploads._record = lambda upload, key_id: (_ for _ in ()).throw(SystemError)
+    with pytest.raises(SystemError):
+        await storage.uploads.write(ada, begun.upload.id, pieces(b"data"))
+    storage.uploads._records.delete_expired(datetime.now(UTC) + timedelta(hours=25))
+    storage.blobs._objects.delete = lambda id: (_ for _ in ()).throw(ConnectionError)
+    with pytest.raises(ConnectionError):
+        storage.blobs.collect()
+    assert len(on_disk(tmp_path)) == 2
+    reopen().maintain()
+    assert on_disk(tmp_path) == []
+    assert storage.uploads._records.condemned() == []
 
 
 async def test_abandoned_uploads_are_forgotten(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from lepton_storage.durable import sync_directory
@@ -66,11 +65,6 @@ class LocalObjectStore:
         path.unlink(missing_ok=True)
         if path.parent.exists():
             sync_directory(path.parent)
-
-    def keys(self) -> Iterator[str]:
-        for folder in self._root.iterdir():
-            for path in folder.iterdir():
-                yield path.name
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / key

@@ -72,12 +72,6 @@ class S3ObjectStore:
         except ObjectMissing:
             pass
 
-    def keys(self) -> Iterator[str]:
-        with _errors("*"):
-            for page in obstore.list(self._store):
-                for entry in page:
-                    yield Path(entry["path"]).name
-
 
 @contextmanager
 def _errors(key: str) -> Iterator[None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from lepton_storage.adapters.sql import Sql
+from lepton_storage.adapters.sql_uploads import delete_uploads
 from lepton_storage.models import UploadRow, WorkspaceKeyRow
 from lepton_storage.records import WorkspaceKey
 
@@ -74,7 +75,7 @@ class SqlKeyRecords:
                 row.wrapped = None
                 row.current = None
             # So that nobody finds "complete" what was erased.
-            session.execute(delete(UploadRow).where(UploadRow.workspace == workspace))
+            delete_uploads(session, UploadRow.workspace == workspace)
             return len(rows)
 
         return self._sql.write(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,6 +14,7 @@ from lepton_storage.errors import UploadNotFound, UploadRequestReused
 from lepton_storage.models import (
     ArtifactRow,
     BlobRow,
+    CondemnedObjectRow,
     DatasetFileRow,
     UploadRow,
     WorkspaceKeyRow,
@@ -85,6 +86,8 @@ class SqlUploadRecords:
                     )
                     session.flush()
                 row.blob_id = blob.id if found is None else found.id
+                if found is not None and found.id != blob.id:
+                    condemn(session, [blob.id])
             return _upload(row)
 
         try:
@@ -93,16 +96,16 @@ class SqlUploadRecords:
             return self._sql.write(run)
 
     def delete(self, workspace: str, id: str) -> None:
-        statement = delete(UploadRow).where(UploadRow.workspace == workspace, UploadRow.id == id)
-        self._sql.write(lambda session: session.execute(statement))
+        which = (UploadRow.workspace == workspace, UploadRow.id == id)
+        self._sql.write(lambda session: delete_uploads(session, *which))
 
     def incomplete(self) -> Sequence[Upload]:
         query = select(UploadRow).where(UploadRow.blob_id.is_(None))
         return self._sql.read(lambda session: [_upload(row) for row in session.scalars(query)])
 
     def delete_expired(self, now: datetime) -> Sequence[Upload]:
-        statement = delete(UploadRow).where(UploadRow.expire_time <= now).returning(UploadRow)
-        return self._sql.write(lambda session: [_upload(row) for row in session.scalars(statement)])
+        which = UploadRow.expire_time <= now
+        return self._sql.write(lambda session: delete_uploads(session, which))
 
     def known(self, ids: Iterable[str]) -> set[str]:
         def run(session: Session) -> set[str]:
@@ -143,9 +146,31 @@ class SqlUploadRecords:
             ).all()
             for row in rows:
                 session.delete(row)
+            condemn(session, [row.id for row in rows])
             return [to_blob(row) for row in rows]
 
         return self._sql.write(run)
+
+    def condemned(self) -> Sequence[str]:
+        query = select(CondemnedObjectRow.id)
+        return self._sql.read(lambda session: session.scalars(query).all())
+
+    def executed(self, ids: Iterable[str]) -> None:
+        statement = delete(CondemnedObjectRow).where(CondemnedObjectRow.id.in_(list(ids)))
+        self._sql.write(lambda session: session.execute(statement))
+
+
+def condemn(session: Session, ids: Iterable[str]) -> None:
+    """Writes down that objects are to be deleted, in the transaction that gives them up."""
+    for id in ids:
+        session.merge(CondemnedObjectRow(id=id))
+
+
+def delete_uploads(session: Session, *which: ColumnElement[bool]) -> Sequence[Upload]:
+    """Forgets uploads and returns them; one that was not complete may have left an object."""
+    rows = session.scalars(delete(UploadRow).where(*which).returning(UploadRow)).all()
+    condemn(session, [row.id for row in rows if row.blob_id is None])
+    return [_upload(row) for row in rows]
 
 
 def to_blob(row: BlobRow) -> Blob:
