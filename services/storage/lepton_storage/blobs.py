@@ -15,7 +15,6 @@ from lepton_storage.records import Blob
 from lepton_storage.sealed import SealedReader
 from lepton_storage.threads import IoThreads
 
-
 _BATCH = 100  # objects deleted before it is noted that they are
 
 

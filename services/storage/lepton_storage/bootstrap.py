@@ -35,6 +35,7 @@ from lepton_storage.keys import Keyring
 from lepton_storage.ports import ObjectStore
 from lepton_storage.servicer import StorageServicer
 from lepton_storage.staging import Staging
+from lepton_storage.state_lock import lock_state
 from lepton_storage.threads import IoThreads
 from lepton_storage.uploads import UploadPolicy, Uploads
 
@@ -64,18 +65,35 @@ class Storage:
 
 
 def open_storage(settings: StorageSettings) -> Storage:
-    """Opens what is on disk, or makes it. Blocks: use a thread."""
+    """Opens what is on disk, or makes it. Blocks: use a thread.
+
+    Raises InvalidConfiguration: a key file that the database needs is missing or another one.
+    """
     database = Database.open(settings.database_url, "lepton_storage.migrations")
+    try:
+        return _wire(settings, database)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _wire(settings: StorageSettings, database: Database) -> Storage:
     sql = Sql(database, settings.state_dir)
-    threads = IoThreads(settings.io_threads)
-    keys = Keyring(SqlKeyRecords(sql), FileKeyEncryption.open(settings.state_dir / "kek.json"))
+    key_records, dataset_records = SqlKeyRecords(sql), SqlDatasetRecords(sql)
+    kms = FileKeyEncryption.open(
+        settings.state_dir / "kek.json", {key.kek_id for key in key_records.alive()}
+    )
+    manifest_key = open_manifest_key(
+        settings.state_dir / "manifest_key.pem", needed=dataset_records.any_version()
+    )
+    keys = Keyring(key_records, kms)
     objects, staging_root = _open_objects(settings)
+    threads = IoThreads(settings.io_threads)
     staging = Staging(staging_root, keys, reserve_bytes=settings.disk_reserve_bytes)
     records = SqlUploadRecords(sql)
     policy = UploadPolicy(lifetime=timedelta(hours=settings.upload_lifetime_hours))
     uploads = Uploads(records, staging, objects, threads, policy)
     blobs = Blobs(records, objects, keys, threads)
-    manifest_key = open_manifest_key(settings.state_dir / "manifest_key.pem")
 
     def close() -> None:
         threads.close()
@@ -85,7 +103,7 @@ def open_storage(settings: StorageSettings) -> Storage:
         keys=keys,
         uploads=uploads,
         blobs=blobs,
-        datasets=Datasets(SqlDatasetRecords(sql), uploads, blobs, manifest_key, threads),
+        datasets=Datasets(dataset_records, uploads, blobs, manifest_key, threads),
         artifacts=Artifacts(SqlArtifactRecords(sql), uploads, blobs, threads),
         close=close,
     )
@@ -93,7 +111,12 @@ def open_storage(settings: StorageSettings) -> Storage:
 
 async def build(runtime: MeshRuntime, settings: StorageSettings) -> Service:
     """The service as the mesh serves it."""
-    storage = await asyncio.to_thread(open_storage, settings)
+    lock = lock_state(settings.state_dir, shared=True)
+    try:
+        storage = await asyncio.to_thread(open_storage, settings)
+    except BaseException:
+        lock.close()
+        raise
     upkeep: list[asyncio.Task[None]] = []
 
     async def start() -> None:
@@ -105,6 +128,7 @@ async def build(runtime: MeshRuntime, settings: StorageSettings) -> Service:
             task.cancel()
         await asyncio.gather(*upkeep, return_exceptions=True)
         await asyncio.to_thread(storage.close)
+        lock.close()
 
     return Service(
         servicers=[

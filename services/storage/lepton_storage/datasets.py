@@ -176,12 +176,9 @@ class Datasets:
 
     def _create_version(self, caller: Caller, id: str, new: NewVersion) -> DatasetVersion:
         dataset = self._find(caller, id)
+        blobs = self._uploads.blobs(caller, [file.sha256 for file in new.files])
         files = tuple(
-            DataFile(
-                file.path,
-                file.media_type or _guess_media_type(file.path),
-                self._uploads.blob(caller, file.sha256),
-            )
+            DataFile(file.path, file.media_type or _guess_media_type(file.path), blobs[file.sha256])
             for file in sorted(new.files)
         )
         manifest = encode_manifest(new.format, files)

@@ -4,6 +4,7 @@ lepton_mesh.errors
 ├── InvalidArgument
 │   ├── StorageRequestInvalid   a field is malformed
 │   ├── ChunkInvalid            a piece's length or checksum is wrong
+│   ├── DigestMismatch          what was sent is not what was announced
 │   └── DatasetInvalid          a file is not what the declared format says
 ├── OutOfRange
 │   ├── UploadOffset            a piece does not begin where the last one ended
@@ -19,13 +20,14 @@ lepton_mesh.errors
 │   └── UploadBusy              another stream writes to this upload
 ├── FailedPrecondition
 │   ├── UploadComplete          nothing more can be sent
+│   ├── StateInUse              a service and a command that changes keys, at once
+│   ├── NoWorkspaceKey          there is nothing to destroy
 │   └── KeyDestroyed            the bytes were erased with their key
 ├── ResourceExhausted
 │   └── DiskFull
 ├── Unavailable
 │   └── ObjectStoreUnavailable
 └── DataLoss
-    ├── DigestMismatch          what was sent is not what was announced
     ├── ObjectCorrupt           stored bytes do not authenticate
     ├── ObjectMissing           stored bytes are gone
     └── ManifestCorrupt         a manifest's digest or signature does not hold
@@ -115,6 +117,14 @@ class KeyDestroyed(FailedPrecondition):
     reason = "KEY_DESTROYED"
 
 
+class StateInUse(FailedPrecondition):
+    reason = "STORAGE_STATE_IN_USE"
+
+
+class NoWorkspaceKey(FailedPrecondition):
+    reason = "NO_WORKSPACE_KEY"
+
+
 class DiskFull(ResourceExhausted):
     reason = "DISK_FULL"
 
@@ -123,7 +133,7 @@ class ObjectStoreUnavailable(Unavailable):
     reason = "OBJECT_STORE_UNAVAILABLE"
 
 
-class DigestMismatch(DataLoss):
+class DigestMismatch(InvalidArgument):
     reason = "DIGEST_MISMATCH"
 
 

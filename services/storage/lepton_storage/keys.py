@@ -59,13 +59,18 @@ class Keyring:
         return SegmentCipher(header, known[1], workspace, object_id)
 
     def rotate(self) -> int:
-        """Re-wraps every workspace key under a new key-encryption key; returns how many."""
+        """Re-wraps every workspace key under a new key-encryption key; returns how many.
+
+        Not beside another process that serves the same database: that one would go on wrapping
+        with the old key-encryption key, which it holds in memory.
+        """
         self._kms.rotate()
         records = self._records.alive()
         for record in records:
             kek_id, wrapped = self._kms.wrap(self._unwrap(record), _context(record))
             self._records.rewrap(WorkspaceKey(record.id, record.workspace, kek_id, wrapped))
-        self._kms.retire()  # last: until here both keys were needed
+        # Last, and asked anew: an old key goes only once no row was wrapped with it.
+        self._kms.retire({record.kek_id for record in self._records.alive()})
         return len(records)
 
     def destroy(self, workspace: str) -> int:

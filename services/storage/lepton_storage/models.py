@@ -89,7 +89,7 @@ class DatasetVersionRow(Base):
     number: Mapped[int] = mapped_column(Integer)
     format: Mapped[str] = mapped_column(Varchar(16))
     digest: Mapped[str] = mapped_column(Varchar(80))
-    manifest: Mapped[bytes] = mapped_column(LargeBinary)
+    manifest: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     signature: Mapped[str] = mapped_column(Varchar(128))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     statistics: Mapped[dict[str, str]] = mapped_column(JSON)

@@ -5,7 +5,7 @@ Everything here is synchronous and may block: it runs in storage's own threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -32,8 +32,8 @@ class KeyEncryption(Protocol):
     def rotate(self) -> str:
         """Makes a new key-encryption key current and returns its id; old ones still unwrap."""
 
-    def retire(self) -> None:
-        """Forgets every key-encryption key but the current one."""
+    def retire(self, needed: Collection[str]) -> None:
+        """Forgets every key-encryption key but the current one and those ``needed``."""
 
 
 class StoredObject(Protocol):
@@ -123,8 +123,13 @@ class UploadRecords(Protocol):
     def known(self, ids: Iterable[str]) -> set[str]:
         """Those of ``ids`` that a blob or an upload has."""
 
-    def find_blob(self, workspace: str, sha256: str, creator: str | None) -> Blob | None:
-        """The blob with that digest; with ``creator``, only if an upload of theirs ended in it."""
+    def find_blobs(
+        self, workspace: str, sha256s: Iterable[str], creator: str | None
+    ) -> Mapping[str, Blob]:
+        """Digest -> blob, of those that are there.
+
+        With ``creator``, only blobs that an upload of theirs ended in.
+        """
 
     def collect(self) -> Sequence[Blob]:
         """Forgets the blobs that nothing refers to, condemns their objects and returns them."""
@@ -165,7 +170,10 @@ class DatasetRecords(Protocol):
         """The blob of one file of a version."""
 
     def list_versions(self, dataset: Dataset, before: int, limit: int) -> Sequence[DatasetVersion]:
-        """Newest first, those below number ``before`` (0: all); without their files."""
+        """Newest first, those below number ``before`` (0: all); without files and manifest."""
+
+    def any_version(self) -> bool:
+        """Whether there is a version, of whatever dataset and workspace."""
 
 
 class ArtifactRecords(Protocol):

@@ -97,6 +97,7 @@ class DatasetVersion:
     digest: str
     """``sha256:<64 hex digits>`` of the manifest."""
     manifest: bytes
+    """Left out of lists, as ``files`` are."""
     signature: str
     size_bytes: int
     statistics: Mapping[str, str]

@@ -7,7 +7,7 @@ import re
 import threading
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
@@ -134,19 +134,26 @@ class Uploads:
         await self._threads.run(self._delete, caller, id)
 
     def blob(self, caller: Caller, sha256: str) -> Blob:
-        """The blob of the caller's workspace with that digest; for jobs only what they sent.
+        """:meth:`blobs` for one digest."""
+        return self.blobs(caller, [sha256])[sha256]
 
-        Blocks: use a thread. Raises BlobNotFound, StorageRequestInvalid.
+    def blobs(self, caller: Caller, sha256s: Sequence[str]) -> Mapping[str, Blob]:
+        """The blobs of the caller's workspace with these digests; for jobs only what they sent.
+
+        Blocks: use a thread. Raises BlobNotFound for the first that is not there,
+        StorageRequestInvalid.
         """
-        check_sha256(sha256)
+        for sha256 in sha256s:
+            check_sha256(sha256)
         creator = caller.subject if caller.kind == "job" else None
-        blob = self._records.find_blob(caller.workspace, sha256, creator)
-        if blob is None:
-            raise BlobNotFound(
-                f"no complete upload has the SHA-256 {sha256}; upload the file first",
-                sha256=sha256,
-            )
-        return blob
+        found = self._records.find_blobs(caller.workspace, sha256s, creator)
+        for sha256 in sha256s:
+            if sha256 not in found:
+                raise BlobNotFound(
+                    f"no complete upload has the SHA-256 {sha256}; upload the file first",
+                    sha256=sha256,
+                )
+        return found
 
     def recover(self) -> None:
         """Brings disk and database together after a crash. Blocks: use a thread.

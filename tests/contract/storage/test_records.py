@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from lepton_mesh.database import differences
 from lepton_storage.adapters.sql import Sql
@@ -132,12 +133,12 @@ def test_equal_bytes_end_in_one_blob(sql: Sql) -> None:
     done = at_once(*(finish(one) for one in begun))
     assert len({one.blob_id for one in done}) == 1
     assert finish(begun[0])() == done[0]
-    found = records.find_blob("acme", "a" * 64, None)
-    assert found is not None
-    assert found.id == done[0].blob_id
-    assert records.find_blob("acme", "a" * 64, "users/ada") == found
-    assert records.find_blob("acme", "a" * 64, "jobs/j1") is None
-    assert records.find_blob("other", "a" * 64, None) is None
+    asked = ["a" * 64, "b" * 64]
+    found = records.find_blobs("acme", asked, None)
+    assert [blob.id for blob in found.values()] == [done[0].blob_id]
+    assert records.find_blobs("acme", asked, "users/ada") == found
+    assert records.find_blobs("acme", asked, "jobs/j1") == {}
+    assert records.find_blobs("other", asked, None) == {}
     assert records.create(upload(), reuse=True).complete
     assert not records.create(upload(size_bytes=5), reuse=True).complete
     records.delete("acme", begun[1].id)
@@ -203,6 +204,8 @@ def test_versions_are_numbered_one_by_one(sql: Sql) -> None:
         *(lambda n=n: records.add_version(made, version(blob, f"sha256:{n}")) for n in range(4))
     )
     again = records.add_version(made, version(blob, "sha256:2"))
+    assert again.manifest == b"{}"
+    assert {one.manifest for one in records.list_versions(made, 0, 9)} == {b""}
     assert [one.number for one in records.list_versions(made, 0, 9)] == [4, 3, 2, 1]
     assert [one.number for one in records.list_versions(made, 3, 1)] == [2]
     assert records.find_version(made, "sha256:2") == again
@@ -214,6 +217,24 @@ def test_versions_are_numbered_one_by_one(sql: Sql) -> None:
     assert records.get_blob("acme", "d", 4, "b") is None
     assert records.get_blob("other", "d", 4, "a") is None
     assert records.get_version("other", "d", 1) is None
+
+
+def test_many_files_take_few_statements(sql: Sql) -> None:
+    """A version of a thousand files is looked up and stored in batches."""
+    blobs = [complete(sql, f"{n:064x}") for n in range(20)]
+    files = tuple(DataFile(f"{n:04}", "text/plain", blobs[n % 20]) for n in range(1000))
+    made = dataset(sql)
+    statements: list[str] = []
+
+    def count(_conn, _cursor, statement, *_):  # type: ignore[no-untyped-def]
+        statements.append(statement)
+
+    event.listen(sql._database.engine, "before_cursor_execute", count)
+    SqlUploadRecords(sql).find_blobs("acme", [blob.sha256 for blob in blobs], None)
+    stored = SqlDatasetRecords(sql).add_version(made, replace(version(blobs[0]), files=files))
+    event.remove(sql._database.engine, "before_cursor_execute", count)
+    assert len(statements) < 20
+    assert SqlDatasetRecords(sql).get_version("acme", "d", 1) == stored
 
 
 def test_datasets_are_unique_in_a_workspace(sql: Sql) -> None:

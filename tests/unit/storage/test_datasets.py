@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from lepton_mesh.caller import Caller, ResourceNotGranted
+from lepton_mesh.config import InvalidConfiguration
 from lepton_mesh.errors import LeptonError
 from lepton_mesh.resources import Page
 from lepton_storage.artifacts import NewArtifact
@@ -173,6 +174,19 @@ async def test_signatures_hold_after_a_restart(storage: Storage, reopen: Open, a
     """The manifest key is kept."""
     version = await push(storage, ada, {"a": b"a"})
     assert await reopen().datasets.get_version(ada, "digits", 1) == version
+
+
+async def test_a_lost_manifest_key_stops_the_start(
+    storage: Storage, reopen: Open, ada: Caller, tmp_path: Path
+) -> None:
+    """Once something is signed, a missing key is said; no new one is made in its place."""
+    path = tmp_path / "state" / "manifest_key.pem"
+    path.unlink()
+    await push(reopen(), ada, {"a": b"a"})
+    path.unlink()
+    with pytest.raises(InvalidConfiguration, match=r"manifest_key\.pem is missing.*backup"):
+        reopen()
+    assert not path.exists()
 
 
 async def test_deleting_deletes_the_last_use_of_bytes(

@@ -11,7 +11,7 @@ from lepton_mesh.caller import Caller
 from lepton_mesh.config import InvalidConfiguration
 from lepton_storage.adapters.kek_file import FileKeyEncryption
 from lepton_storage.bootstrap import Storage
-from lepton_storage.errors import BlobNotFound, KeyDestroyed, ObjectCorrupt
+from lepton_storage.errors import BlobNotFound, KeyDestroyed
 from tests.unit.storage.conftest import Open
 from tests.unit.storage.traffic import read, send, sha256
 
@@ -57,11 +57,31 @@ async def test_destroying_a_key_erases_what_it_covered(
 async def test_the_key_file_of_another_database_is_refused(
     storage: Storage, reopen: Open, ada: Caller, tmp_path: Path
 ) -> None:
-    """A lost kek.json is said, not papered over with a new key."""
+    """A lost or exchanged kek.json stops the start, and no new one is made in its place."""
     await send(storage, ada, b"secret")
-    (tmp_path / "state" / "kek.json").unlink()
-    with pytest.raises(ObjectCorrupt, match=r"kek\.json"):
-        await read(reopen(), ada, sha256(b"secret"))
+    path = tmp_path / "state" / "kek.json"
+    kept = path.read_bytes()
+    path.unlink()
+    with pytest.raises(InvalidConfiguration, match=r"kek\.json is missing.*backup"):
+        reopen()
+    assert not path.exists()
+    FileKeyEncryption.open(path)
+    with pytest.raises(InvalidConfiguration, match=r"kek\.json does not hold"):
+        reopen()
+    path.write_bytes(kept)
+    assert await read(reopen(), ada, sha256(b"secret")) == b"secret"
+
+
+def test_an_old_key_is_retired_once_nothing_needs_it(tmp_path: Path) -> None:
+    """What is still wrapped with it can be unwrapped until then."""
+    kms = FileKeyEncryption.open(tmp_path / "kek.json")
+    old, wrapped = kms.wrap(b"k" * 32, b"acme")
+    kms.rotate()
+    kms.retire({old})
+    assert FileKeyEncryption.open(tmp_path / "kek.json").unwrap(old, wrapped, b"acme") == b"k" * 32
+    kms.retire(())
+    with pytest.raises(KeyError):
+        kms.unwrap(old, wrapped, b"acme")
 
 
 def test_wrapped_keys_are_bound_to_their_context(tmp_path: Path) -> None:

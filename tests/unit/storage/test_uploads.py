@@ -116,8 +116,9 @@ async def test_nothing_lies_on_the_disk_in_clear(
 async def test_wrong_bytes_leave_nothing(storage: Storage, ada: Caller, tmp_path: Path) -> None:
     """When the digest is not the announced one the upload is gone, bytes and all."""
     begun = await storage.uploads.create(ada, 4, sha256(b"true"), "")
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DigestMismatch) as raised:
         await storage.uploads.write(ada, begun.upload.id, pieces(b"fake"))
+    assert raised.value.wire.grpc_name == "INVALID_ARGUMENT"  # theirs, not a loss of ours
     assert on_disk(tmp_path) == []
     with pytest.raises(UploadNotFound):
         await storage.uploads.get(ada, begun.upload.id)

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -32,13 +33,22 @@ class FileKeyEncryption:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Reads ``path``, or makes it with one new key.
+    def open(cls, path: Path, needed: Collection[str] = ()) -> Self:
+        """Reads ``path``; where no key is ``needed`` yet, makes it with a new one.
+
+        Args:
+            needed: Ids of the key-encryption keys that the database's keys are wrapped with.
 
         Raises:
-            InvalidConfiguration: Others may read the file, or it is not one of ours.
+            InvalidConfiguration: Others may read the file, it is not one of ours, or a key that
+                is needed is not in it.
         """
         if not path.exists():
+            if needed:
+                raise InvalidConfiguration(
+                    f"{path} is missing, and nothing that is stored can be read without it; "
+                    "restore it from the backup"
+                )
             made = cls(path, "", {})
             made.rotate()
             return made
@@ -47,11 +57,17 @@ class FileKeyEncryption:
         try:
             stored = json.loads(path.read_bytes())
             keys = {id: base64.b64decode(key) for id, key in stored["keys"].items()}
-            return cls(path, stored["current"], keys)
+            opened = cls(path, stored["current"], keys)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidConfiguration(
                 f"{path} is not a file of key-encryption keys; restore it from a backup"
             ) from error
+        if missing := sorted(set(needed) - keys.keys()):
+            raise InvalidConfiguration(
+                f"{path} does not hold the key-encryption key {missing[0]} that the database "
+                "needs; restore the file that belongs to this database from the backup"
+            )
+        return opened
 
     def wrap(self, key: bytes, context: bytes) -> tuple[str, bytes]:
         with self._lock:
@@ -76,9 +92,10 @@ class FileKeyEncryption:
             self._save()
         return kek_id
 
-    def retire(self) -> None:
+    def retire(self, needed: Collection[str]) -> None:
         with self._lock:
-            self._keys = {self._current: self._keys[self._current]}
+            kept = {self._current, *needed}
+            self._keys = {id: key for id, key in self._keys.items() if id in kept}
             self._save()
 
     def _save(self) -> None:

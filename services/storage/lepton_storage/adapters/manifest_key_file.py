@@ -17,9 +17,17 @@ from lepton_storage.durable import write_private
 from lepton_storage.manifest import ManifestKey
 
 
-def open_manifest_key(path: Path) -> ManifestKey:
-    """Reads the key, or makes one. Raises InvalidConfiguration."""
+def open_manifest_key(path: Path, *, needed: bool = False) -> ManifestKey:
+    """Reads the key; makes one if none is ``needed``, for nothing was signed yet.
+
+    Raises InvalidConfiguration.
+    """
     if not path.exists():
+        if needed:
+            raise InvalidConfiguration(
+                f"{path} is missing, and dataset versions are signed with it; restore it from "
+                "the backup"
+            )
         made = ec.generate_private_key(ec.SECP256R1())
         write_private(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return ManifestKey(made)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, joinedload, undefer
 
 from lepton_storage.adapters.sql import Sql
-from lepton_storage.adapters.sql_uploads import to_blob
+from lepton_storage.adapters.sql_uploads import IDS_AT_ONCE, to_blob
 from lepton_storage.errors import BlobNotFound, DatasetExists, DatasetNotFound
 from lepton_storage.models import (
     BlobRow,
@@ -89,21 +89,9 @@ class SqlDatasetRecords:
             made = _version_row(dataset, version, row.latest)
             session.add(made)
             session.flush()
-            for file in version.files:
-                if session.get(BlobRow, file.blob.id, with_for_update=True) is None:
-                    raise BlobNotFound(
-                        f"the bytes of '{file.path}' were just deleted; upload the file again",
-                        sha256=file.blob.sha256,
-                    )
-                session.add(
-                    DatasetFileRow(
-                        version_uid=made.uid,
-                        path=file.path,
-                        media_type=file.media_type,
-                        blob_id=file.blob.id,
-                    )
-                )
-            return _version(made, dataset.id, version.files)
+            _hold_blobs(session, version.files)
+            session.execute(insert(DatasetFileRow), [_file_values(made, f) for f in version.files])
+            return _version(made, dataset.id, version.manifest, version.files)
 
         return self._sql.write(run)
 
@@ -116,12 +104,14 @@ class SqlDatasetRecords:
             if owner is None:
                 return None
             row = session.scalar(
-                select(DatasetVersionRow).where(
+                select(DatasetVersionRow)
+                .where(
                     DatasetVersionRow.dataset_uid == owner.uid,
                     DatasetVersionRow.number == (number or owner.latest),
                 )
+                .options(undefer(DatasetVersionRow.manifest))
             )
-            return None if row is None else _version(row, dataset, _files(session, row))
+            return None if row is None else _whole(session, row, dataset)
 
         return self._sql.read(run)
 
@@ -157,8 +147,12 @@ class SqlDatasetRecords:
         if before:
             query = query.where(DatasetVersionRow.number < before)
         return self._sql.read(
-            lambda session: [_version(row, dataset.id, ()) for row in session.scalars(query)]
+            lambda session: [_version(row, dataset.id, b"", ()) for row in session.scalars(query)]
         )
+
+    def any_version(self) -> bool:
+        query = select(DatasetVersionRow.uid).limit(1)
+        return self._sql.read(lambda session: session.scalar(query)) is not None
 
 
 def _row(session: Session, workspace: str, id: str) -> DatasetRow | None:
@@ -169,11 +163,28 @@ def _row(session: Session, workspace: str, id: str) -> DatasetRow | None:
 
 def _by_digest(session: Session, dataset: Dataset, digest: str) -> DatasetVersion | None:
     row = session.scalar(
-        select(DatasetVersionRow).where(
-            DatasetVersionRow.dataset_uid == dataset.uid, DatasetVersionRow.digest == digest
-        )
+        select(DatasetVersionRow)
+        .where(DatasetVersionRow.dataset_uid == dataset.uid, DatasetVersionRow.digest == digest)
+        .options(undefer(DatasetVersionRow.manifest))
     )
-    return None if row is None else _version(row, dataset.id, _files(session, row))
+    return None if row is None else _whole(session, row, dataset.id)
+
+
+def _hold_blobs(session: Session, files: Sequence[DataFile]) -> None:
+    """Locks the files' blobs, in one order for all; raises BlobNotFound if one is gone."""
+    ids = sorted({file.blob.id for file in files})
+    held = set[str]()
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        some = BlobRow.id.in_(ids[start : start + IDS_AT_ONCE])
+        held.update(
+            session.scalars(select(BlobRow.id).where(some).order_by(BlobRow.id).with_for_update())
+        )
+    for file in files:
+        if file.blob.id not in held:
+            raise BlobNotFound(
+                f"the bytes of '{file.path}' were just deleted; upload the file again",
+                sha256=file.blob.sha256,
+            )
 
 
 def _files(session: Session, row: DatasetVersionRow) -> tuple[DataFile, ...]:
@@ -221,13 +232,28 @@ def _version_row(dataset: Dataset, version: DatasetVersion, number: int) -> Data
     )
 
 
-def _version(row: DatasetVersionRow, dataset: str, files: tuple[DataFile, ...]) -> DatasetVersion:
+def _file_values(version: DatasetVersionRow, file: DataFile) -> dict[str, object]:
+    return {
+        "version_uid": version.uid,
+        "path": file.path,
+        "media_type": file.media_type,
+        "blob_id": file.blob.id,
+    }
+
+
+def _whole(session: Session, row: DatasetVersionRow, dataset: str) -> DatasetVersion:
+    return _version(row, dataset, row.manifest, _files(session, row))
+
+
+def _version(
+    row: DatasetVersionRow, dataset: str, manifest: bytes, files: tuple[DataFile, ...]
+) -> DatasetVersion:
     return DatasetVersion(
         dataset=dataset,
         number=row.number,
         format=DatasetFormat(row.format),
         digest=row.digest,
-        manifest=row.manifest,
+        manifest=manifest,
         signature=row.signature,
         size_bytes=row.size_bytes,
         statistics=row.statistics,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, Select, delete, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,7 +21,8 @@ from lepton_storage.models import (
 )
 from lepton_storage.records import Blob, Upload
 
-_BATCH = 500  # ids in one statement; SQLite takes at most 32,766 parameters
+IDS_AT_ONCE = 500
+"""In one statement; SQLite takes at most 32,766 parameters."""
 
 
 class SqlUploadRecords:
@@ -38,7 +39,8 @@ class SqlUploadRecords:
                     return _same(upload, existing)
             row = _row(upload)
             if reuse:
-                blob = _find(session, upload.workspace, upload.sha256)
+                query = _current(upload.workspace, [upload.sha256])
+                blob = session.scalar(query.with_for_update(of=BlobRow))
                 if blob is not None and blob.size_bytes == upload.size_bytes:
                     row.blob_id = blob.id
             session.add(row)
@@ -110,23 +112,28 @@ class SqlUploadRecords:
     def known(self, ids: Iterable[str]) -> set[str]:
         def run(session: Session) -> set[str]:
             asked, found = list(ids), set[str]()
-            for start in range(0, len(asked), _BATCH):
-                some = asked[start : start + _BATCH]
+            for start in range(0, len(asked), IDS_AT_ONCE):
+                some = asked[start : start + IDS_AT_ONCE]
                 for row in (BlobRow, UploadRow):
                     found.update(session.scalars(select(row.id).where(row.id.in_(some))))
             return found
 
         return self._sql.read(run)
 
-    def find_blob(self, workspace: str, sha256: str, creator: str | None) -> Blob | None:
-        def run(session: Session) -> Blob | None:
-            row = _find(session, workspace, sha256)
-            if row is None:
-                return None
-            sent = exists().where(UploadRow.blob_id == row.id, UploadRow.creator == creator)
-            if creator is not None and not session.scalar(select(sent)):
-                return None
-            return to_blob(row)
+    def find_blobs(
+        self, workspace: str, sha256s: Iterable[str], creator: str | None
+    ) -> Mapping[str, Blob]:
+        asked = sorted(set(sha256s))
+
+        def run(session: Session) -> Mapping[str, Blob]:
+            found = dict[str, Blob]()
+            for start in range(0, len(asked), IDS_AT_ONCE):
+                query = _current(workspace, asked[start : start + IDS_AT_ONCE])
+                if creator is not None:
+                    sent = exists().where(UploadRow.blob_id == BlobRow.id)
+                    query = query.where(sent.where(UploadRow.creator == creator))
+                found.update((row.sha256, to_blob(row)) for row in session.scalars(query))
+            return found
 
         return self._sql.read(run)
 
@@ -178,17 +185,16 @@ def to_blob(row: BlobRow) -> Blob:
     return Blob(row.id, row.workspace, row.sha256, row.size_bytes, row.key_id)
 
 
-def _find(session: Session, workspace: str, sha256: str) -> BlobRow | None:
-    """The blob with these bytes under the workspace's current key."""
-    return session.scalar(
+def _current(workspace: str, sha256s: Sequence[str]) -> Select[BlobRow]:
+    """The blobs with these digests under the workspace's current key: one each at most."""
+    return (
         select(BlobRow)
         .join(WorkspaceKeyRow, WorkspaceKeyRow.id == BlobRow.key_id)
         .where(
             BlobRow.workspace == workspace,
-            BlobRow.sha256 == sha256,
+            BlobRow.sha256.in_(sha256s),
             WorkspaceKeyRow.current == workspace,
         )
-        .with_for_update(of=BlobRow)
     )
 
 

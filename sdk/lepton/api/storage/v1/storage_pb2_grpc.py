@@ -155,7 +155,7 @@ class StorageServiceServicer:
         be its `committed_bytes`: otherwise OUT_OF_RANGE (UPLOAD_OFFSET). Bytes are
         durable when the answer arrives; a broken stream keeps what was durable.
         The upload completes when all bytes are there and their SHA-256 is the one
-        announced: otherwise DATA_LOSS (DIGEST_MISMATCH), and nothing is kept.
+        announced: otherwise INVALID_ARGUMENT (DIGEST_MISMATCH), and nothing is kept.
         Role developer; jobs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -51,7 +51,7 @@ class StorageServiceStub:
     be its `committed_bytes`: otherwise OUT_OF_RANGE (UPLOAD_OFFSET). Bytes are
     durable when the answer arrives; a broken stream keeps what was durable.
     The upload completes when all bytes are there and their SHA-256 is the one
-    announced: otherwise DATA_LOSS (DIGEST_MISMATCH), and nothing is kept.
+    announced: otherwise INVALID_ARGUMENT (DIGEST_MISMATCH), and nothing is kept.
     Role developer; jobs.
     """
     DeleteUpload: _grpc.UnaryUnaryMultiCallable[_storage_pb2.DeleteUploadRequest, _empty_pb2.Empty]
@@ -116,7 +116,7 @@ class StorageServiceAsyncStub(StorageServiceStub):
     be its `committed_bytes`: otherwise OUT_OF_RANGE (UPLOAD_OFFSET). Bytes are
     durable when the answer arrives; a broken stream keeps what was durable.
     The upload completes when all bytes are there and their SHA-256 is the one
-    announced: otherwise DATA_LOSS (DIGEST_MISMATCH), and nothing is kept.
+    announced: otherwise INVALID_ARGUMENT (DIGEST_MISMATCH), and nothing is kept.
     Role developer; jobs.
     """
     DeleteUpload: _aio.UnaryUnaryMultiCallable[_storage_pb2.DeleteUploadRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -196,7 +196,7 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         be its `committed_bytes`: otherwise OUT_OF_RANGE (UPLOAD_OFFSET). Bytes are
         durable when the answer arrives; a broken stream keeps what was durable.
         The upload completes when all bytes are there and their SHA-256 is the one
-        announced: otherwise DATA_LOSS (DIGEST_MISMATCH), and nothing is kept.
+        announced: otherwise INVALID_ARGUMENT (DIGEST_MISMATCH), and nothing is kept.
         Role developer; jobs.
         """
 

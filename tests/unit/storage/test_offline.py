@@ -1,0 +1,63 @@
+"""The commands on the keys, as an operator calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lepton_mesh.caller import Caller
+from lepton_storage import offline
+from lepton_storage.errors import BlobNotFound, StateInUse
+from lepton_storage.state_lock import lock_state
+from tests.unit.storage.conftest import Open
+from tests.unit.storage.traffic import read, send, sha256
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LEPTON_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+async def test_rotate_kek(
+    reopen: Open, ada: Caller, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file holds a new key alone, and everything is read as before."""
+    await send(reopen(), ada, b"secret")
+    old = json.loads((state / "kek.json").read_text())
+    assert offline.main(["rotate-kek"]) == 0
+    assert capsys.readouterr().out.startswith("re-wrapped 1 workspace keys")
+    new = json.loads((state / "kek.json").read_text())
+    assert list(new["keys"]) == [new["current"]] != [old["current"]]
+    assert await read(reopen(), ada, sha256(b"secret")) == b"secret"
+
+
+async def test_destroy_keys(
+    reopen: Open, ada: Caller, eve: Caller, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One workspace's bytes are gone, others stay; there is nothing to destroy twice."""
+    for caller in (ada, eve):
+        await send(reopen(), caller, b"secret")
+    assert offline.main(["destroy-keys", "--workspace", "acme"]) == 0
+    storage = reopen()
+    with pytest.raises(BlobNotFound):
+        storage.uploads.blob(ada, sha256(b"secret"))
+    assert await read(storage, eve, sha256(b"secret")) == b"secret"
+    assert offline.main(["destroy-keys", "--workspace", "acme"]) == 1
+    assert "'acme' has no key" in capsys.readouterr().err
+
+
+async def test_not_beside_a_service(
+    reopen: Open, ada: Caller, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A service's lock keeps a command out, and a command's keeps services out."""
+    await send(reopen(), ada, b"secret")
+    before = (state / "kek.json").read_bytes()
+    with lock_state(state, shared=True), lock_state(state, shared=True):
+        assert offline.main(["rotate-kek"]) == 1
+    assert "lepton down" in capsys.readouterr().err
+    assert (state / "kek.json").read_bytes() == before
+    with lock_state(state, shared=False), pytest.raises(StateInUse, match="wait until it ends"):
+        lock_state(state, shared=True)
