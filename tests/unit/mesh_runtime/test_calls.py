@@ -23,6 +23,7 @@ from lepton_mesh.caller import Role, acting_as_service, current_caller
 from lepton_mesh.errors import (
     DeadlineExceeded,
     Internal,
+    InvalidArgument,
     LeptonError,
     NotFound,
     ResourceExhausted,
@@ -38,6 +39,17 @@ if TYPE_CHECKING:
 ARITIES = ["UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"]
 VIEWERS = Rule(min_role=Role.VIEWER)
 PUBLIC = Rule(public=True)
+
+
+class Garbling:
+    """A channel whose messages are no protobuf."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        make = getattr(self._channel, name)
+        return lambda path, serialize, parse: make(path, lambda message: b"\xff\xff", parse)
 
 
 class ShelfEmpty(NotFound):
@@ -96,6 +108,52 @@ async def test_an_unexpected_error_stays_inside(
     assert [record.levelname for record in records] == ["ERROR"]
     assert records[0].exc_info is not None
     assert "hunter2" in str(records[0].exc_info[1])
+
+
+@pytest.mark.parametrize("arity", ARITIES)
+async def test_a_malformed_message_is_the_callers_fault(
+    mesh: Mesh, arity: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes through the chain: a reason for the caller, a plain record, no traceback."""
+
+    async def behavior(text: str) -> str:
+        return text
+
+    running = await mesh.serve(behavior, PUBLIC)
+    stub = type(mesh.stub(running))(Garbling(mesh.channel(running)))
+    with caplog.at_level(logging.INFO), pytest.raises(InvalidArgument) as caught:
+        await stub.call(arity, "x")
+    assert caught.value.reason == "MESSAGE_MALFORMED"
+    assert caught.value.metadata["method"].endswith(arity)
+    await running.server.drain(0)
+    records = [record for record in caplog.records if record.levelno >= logging.INFO]
+    assert [(one.name, one.levelname, one.exc_info) for one in records] == [
+        ("lepton_mesh.calls", "INFO", None)
+    ]
+
+
+async def test_who_may_not_call_is_told_so_before_the_message_is_read(mesh: Mesh) -> None:
+    """Permission comes before everything that the request says."""
+
+    async def behavior(text: str) -> str:
+        return text
+
+    running = await mesh.serve(behavior, VIEWERS)
+    stub = type(mesh.stub(running))(Garbling(mesh.channel(running)))
+    with pytest.raises(Unauthenticated):
+        await stub.call("UnaryUnary", "x", metadata=bearer("not a token"))
+
+
+@pytest.mark.parametrize("arity", ARITIES)
+async def test_a_cancelled_error_of_the_servicers_own_is_answered(mesh: Mesh, arity: str) -> None:
+    """What the servicer waits for was cancelled, not the call: its caller must not hang."""
+
+    async def behavior(text: str) -> str:
+        raise asyncio.CancelledError
+
+    running = await mesh.serve(behavior, PUBLIC)
+    with pytest.raises(Internal, match="trace id"):
+        await mesh.stub(running).call(arity, "x", timeout=5)
 
 
 @pytest.mark.parametrize("arity", ["UnaryUnary", "StreamStream"])

@@ -3,7 +3,8 @@
 gRPC's own interceptors are asked anew for every call. Here each method of a servicer is
 wrapped once, when it is registered, so that a call pays for the interceptors' work alone.
 All four arities become one shape, ``async (ServerCall) -> response or None``; the responses
-of streams are written to the context.
+of streams are written to the context. Requests are parsed here too, inside the chain: where
+gRPC parses them, the caller of a malformed one gets UNKNOWN and no interceptor hears of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ import grpc
 
 from lepton_mesh.authorization import Rule
 from lepton_mesh.caller import Caller
-from lepton_mesh.errors import LeptonError
+from lepton_mesh.errors import InvalidArgument, LeptonError
+
+
+class MessageMalformed(InvalidArgument):
+    reason = "MESSAGE_MALFORMED"
 
 
 @dataclass(slots=True)
@@ -28,7 +33,7 @@ class ServerCall:
     """``/package.Service/Method``."""
     rule: Rule
     request: Any
-    """The message, or the async iterator of messages."""
+    """The message, or the async iterator of messages, as it came: parsed by the servicer's side."""
     context: grpc.aio.ServicerContext[Any, Any]
     metadata: Mapping[str, str | bytes]
     streams_requests: bool = False
@@ -103,9 +108,7 @@ def intercept(
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[streams, bool(handler.response_streaming)]
     wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-        serve,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
+        serve, response_serializer=handler.response_serializer
     )
     return wrapped
 
@@ -118,11 +121,12 @@ def _around(interceptor: Interceptor, proceed: Proceed) -> Proceed:
 
 
 def _terminal(handler: Any) -> Proceed:
+    request_of = _parser(handler)
     if handler.response_streaming:
         behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def stream(call: ServerCall) -> None:
-            responses = behavior(call.request, call.context)
+            responses = behavior(request_of(call), call.context)
             if not isinstance(responses, AsyncIterator):
                 await responses  # it writes to the context itself
                 return
@@ -135,6 +139,32 @@ def _terminal(handler: Any) -> Proceed:
     behavior = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
     async def unary(call: ServerCall) -> Any:
-        return await behavior(call.request, call.context)
+        return await behavior(request_of(call), call.context)
 
     return unary
+
+
+def _parser(handler: Any) -> Callable[[ServerCall], Any]:
+    """Makes the message, or the iterator of messages, of what a call carries.
+
+    Raises MessageMalformed, for a stream when the message is asked for.
+    """
+    deserialize = handler.request_deserializer
+
+    def parsed(content: bytes, method: str) -> Any:
+        try:
+            return content if deserialize is None else deserialize(content)
+        except Exception as error:  # DecodeError differs between protobuf's implementations
+            raise MessageMalformed(
+                f"the request is not a message of {method}; "
+                "check what is sent, and bring both ends to the same version",
+                method=method,
+            ) from error
+
+    async def each(contents: AsyncIterator[bytes], method: str) -> AsyncIterator[Any]:
+        async for content in contents:
+            yield parsed(content, method)
+
+    if handler.request_streaming:
+        return lambda call: each(call.request, call.method)
+    return lambda call: parsed(call.request, call.method)
