@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from lepton_mesh.errors import LeptonError, Unavailable
 from lepton_mesh.etcd import EtcdClient, LeaseLost, Listing, WatchBatch, WatchEvent
@@ -59,12 +60,25 @@ class Instance:
         Raises:
             ValueError: The value is not a record.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
+        hints = {f.name: f.type for f in dataclasses.fields(cls)}
         try:
             record = dict(json.loads(value))
-            return cls(**{name: content for name, content in record.items() if name in known})
+            for name, content in record.items():
+                if name in hints and not _IS[hints[name]](content):
+                    raise ValueError(f"not an instance's record: {name} is no {hints[name]}")
+            return cls(**{name: content for name, content in record.items() if name in hints})
         except TypeError as error:
             raise ValueError(f"not an instance's record: {error}") from error
+
+
+# Any: a dataclass' field tells its type as text, where annotations are postponed.
+_IS: dict[Any, Callable[[object], bool]] = {
+    "str": lambda content: isinstance(content, str),
+    "int": lambda content: isinstance(content, int) and not isinstance(content, bool),
+    "dict[str, str]": lambda content: (
+        isinstance(content, dict) and all(isinstance(one, str) for one in content.values())
+    ),
+}
 
 
 class NoInstance(Unavailable):
@@ -256,8 +270,9 @@ class Directory:
                 known.pop(name, None)
             else:
                 try:
-                    known[name] = Instance.from_json(event.item.value)
+                    known[name] = _of_key(event.key, event.item.value)
                 except ValueError as error:
+                    # What it said before may still hold; nobody else's record suffers.
                     log.warning("the record at %s is not readable: %s", event.key, error)
                     continue
             changed[service] = None
@@ -267,4 +282,15 @@ class Directory:
         self._changed = asyncio.Event()
         for service in changed:
             for callback in tuple(self._subscribers):
-                callback(service)
+                try:
+                    callback(service)
+                except Exception:  # one subscriber's trouble is no other's
+                    log.exception("a subscriber failed on a change of %s", service)
+
+
+def _of_key(key: str, value: bytes) -> Instance:
+    """The instance of the record at ``key``; ValueError if it speaks for another."""
+    one = Instance.from_json(value)
+    if one.key != key:
+        raise ValueError(f"it is of {one.service}/{one.instance}")
+    return one

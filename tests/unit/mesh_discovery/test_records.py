@@ -21,7 +21,22 @@ def test_fields_of_later_versions_are_left_out() -> None:
     assert Instance.from_json(json.dumps(record).encode()) == Instance("s", "s-1", "h:1")
 
 
-@pytest.mark.parametrize("value", [b"", b"[1]", b"3", b'{"service":"s"}', b"\xff", b'"text"'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"[1]",
+        b"3",
+        b'{"service":"s"}',
+        b"\xff",
+        b'"text"',
+        b'{"service":"s","instance":"s-1","address":5}',
+        b'{"service":"s","instance":["s-1"],"address":"h:1"}',
+        b'{"service":"s","instance":"s-1","address":"h:1","capacity":"many"}',
+        b'{"service":"s","instance":"s-1","address":"h:1","capacity":true}',
+        b'{"service":"s","instance":"s-1","address":"h:1","ports":{"oip":6}}',
+    ],
+)
 def test_what_is_no_record(value: bytes) -> None:
     with pytest.raises(ValueError):
         Instance.from_json(value)
