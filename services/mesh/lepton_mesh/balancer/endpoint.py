@@ -22,6 +22,17 @@ FAILURES_TO_EJECT = 3
 EJECTION_SECONDS = 1.0
 MAX_EJECTION_SECONDS = 30.0
 
+FAILURES = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""Statuses that say something of the instance: an error that comes quickly is no speed."""
+
 
 class Endpoint:
     """A channel to one instance; connects at once and reconnects by itself.
@@ -30,9 +41,16 @@ class Endpoint:
         address: ``host:port``.
         connect: Opens the channel.
         on_change: Called when it becomes connected or ceases to be.
+        clock: Seconds; by default the loop's time.
     """
 
-    def __init__(self, address: str, connect: Connect, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        connect: Connect,
+        on_change: Callable[[], None],
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.address = address
         self.channel = connect(address)
         self.in_flight = 0
@@ -47,8 +65,8 @@ class Endpoint:
         self._idle = asyncio.Event()
         self._idle.set()
         self._methods: dict[tuple[str, str], Any] = {}
-        self._loop = asyncio.get_running_loop()
-        self._watch = self._loop.create_task(self._follow_state(), name=f"channel to {address}")
+        self._clock = clock or asyncio.get_running_loop().time
+        self._watch = asyncio.create_task(self._follow_state(), name=f"channel to {address}")
 
     @property
     def ready(self) -> bool:
@@ -58,7 +76,7 @@ class Endpoint:
     @property
     def ejected(self) -> bool:
         """Whether it failed lately and is better left alone."""
-        return self._loop.time() < self._ejected_until
+        return self._clock() < self._ejected_until
 
     @property
     def cost(self) -> float:
@@ -67,7 +85,7 @@ class Endpoint:
             # One call finds out how fast it is; until then it gets no second one
             # while others are free.
             return self.in_flight * UNPROVEN_SECONDS
-        age = self._loop.time() - self._latency_at
+        age = self._clock() - self._latency_at
         faded = self._latency * math.exp(-age / EWMA_SECONDS)
         return (self.in_flight + 1) * max(faded, 0.0001)
 
@@ -91,9 +109,20 @@ class Endpoint:
         if self.in_flight == 0:
             self._idle.set()
 
+    def refused(self, code: grpc.StatusCode, seconds: float) -> None:
+        """It answered with an error after ``seconds``."""
+        if code in FAILURES:
+            self.failed()
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            # One may be the caller's haste, several in a row are an instance that hangs.
+            self.kept_waiting(seconds)
+            self.failed()
+        else:
+            self.answered(seconds)
+
     def answered(self, seconds: float) -> None:
         """It answered, be it with an error of the application's."""
-        now = self._loop.time()
+        now = self._clock()
         if seconds >= self._latency:
             self._latency = seconds  # a rise counts at once, a fall bit by bit
         else:
@@ -111,10 +140,10 @@ class Endpoint:
         """It did not answer within ``seconds`` and is not waited for any more."""
         if seconds > self._latency:
             self._latency = seconds
-            self._latency_at = self._loop.time()
+            self._latency_at = self._clock()
 
     def failed(self) -> None:
-        """A call failed for want of the instance.
+        """A call failed for want of the instance; that it did so quickly is not to its credit.
 
         Some in a row eject it; each further one, when it is given calls again,
         does so for twice as long.
@@ -124,7 +153,7 @@ class Endpoint:
             return
         seconds = min(MAX_EJECTION_SECONDS, EJECTION_SECONDS * 2**self._ejections)
         self._ejections += 1
-        self._ejected_until = self._loop.time() + seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter is no secret
+        self._ejected_until = self._clock() + seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter is no secret
 
     async def drain(self, grace_seconds: float) -> None:
         """Takes no new call, lets those in flight end for ``grace_seconds``, and closes."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import grpc
 
-from lepton_mesh.balancer.endpoint import Endpoint
+from lepton_mesh.balancer.endpoint import FAILURES, Endpoint
 from lepton_mesh.balancer.method import CallOptions, Method, connection_closed
 from lepton_mesh.connect import being_cancelled
 
@@ -232,7 +232,7 @@ class BalancedStreamCall:
         try:
             return await awaitable
         except grpc.aio.AioRpcError as error:
-            if endpoint is not None and error.code() is grpc.StatusCode.UNAVAILABLE:
+            if endpoint is not None and error.code() in FAILURES:
                 endpoint.failed()
             raise
         except asyncio.CancelledError:

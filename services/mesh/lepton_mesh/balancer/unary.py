@@ -111,12 +111,7 @@ class SentUnary:
             response = await call
         except grpc.aio.AioRpcError as error:
             self.answer = call
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                endpoint.failed()
-            elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                endpoint.kept_waiting(loop.time() - started)
-            else:
-                endpoint.answered(loop.time() - started)
+            endpoint.refused(error.code(), loop.time() - started)
             raise
         except asyncio.CancelledError:
             endpoint.kept_waiting(loop.time() - started)
