@@ -15,6 +15,7 @@ ResourceExhausted    TooManyFailures         wrong credentials in a row for one 
 InvalidArgument      InvalidUser, InvalidApiKey, InvalidRole, InvalidCredential, InvalidLifetime,
                          InvalidSerial
                          ServiceNotJoinable      no join token for this service, or with these names
+                         NameReserved            a wildcard, or another service's name in the mesh
 """
 
 from __future__ import annotations
@@ -129,3 +130,7 @@ class InvalidSerial(InvalidArgument):
 
 class ServiceNotJoinable(InvalidArgument):
     reason = "SERVICE_NOT_JOINABLE"
+
+
+class NameReserved(InvalidArgument):
+    reason = "DNS_NAME_RESERVED"

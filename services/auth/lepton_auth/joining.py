@@ -11,13 +11,13 @@ from lepton_auth.accounts import FIRST_WORKSPACE
 from lepton_auth.audit import Attempt, Auditor
 from lepton_auth.certificate_records import JoinGrant
 from lepton_auth.certificates import Certificates, require_operator
-from lepton_auth.errors import InvalidLifetime, JoinTokenInvalid, ServiceNotJoinable
+from lepton_auth.errors import InvalidLifetime, JoinTokenInvalid, NameReserved, ServiceNotJoinable
 from lepton_auth.ports import Records, Store
 from lepton_mesh.caller import Caller
 from lepton_mesh.identity import Issued
 from lepton_mesh.join import JoinToken, decode_secret
 from lepton_mesh.pki import Names, csr_public_key
-from lepton_mesh.spiffe import SpiffeId
+from lepton_mesh.spiffe import SpiffeId, is_mesh_name
 
 # The auth service issues its own certificate, the supervisor (etcd's administrator) and etcd get
 # theirs from the offline command: none of them is to be had over the network.
@@ -64,7 +64,7 @@ class Joining:
         """A token for a first certificate of ``service``; ``ttl_seconds`` 0 stands for 600.
 
         Raises:
-            OperatorRequired, ServiceNotJoinable, InvalidLifetime, InvalidArgument
+            OperatorRequired, ServiceNotJoinable, NameReserved, InvalidLifetime, InvalidArgument
         """
         require_operator(caller)
         if service not in JOINABLE:
@@ -82,7 +82,7 @@ class Joining:
                 f"ttl_seconds {ttl_seconds} is out of range; use 1 to {MAX_SECONDS}"
             )
         spiffe_id = SpiffeId.for_service(self._trust_domain, service)
-        names = Names(spiffe_id, tuple(dns_names), tuple(ip_addresses))
+        names = Names(spiffe_id, _own_names(spiffe_id, dns_names), tuple(ip_addresses))
         attempt = Attempt(
             caller.subject, (FIRST_WORKSPACE,), "joinToken.create", f"services/{service}"
         )
@@ -146,6 +146,27 @@ class Joining:
 def hash_secret(secret: str) -> bytes:
     """SHA-256 of the secret part of a token; raises InvalidJoinToken if it cannot be one."""
     return hashlib.sha256(decode_secret(secret)).digest()
+
+
+def _own_names(spiffe_id: SpiffeId, dns_names: Sequence[str]) -> tuple[str, ...]:
+    """``dns_names`` without the service's own, which every certificate has.
+
+    Peers know a server by its name in the mesh, so a certificate with another's would be taken
+    for the other's.
+
+    Raises:
+        NameReserved
+    """
+    own = spiffe_id.dns_name
+    names = tuple(name for name in dns_names if name.lower().removesuffix(".") != own)
+    for name in names:
+        if is_mesh_name(name) or "*" in name:
+            raise NameReserved(
+                f"'{name}' is no name that a join token can give: wildcards, and the mesh's own "
+                f"names other than '{own}', are refused; name the hosts that users see",
+                name=name,
+            )
+    return names
 
 
 def _audited(spiffe_id: SpiffeId) -> tuple[str, str]:

@@ -93,6 +93,12 @@ class SpiffeId:
         return f"spiffe://{self.trust_domain}{self.path}"
 
 
+def is_mesh_name(name: str) -> bool:
+    """Whether ``name``, a DNS name or a wildcard, is at or below the mesh's own domain."""
+    labels = name.lower().removesuffix(".")
+    return labels == _DNS_SUFFIX or labels.endswith(f".{_DNS_SUFFIX}")
+
+
 def dns_name(service: str) -> str:
     """The DNS name in the certificate of every instance of ``service``."""
     return f"{service}.{_DNS_SUFFIX}"

@@ -63,6 +63,16 @@ def test_join_token_and_issue(
     assert credentials.not_after - datetime.now(UTC) < timedelta(seconds=61)
 
 
+def test_a_token_may_give_the_gateway_its_public_names(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hosts that users see; its own name in the mesh is in the certificate anyhow."""
+    offline.main(["init"])
+    capsys.readouterr()
+    for name in ("lepton.example.org", "notlepton.internal", "gateway.lepton.internal"):
+        assert offline.main(["join-token", "--service", "gateway", "--dns", name]) == 0
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -70,6 +80,13 @@ def test_join_token_and_issue(
         (["join-token", "--service", "auth"], "cannot join by token"),
         (["join-token", "--service", "storage", "--dns", "example.org"], "no names beyond"),
         (["join-token", "--service", "gateway", "--ip", "localhost"], "malformed"),
+        (["join-token", "--service", "gateway", "--dns", "auth.lepton.internal"], "no name that"),
+        (["join-token", "--service", "gateway", "--dns", "Auth.Lepton.Internal."], "no name that"),
+        (["join-token", "--service", "gateway", "--dns", "lepton.internal"], "no name that"),
+        (["join-token", "--service", "gateway", "--dns", "*.lepton.internal"], "no name that"),
+        (["join-token", "--service", "gateway", "--dns", "a.gateway.lepton.internal"], "no name"),
+        (["join-token", "--service", "gateway", "--dns", "*.internal"], "no name that"),
+        (["join-token", "--service", "gateway", "--dns", "*.example.org"], "no name that"),
         (["join-token", "--service", "storage", "--ttl-seconds", "3601"], "1 to 3600"),
         (["issue", "--service", "Etcd", "--out", "x"], "names neither"),
     ],
