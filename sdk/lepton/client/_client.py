@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from lepton.client.profile import (
 )
 from lepton.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
+_ABANDON_SECONDS = 1.0
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -112,6 +114,16 @@ class Client:
         """Closes the channel; calls in flight are cancelled."""
         self._plain.close()
 
+    def _abandon(self) -> None:
+        """Closes the channel, or after a second leaves it to the end of the process.
+
+        gRPC's close waits until each call is reported as ended, by a thread that is started
+        with the first call. Ctrl-C in between leaves a call that nobody reports.
+        """
+        closing = threading.Thread(target=self.close, daemon=True)
+        closing.start()
+        closing.join(_ABANDON_SECONDS)
+
     def __enter__(self) -> Self:
         return self
 
@@ -121,7 +133,10 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if kind is None or issubclass(kind, Exception):
+            self.close()
+        else:  # Ctrl-C, which may have hit gRPC anywhere
+            self._abandon()
 
 
 def _credentials(profile: Profile) -> grpc.ChannelCredentials:
