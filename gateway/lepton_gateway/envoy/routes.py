@@ -193,7 +193,7 @@ def _forward(cluster: str, timeout_seconds: float, retry_on: str) -> Json:
         },
         "retry_policy": {
             "retry_on": retry_on,
-            "num_retries": 2,
+            "num_retries": 3,
             "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.100s"},
             "retry_host_predicate": [
                 {
@@ -203,7 +203,8 @@ def _forward(cluster: str, timeout_seconds: float, retry_on: str) -> Json:
                     ),
                 }
             ],
-            "host_selection_retry_max_attempts": 3,
+            # Of two instances the dead one, where nothing runs, is drawn again and again.
+            "host_selection_retry_max_attempts": 16,
         },
     }
 

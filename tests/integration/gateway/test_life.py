@@ -19,6 +19,7 @@ from cryptography import x509
 
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
 from lepton_gateway.supervisor import EnvoyFailed, PortInUse
+from lepton_mesh.discovery import Instance
 from lepton_mesh.server import DEREGISTERED_SECONDS
 from tests.integration.gateway.world import SigningKey, World, eventually, until
 
@@ -76,6 +77,23 @@ async def test_an_instance_that_dies_unannounced_costs_nothing(bare_world: World
         await world.servers.pop("storage-1").stop(grace=0)
         for _ in range(50):
             await stub.GetDataset(request, metadata=metadata)
+
+
+async def test_a_read_is_not_sent_to_the_dead_instance_again(bare_world: World) -> None:
+    """However idle that one looks: nothing runs there."""
+    world = bare_world
+    request = await storage_world(world)
+    metadata = tuple(world.bearer().items())
+    async with world.channel() as channel:
+        stub: Any = storage_pb2_grpc.StorageServiceStub(channel)
+        for number in range(30):
+            with socket.create_server(("127.0.0.1", 0)) as gone:
+                address = f"127.0.0.1:{gone.getsockname()[1]}"
+            world.view.add(Instance(service="storage", instance=f"dead-{number}", address=address))
+            if number:
+                world.view.remove("storage", f"dead-{number - 1}")
+            for _ in range(20):
+                await stub.GetDataset(request, metadata=metadata)
 
 
 async def test_a_peer_with_another_services_certificate_is_refused(bare_world: World) -> None:
