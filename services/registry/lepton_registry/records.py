@@ -62,7 +62,7 @@ class Model:
 
     @property
     def etag(self) -> str:
-        return f"{self.revision:x}"
+        return _etag(self.created, self.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,12 @@ class Version:
 
     @property
     def etag(self) -> str:
-        return f"{self.revision:x}"
+        return _etag(self.created, self.revision)
+
+
+def _etag(created: datetime, revision: int) -> str:
+    """Unlike that of one with the same name that was deleted before."""
+    return f"{round(created.timestamp() * 1_000_000):x}-{revision:x}"
 
 
 def check_texts(description: str, labels: Mapping[str, str]) -> None:

@@ -314,13 +314,19 @@ def _repeated(
 
 
 def _made_by(caller: Caller, version: Version) -> Version:
-    """``version`` with its job, if a job registers it: a job speaks for itself only."""
+    """``version`` with its job, if a job registers it: a job speaks for itself only.
+
+    Raises InvalidVersion for another job's name, ResourceNotGranted for a dataset version that
+    the job may not read, and so cannot have learned from.
+    """
     if caller.kind != "job":
         return version
     if version.lineage.job not in ("", caller.subject):
         raise InvalidVersion(
             f"lineage.job is '{version.lineage.job}', and '{caller.subject}' registers it"
         )
+    if version.lineage.dataset_version:
+        caller.require_read(version.lineage.dataset_version)
     return replace(version, lineage=replace(version.lineage, job=caller.subject))
 
 

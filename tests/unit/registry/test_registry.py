@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,11 @@ async def test_jobs_write_their_own_models_only(registry: Registry) -> None:
     other = _version(lineage=Lineage(job="jobs/j2"))
     with pytest.raises(InvalidVersion, match="jobs/j2"):
         await registry.create_version(JOB, "digits", other, "")
+    learned = _version(lineage=Lineage(dataset_version="datasets/d/versions/1"))
+    with pytest.raises(ResourceNotGranted, match="datasets/d/versions/1"):
+        await registry.create_version(JOB, "digits", learned, "")
+    granted = replace(JOB, reads=frozenset({"datasets/d/versions/1"}))
+    await registry.create_version(granted, "digits", learned, "")
     for refused in (
         registry.create_version(JOB, "letters", _version(), ""),
         registry.create_model(JOB, "letters", "", {}),
@@ -210,6 +216,20 @@ async def test_changes_are_guarded_by_etags(registry: Registry) -> None:
     await registry.update_model(ADA, "digits", model.etag, Change(labels={"a": "b"}))
     with pytest.raises(EtagMismatch):
         await registry.update_model(ADA, "digits", model.etag, Change(labels={}))
+
+
+async def test_a_model_made_anew_has_another_etag(registry: Registry) -> None:
+    """Neither it nor its version 1 is taken for what was deleted under that name."""
+    ticks = itertools.count()
+    registry._clock = lambda: NOW + timedelta(microseconds=next(ticks))
+    etags = []
+    for _ in range(2):
+        await registry.delete_model(ADA, "digits")
+        model = await registry.create_model(ADA, "digits", "", {})
+        version = await registry.create_version(ADA, "digits", _version(), "")
+        assert (await registry.get_version(ADA, "digits", "1")).etag == version.etag
+        etags += [model.etag, version.etag]
+    assert len(set(etags[::2])) == len(set(etags[1::2])) == 2
 
 
 @pytest.mark.parametrize("number", ["0", "2", "-1", "x", "", "99999999999999999999"])
