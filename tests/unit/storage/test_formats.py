@@ -80,6 +80,11 @@ BAD_IDX = {
     ),
     "wrong type": ({TRAIN_IMAGES: idx((6, 4, 4), None, 0x0D)}, TRAIN_IMAGES, "0x00000d03"),
     "no images": ({TRAIN_IMAGES: idx((0, 4, 4))}, TRAIN_IMAGES, "is empty"),
+    "bomb": (
+        {TRAIN_IMAGES: idx((1 << 20, 1 << 10, 4), b"")},
+        TRAIN_IMAGES,
+        "announces 4294967296 values",
+    ),
     "too short": ({TRAIN_IMAGES: idx((6, 4, 4), bytes(95))}, TRAIN_IMAGES, "has 95 of the 96"),
     "too long": ({TRAIN_IMAGES: idx((6, 4, 4), bytes(97))}, TRAIN_IMAGES, "more than the 96"),
     "fewer labels": (
@@ -133,6 +138,7 @@ BAD_CSV = {
     "cut character": (b"a,b\n1,\xc3", "is not UTF-8"),
     "open quote": (b'a,b\n1,"2\n', "is not CSV"),
     "bad quote": (b'a,b\n1,"2"3\n', "is not CSV"),
+    "long field": (b"a,b\n1," + b"2" * 131_073 + b"\n", "a field of more than 131072 characters"),
     "column twice": (b"a,a\n1,2\n", "two columns 'a'"),
     "column without name": (b"a,\n1,2\n", "column 2"),
 }

@@ -50,6 +50,13 @@ def _check_file(path: str, pieces: Iterator[bytes]) -> tuple[int, int]:
                 )
             rows += 1
     except csv.Error as error:
+        if "field larger than field limit" in str(error):
+            raise _invalid(
+                path,
+                f"has a field of more than {csv.field_size_limit()} characters in line "
+                f"{reader.line_num}",
+                "shorten it, close the quote that it begins with, or use RAW",
+            ) from None
         raise _invalid(
             path, f"is not CSV in line {reader.line_num} ({error})", "correct the quotes"
         ) from None
