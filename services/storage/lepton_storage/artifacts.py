@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from lepton_mesh.caller import Caller
+from lepton_mesh.authorization import RoleTooLow
+from lepton_mesh.caller import Caller, Role
 from lepton_mesh.resources import Page
 from lepton_storage.blobs import Blobs
-from lepton_storage.datasets import check_labels
 from lepton_storage.errors import ArtifactNotFound, StorageRequestInvalid
 from lepton_storage.ports import ArtifactRecords
 from lepton_storage.records import Artifact
+from lepton_storage.texts import MAX_NAME, check_labels, check_text
 from lepton_storage.threads import IoThreads
 from lepton_storage.uploads import Uploads
-
-_MAX_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,8 @@ class Artifacts:
         """Raises BlobNotFound, StorageRequestInvalid."""
         check_labels(new.labels)
         for field in ("media_type", "filename", "source"):
-            if len(getattr(new, field)) > _MAX_NAME:
-                raise StorageRequestInvalid(
-                    f"{field} has more than {_MAX_NAME} characters; shorten it", field=field
-                )
-        if "/" in new.filename or "\0" in new.filename:
+            check_text(field, getattr(new, field), MAX_NAME)
+        if "/" in new.filename:
             raise StorageRequestInvalid("filename cannot have a '/' in it", field="filename")
         if caller.kind != "job" and new.source.startswith("jobs/"):
             # A job reads what it is the source of.
@@ -82,7 +78,15 @@ class Artifacts:
         return found[: page.size], page.token(found[page.size - 1].sequence) if more else ""
 
     async def delete(self, caller: Caller, id: str) -> None:
-        """Deletes an artifact, and its bytes if nothing else uses them. Raises ArtifactNotFound."""
+        """Deletes an artifact, and its bytes if nothing else uses them.
+
+        What a job made may be the file of a registered model, which only admins delete.
+
+        Raises ArtifactNotFound, RoleTooLow.
+        """
+        artifact = await self._threads.run(self._records.get, caller.workspace, id)
+        if artifact is not None and artifact.source.startswith("jobs/"):
+            _require_admin(caller, artifact)
         if not await self._threads.run(self._records.delete, caller.workspace, id):
             raise _no_artifact(id)
         await self._threads.run(self._blobs.collect)
@@ -99,6 +103,17 @@ class Artifacts:
                 labels=new.labels,
                 create_time=datetime.now(UTC),
             )
+        )
+
+
+def _require_admin(caller: Caller, artifact: Artifact) -> None:
+    if caller.role < Role.ADMIN:
+        raise RoleTooLow(
+            f"'{artifact.name}' was made by '{artifact.source}', and deleting it needs the role "
+            f"'admin' in workspace '{caller.workspace}'; ask an admin of the workspace",
+            required="admin",
+            role=caller.role.name.lower(),
+            workspace=caller.workspace,
         )
 
 

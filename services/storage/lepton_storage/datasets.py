@@ -23,14 +23,12 @@ from lepton_storage.formats import CHECKS
 from lepton_storage.manifest import ManifestKey, encode_manifest, manifest_digest
 from lepton_storage.ports import DatasetRecords
 from lepton_storage.records import Blob, DataFile, Dataset, DatasetFormat, DatasetVersion
+from lepton_storage.texts import MAX_DESCRIPTION, MAX_NAME, check_labels, check_text
 from lepton_storage.threads import IoThreads
 from lepton_storage.uploads import Uploads
 
 MAX_FILES = 100_000
 _MAX_PATH = 1024
-_MAX_TEXT = 4000
-_MAX_LABELS = 64
-_MAX_LABEL = 256
 
 # The built-in table alone: the system's files differ between machines.
 _MEDIA_TYPES = mimetypes.MimeTypes(filenames=())
@@ -77,7 +75,7 @@ class Datasets:
         self, caller: Caller, id: str, description: str, labels: Mapping[str, str]
     ) -> Dataset:
         """Raises DatasetExists, StorageRequestInvalid."""
-        check_text(description)
+        check_text("description", description, MAX_DESCRIPTION)
         check_labels(labels)
         now = datetime.now(UTC)
         made = Dataset(id, caller.workspace, description, labels, caller.subject, now)
@@ -108,7 +106,7 @@ class Datasets:
 
         Raises DatasetNotFound, BlobNotFound, DatasetInvalid, StorageRequestInvalid.
         """
-        check_text(new.description)
+        check_text("description", new.description, MAX_DESCRIPTION)
         check_labels(new.labels)
         _check_paths(new.files)
         return await self._threads.run(self._create_version, caller, dataset, new)
@@ -156,6 +154,7 @@ class Datasets:
         """
         name = f"datasets/{dataset}/versions/{number}"
         caller.require_read(name)
+        check_text("path", path, _MAX_PATH)
         blob = await self._threads.run(
             self._records.get_blob, caller.workspace, dataset, number, path
         )
@@ -212,27 +211,6 @@ class Datasets:
         return read
 
 
-def check_text(description: str) -> None:
-    """Raises StorageRequestInvalid."""
-    if len(description) > _MAX_TEXT:
-        raise StorageRequestInvalid(
-            f"description has more than {_MAX_TEXT} characters; shorten it", field="description"
-        )
-
-
-def check_labels(labels: Mapping[str, str]) -> None:
-    """Raises StorageRequestInvalid."""
-    if len(labels) > _MAX_LABELS:
-        raise StorageRequestInvalid(f"more than {_MAX_LABELS} labels; use fewer", field="labels")
-    for key, value in labels.items():
-        if not key or len(key) > _MAX_LABEL or len(value) > _MAX_LABEL:
-            raise StorageRequestInvalid(
-                f"label '{key[:40]}': key and value have at most {_MAX_LABEL} characters, and a "
-                "key at least one",
-                field="labels",
-            )
-
-
 def _check_paths(files: Sequence[NewFile]) -> None:
     if not files or len(files) > MAX_FILES:
         raise StorageRequestInvalid(
@@ -241,6 +219,7 @@ def _check_paths(files: Sequence[NewFile]) -> None:
     seen = set[str]()
     for file in files:
         _check_path(file.path)
+        check_text("media_type", file.media_type, MAX_NAME)
         if file.path in seen:
             raise DatasetInvalid(
                 f"'{file.path}' is named twice; give each file its own path", file=file.path

@@ -29,6 +29,7 @@ from lepton_storage.errors import (
 from lepton_storage.ports import ObjectStore, UploadRecords
 from lepton_storage.records import Blob, Upload
 from lepton_storage.staging import StagedUpload, Staging
+from lepton_storage.texts import check_text
 from lepton_storage.threads import IoThreads
 
 MAX_PIECE_BYTES = 4 << 20
@@ -85,10 +86,7 @@ class Uploads:
                 f"size_bytes {size_bytes} is not in 0 to {self._policy.max_bytes}",
                 field="size_bytes",
             )
-        if len(request_id) > _MAX_REQUEST_ID:
-            raise StorageRequestInvalid(
-                f"request_id has more than {_MAX_REQUEST_ID} characters", field="request_id"
-            )
+        check_text("request_id", request_id, _MAX_REQUEST_ID)
         now = datetime.now(UTC)
         asked = Upload(
             id=uuid.uuid4().hex,

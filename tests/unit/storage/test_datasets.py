@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from lepton_mesh.caller import Caller, ResourceNotGranted
+from lepton_mesh.authorization import RoleTooLow
+from lepton_mesh.caller import Caller, ResourceNotGranted, Role
 from lepton_mesh.config import InvalidConfiguration
 from lepton_mesh.errors import LeptonError
 from lepton_mesh.resources import Page
@@ -143,6 +144,11 @@ async def test_malformed_versions_and_datasets_are_refused(storage: Storage, ada
         (NewVersion(RAW, [file, file], "", {}), "DATASET_INVALID"),
         (NewVersion(RAW, [file._replace(sha256="no")], "", {}), "STORAGE_REQUEST_INVALID"),
         (NewVersion(RAW, [file], "d" * 4001, {}), "STORAGE_REQUEST_INVALID"),
+        (NewVersion(RAW, [file], "a\0", {}), "STORAGE_REQUEST_INVALID"),
+        (NewVersion(RAW, [file], "", {"k": "\0"}), "STORAGE_REQUEST_INVALID"),
+        (NewVersion(RAW, [file], "", {"\0": "v"}), "STORAGE_REQUEST_INVALID"),
+        (NewVersion(RAW, [file._replace(media_type="m" * 256)], "", {}), "STORAGE_REQUEST_INVALID"),
+        (NewVersion(RAW, [file._replace(media_type="\0")], "", {}), "STORAGE_REQUEST_INVALID"),
         (NewVersion(RAW, [file], "", {"": "v"}), "STORAGE_REQUEST_INVALID"),
         (NewVersion(RAW, [file], "", {str(n): "" for n in range(65)}), "STORAGE_REQUEST_INVALID"),
     ):
@@ -277,6 +283,34 @@ async def test_a_job_reads_its_own_artifacts(storage: Storage, ada: Caller, job:
     assert await storage.artifacts.get(granted, other.id) == other
     with pytest.raises(BlobNotFound):
         await storage.artifacts.create(job, NewArtifact(sha256(b"made by ada"), "", "", "", {}))
+
+
+@pytest.mark.parametrize("field", ["media_type", "filename", "source", "labels"])
+@pytest.mark.parametrize("text", ["a\0b", "a" * 300])
+async def test_texts_that_no_database_holds_are_refused(
+    storage: Storage, ada: Caller, field: str, text: str
+) -> None:
+    """NUL and too long, in whatever field of an artifact."""
+    await send(storage, ada, b"model")
+    asked = NewArtifact(sha256(b"model"), "", "", "", {})
+    with pytest.raises(StorageRequestInvalid):
+        value = {"k": text} if field == "labels" else text
+        await storage.artifacts.create(ada, replace(asked, **{field: value}))
+
+
+async def test_admins_alone_delete_what_jobs_made(
+    storage: Storage, ada: Caller, job: Caller
+) -> None:
+    """It may be a registered model's file; one's own uploads a developer deletes."""
+    own = await artifact(storage, ada, b"made by ada")
+    made = await artifact(storage, job, b"made by the job")
+    await storage.artifacts.delete(ada, own.id)
+    with pytest.raises(RoleTooLow, match="admin"):
+        await storage.artifacts.delete(ada, made.id)
+    assert await storage.artifacts.get(ada, made.id) == made
+    await storage.artifacts.delete(replace(ada, role=Role.ADMIN), made.id)
+    with pytest.raises(ArtifactNotFound):
+        await storage.artifacts.get(ada, made.id)
 
 
 async def test_artifacts_are_listed_newest_first(storage: Storage, ada: Caller) -> None:

@@ -261,6 +261,7 @@ async def test_a_wrong_piece_is_refused(storage: Storage, ada: Caller, name: str
         (1, "0" * 63, ""),
         (1, "A" * 64, ""),
         (1, "0" * 64, "r" * 200),
+        (1, "0" * 64, "r\0"),
     ],
 )
 async def test_a_malformed_upload_is_refused(

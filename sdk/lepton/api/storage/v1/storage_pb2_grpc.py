@@ -253,7 +253,8 @@ class StorageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteArtifact(self, request, context):
-        """Deletes an artifact. Role developer.
+        """Deletes an artifact. Role developer; admin for one whose source is
+        `jobs/{job}`, for it may be the file of a registered model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -88,7 +88,9 @@ class StorageServiceStub:
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_storage_pb2.ListArtifactsRequest, _storage_pb2.ListArtifactsResponse]
     """Lists artifacts, newest first. Role viewer."""
     DeleteArtifact: _grpc.UnaryUnaryMultiCallable[_storage_pb2.DeleteArtifactRequest, _empty_pb2.Empty]
-    """Deletes an artifact. Role developer."""
+    """Deletes an artifact. Role developer; admin for one whose source is
+    `jobs/{job}`, for it may be the file of a registered model.
+    """
     ReadArtifact: _grpc.UnaryStreamMultiCallable[_storage_pb2.ReadArtifactRequest, _storage_pb2.DataChunk]
     """Streams a range of an artifact. Role viewer; jobs that may read it;
     inference service.
@@ -153,7 +155,9 @@ class StorageServiceAsyncStub(StorageServiceStub):
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_storage_pb2.ListArtifactsRequest, _storage_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists artifacts, newest first. Role viewer."""
     DeleteArtifact: _aio.UnaryUnaryMultiCallable[_storage_pb2.DeleteArtifactRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes an artifact. Role developer."""
+    """Deletes an artifact. Role developer; admin for one whose source is
+    `jobs/{job}`, for it may be the file of a registered model.
+    """
     ReadArtifact: _aio.UnaryStreamMultiCallable[_storage_pb2.ReadArtifactRequest, _storage_pb2.DataChunk]  # type: ignore[assignment]
     """Streams a range of an artifact. Role viewer; jobs that may read it;
     inference service.
@@ -311,7 +315,9 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _storage_pb2.DeleteArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes an artifact. Role developer."""
+        """Deletes an artifact. Role developer; admin for one whose source is
+        `jobs/{job}`, for it may be the file of a registered model.
+        """
 
     @_abc_1.abstractmethod
     def ReadArtifact(
