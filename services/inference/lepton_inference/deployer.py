@@ -4,21 +4,26 @@ One task per endpoint at a time. The models that answer now go on answering unti
 successors are warm; a deployment that fails leaves them. What is loaded and still wanted as it
 is, is kept. A failure that may pass (storage is starting, the network is gone) is tried again
 for as long as the endpoint exists.
+
+Instances share one record. Each looks at it every few seconds and brings about what another
+has changed. READY on record means that at least the instance which wrote it serves the
+endpoint; one that starts, or fails to follow, writes that instead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
-from lepton_inference.adapters.model_cache import ModelCache
 from lepton_inference.changes import Changes
 from lepton_inference.endpoint import Endpoint, EndpointNotFound, State, Target
 from lepton_inference.model import LoadedModel, ModelSource, Session
-from lepton_inference.ports import Artifacts, Endpoints
+from lepton_inference.ports import Artifacts, Endpoints, Models
 from lepton_inference.serving import Served, Serving, ServingState
 from lepton_mesh.errors import Internal, LeptonError, ResourceExhausted
 
@@ -30,6 +35,13 @@ LoadSession = Callable[[Path, int], Session]
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
 _LOADS_AT_ONCE = 2
+_FOLLOW_SECONDS = 2.0
+"""How long another instance's change goes unseen."""
+
+_Key = tuple[str, str]
+"""An endpoint's workspace and id."""
+_Wanted = tuple[datetime, int]
+"""Which endpoint of that id, since one may follow another, and its generation."""
 
 
 class OutOfMemory(ResourceExhausted):
@@ -44,11 +56,12 @@ class Deployer:
         *,
         endpoints: Endpoints,
         artifacts: Artifacts,
-        cache: ModelCache,
+        cache: Models,
         serving: Serving,
         load: LoadSession,
         platform: str,
         changes: Changes,
+        follow_seconds: float = _FOLLOW_SECONDS,
     ) -> None:
         self._endpoints = endpoints
         self._artifacts = artifacts
@@ -57,33 +70,62 @@ class Deployer:
         self._load = load
         self._platform = platform
         self._changes = changes
-        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._follow_seconds = follow_seconds
+        self._following: asyncio.Task[None] | None = None
+        self._tasks: dict[_Key, asyncio.Task[None]] = {}
+        self._begun: dict[_Key, _Wanted] = {}
+        """What was last begun to be brought about, of every endpoint that is known here."""
         self._closing: set[asyncio.Task[None]] = set()
         # A load takes all cores for its measurements; many at once would measure each other.
         self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
 
     async def start(self) -> None:
-        """Deploys every endpoint on record; returns before they are ready."""
+        """Deploys every endpoint on record, and follows the record from then on.
+
+        Returns before they are ready.
+        """
         for endpoint in await self._endpoints.all():
-            await self._record(endpoint, State.DEPLOYING)
-            self.deploy(endpoint)
+            with contextlib.suppress(EndpointNotFound):  # deleted meanwhile
+                await self._record(endpoint, State.DEPLOYING)
+                self.deploy(endpoint)
+        self._following = asyncio.create_task(self._follow(), name="follow-endpoints")
+
+    async def reconcile(self) -> None:
+        """Begins to bring about what other instances have written to the record since."""
+        before = dict(self._begun)
+        on_record = {(one.workspace, one.id): one for one in await self._endpoints.all()}
+        for key in before.keys() | on_record.keys():
+            if self._begun.get(key) != before.get(key):
+                continue  # changed here while the record was read, which may be older
+            endpoint = on_record.get(key)
+            if endpoint is None:
+                await self.remove(*key)
+                self._changes.notify(*key)
+            elif _wanted(endpoint) != before.get(key):
+                self.deploy(endpoint)
+                self._changes.notify(*key)
 
     def deploy(self, endpoint: Endpoint) -> None:
         """Begins to bring about what ``endpoint`` wants now, whatever was begun before."""
         key = endpoint.workspace, endpoint.id
         before = self._tasks.get(key)
+        self._begun[key] = _wanted(endpoint)
         self._tasks[key] = asyncio.create_task(self._deploy_after(before, endpoint))
 
     async def remove(self, workspace: str, endpoint_id: str) -> None:
         """Serves the endpoint no more and gives its memory back."""
-        task = self._tasks.pop((workspace, endpoint_id), None)
-        await _cancel(task)
+        key = workspace, endpoint_id
+        self._begun.pop(key, None)
+        await _cancel(self._tasks.pop(key, None))
+        if key in self._begun:
+            return  # created anew meanwhile; its models replace these
         for model in self._serving.remove(workspace, endpoint_id):
             self._close_later(model)
         await self._forget_unused()
 
     async def close(self) -> None:
         """Stops deploying, and closes every model once its queue is empty."""
+        await _cancel(self._following)
         tasks = list(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
@@ -92,6 +134,15 @@ class Deployer:
             for model in self._serving.remove(workspace, served.name):
                 self._close_later(model)
         await asyncio.gather(*self._closing)
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self._follow_seconds)
+            try:
+                await self.reconcile()
+            # Whatever fails, the next look may succeed, and what is served goes on.
+            except Exception:
+                log.exception("the record of endpoints could not be followed")
 
     async def _deploy_after(self, before: asyncio.Task[None] | None, endpoint: Endpoint) -> None:
         await _cancel(before)
@@ -230,6 +281,10 @@ class Deployer:
         task = asyncio.create_task(model.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _wanted(endpoint: Endpoint) -> _Wanted:
+    return endpoint.created, endpoint.generation
 
 
 def _same(now: Served | None, target: Target, endpoint: Endpoint) -> LoadedModel | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
+from pathlib import Path
 from typing import Protocol
 
 from lepton_inference.endpoint import Endpoint, ModelVersion
@@ -51,4 +52,19 @@ class Artifacts(Protocol):
 
     def read(self, workspace: str, artifact: str) -> AsyncIterator[bytes]:
         """An artifact's bytes, in pieces, with this service's own authority."""
+        ...
+
+
+class Models(Protocol):
+    """Models on this machine, by digest."""
+
+    async def get(self, sha256: str, artifact: str, content: AsyncIterator[bytes]) -> Path:
+        """The file of the model with that digest, read from ``content`` if it is not there.
+
+        Raises what ``content`` raises, and DataLoss where it is something else.
+        """
+        ...
+
+    async def keep(self, digests: Set[str]) -> None:
+        """Removes every other model."""
         ...

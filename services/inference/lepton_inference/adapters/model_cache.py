@@ -27,7 +27,10 @@ class DigestInvalid(InvalidArgument):
 
 
 class ModelCache:
-    """``<directory>/<sha256>/model.onnx``, each complete and checked."""
+    """``<directory>/<sha256>/model.onnx``, each complete and checked.
+
+    See :class:`lepton_inference.ports.Models`.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
