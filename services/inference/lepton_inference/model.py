@@ -38,6 +38,9 @@ class Placement(Protocol):
     @property
     def inline(self) -> bool: ...
 
+    @property
+    def note(self) -> str: ...
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:

@@ -24,12 +24,13 @@ def metadata(served: Served, model: LoadedModel) -> pb.ModelMetadataResponse:
 def properties(model: LoadedModel) -> dict[str, str]:
     """Where and how the model runs on this machine; never left to guess."""
     placement = model.session.placement
-    return {
+    said = {
         "execution_provider": placement.provider,
         "execution_mode": "inline" if placement.inline else "worker",
         "intra_op_threads": str(placement.threads),
         "artifact_digest": model.source.digest,
     }
+    return said | ({"execution_note": placement.note} if placement.note else {})
 
 
 def config(model: LoadedModel) -> pb.ModelConfig:

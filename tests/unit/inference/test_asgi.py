@@ -26,6 +26,7 @@ class Placement:
     provider: str = "CPUExecutionProvider"
     threads: int = 1
     inline: bool = False
+    note: str = ""
 
 
 class HeldSession:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
-from lepton_inference.adapters.onnx_runtime import ModelInvalid, load
+from lepton_inference import reports
+from lepton_inference.adapters import onnx_runtime
+from lepton_inference.adapters.onnx_runtime import ModelInvalid, ProviderMissing, load
+from lepton_inference.batcher import BatchingSettings
+from lepton_inference.model import LoadedModel, ModelSource
 from tests.inference_models import across_rows, identity, linear, with_external_weights
 
 
@@ -69,3 +76,95 @@ def test_a_datatype_that_the_protocol_lacks_is_refused(tmp_path: Path) -> None:
     """The tensor and its type are named."""
     with pytest.raises(ModelInvalid, match="complex64"):
         load(file(tmp_path, identity(onnx.TensorProto.COMPLEX64, ["batch", 2])), 64)
+
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+class FakeRuntime:
+    """ONNX Runtime as it is here, but with the providers that a test says."""
+
+    def __init__(self, available: list[str], loaded: list[str]) -> None:
+        self._available = available
+        self._loaded = loaded
+        self.asked: list[list[str]] = []
+        self.preloads = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ort, name)
+
+    def get_available_providers(self) -> list[str]:
+        return self._available
+
+    def preload_dlls(self) -> None:
+        assert not self.asked, "the libraries are wanted before the first session"
+        self.preloads += 1
+
+    def InferenceSession(self, path: str, options: Any, providers: list[str]) -> Any:  # noqa: N802
+        self.asked.append(providers)
+        session = ort.InferenceSession(path, options, providers=[CPU])
+        session.get_providers = lambda: self._loaded
+        return session
+
+
+@pytest.fixture
+def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What stands for /dev."""
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    monkeypatch.setattr(onnx_runtime, "_DEVICES", folder)
+    onnx_runtime._preload_cuda.cache_clear()
+    return folder
+
+
+async def test_a_gpu_without_cuda_in_onnxruntime_is_said(
+    tmp_path: Path,
+    devices: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Served on the CPU, with a warning, and with the reason in what clients can read."""
+    (devices / "nvidia3").touch()
+    monkeypatch.setattr(onnx_runtime, "ort", FakeRuntime([CPU], [CPU]))
+    with caplog.at_level(logging.WARNING):
+        session = load(file(tmp_path, linear(1.0)), 64)
+    assert session.placement.provider == CPU
+    assert [record.message for record in caplog.records] == ["serving on the CPU"]
+    model = LoadedModel(ModelSource("m", "1", "test", ""), session, BatchingSettings())
+    assert "onnxruntime-gpu" in reports.properties(model)["execution_note"]
+    assert reports.config(model).parameters["execution_note"].string_value
+    await model.close()
+
+
+def test_a_gpu_is_used_after_its_libraries_were_loaded(
+    tmp_path: Path, devices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its number, and the libraries once for all models."""
+    (devices / "nvidia7").touch()
+    runtime = FakeRuntime([CUDA, CPU], [CUDA, CPU])
+    monkeypatch.setattr(onnx_runtime, "ort", runtime)
+    session = load(file(tmp_path, linear(1.0)), 64)
+    assert (session.placement.provider, session.placement.note) == (CUDA, "")
+    assert runtime.asked[0] == [CUDA, CPU]
+    runtime.asked.clear()
+    load(file(tmp_path, linear(1.0)), 64)
+    assert runtime.preloads == 1
+
+
+def test_cuda_that_does_not_load_is_refused(
+    tmp_path: Path, devices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime-gpu falls back to the CPU without a word; this does not."""
+    (devices / "nvidia0").touch()
+    monkeypatch.setattr(onnx_runtime, "ort", FakeRuntime([CUDA, CPU], [CPU]))
+    with pytest.raises(ProviderMissing, match="cuDNN"):
+        load(file(tmp_path, linear(1.0)), 64)
+
+
+def test_control_devices_are_no_gpu(
+    tmp_path: Path, devices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nvidiactl is there as soon as the driver is."""
+    (devices / "nvidiactl").touch()
+    monkeypatch.setattr(onnx_runtime, "ort", FakeRuntime([CUDA, CPU], [CUDA, CPU]))
+    assert load(file(tmp_path, linear(1.0)), 64).placement.provider == CPU

@@ -7,10 +7,12 @@ inline on the event loop or on a worker thread.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,16 @@ from lepton_inference.signature import Signature, Tails
 from lepton_inference.tensors import BY_ONNX, Column, TensorSpec
 from lepton_mesh.errors import FailedPrecondition, InvalidArgument
 
+log = logging.getLogger(__name__)
+
 PLATFORM = "onnxruntime_onnx"
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+_DEVICES = Path("/dev")
+_GPU_IDLE = (
+    "a GPU is there and this onnxruntime was built without CUDA; install onnxruntime-gpu in its "
+    "place"
+)
 _INLINE_ROWS = 16
 """The batch that a tick of a busy loop typically collects."""
 _INLINE_SECONDS = 0.002
@@ -53,6 +62,8 @@ class Placement:
     inline: bool
     row_seconds: float
     """What one row costs in a batch of sixteen, measured at load."""
+    note: str = ""
+    """What of this machine is left unused, and what to do about it; "" for nothing."""
 
 
 class OnnxSession:
@@ -95,7 +106,7 @@ def load(path: Path, max_rows: int) -> OnnxSession:
         ProviderMissing: A GPU is there, and its execution provider did not load.
     """
     _check_external_data(path)
-    provider = _provider()
+    provider, note = _provider()
     session = _open(path, provider, threads=1)
     signature = _signature(session)
     if signature.batched and not _rows_are_independent(session, signature):
@@ -113,19 +124,33 @@ def load(path: Path, max_rows: int) -> OnnxSession:
         threads=threads,
         inline=seconds <= _INLINE_SECONDS,
         row_seconds=seconds / rows,
+        note=note,
     )
     return OnnxSession(session, signature, placement)
 
 
-def _provider() -> str:
-    """CUDA where a GPU is, else CPU."""
-    if not Path("/dev/nvidia0").exists():
-        return _CPU
+def _provider() -> tuple[str, str]:
+    """The execution provider, and what is to be said of it: CUDA where a GPU is, else CPU.
+
+    An onnxruntime without CUDA serves on the CPU beside a GPU, because a machine with a screen
+    has one too; but it says so, in the log and in the model's properties.
+    """
+    if not any(_DEVICES.glob("nvidia[0-9]*")):
+        return _CPU, ""
     if _CUDA in ort.get_available_providers():
-        return _CUDA
-    if "GPU" in ort.get_device():
-        return _CUDA
-    return _CPU
+        _preload_cuda()
+        return _CUDA, ""
+    log.warning("serving on the CPU", extra={"because": _GPU_IDLE})
+    return _CPU, _GPU_IDLE
+
+
+@cache
+def _preload_cuda() -> None:
+    """Loads CUDA and cuDNN from their Python packages, where the system's linker never looks."""
+    # Since ONNX Runtime 1.21.
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        preload()
 
 
 def _open(path: Path, provider: str, threads: int) -> ort.InferenceSession:
