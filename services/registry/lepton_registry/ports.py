@@ -46,6 +46,9 @@ class Versions(Protocol):
     def update(self, workspace: str, version: Version) -> None:
         """Stores description, labels, state and revision; nothing else ever changes."""
 
+    def files(self, workspace: str) -> Sequence[tuple[str, str]]:
+        """``(model, artifact)`` of every version's file and attachments in the workspace."""
+
     def before(
         self, workspace: str, model: str, before: int | None, limit: int
     ) -> Sequence[Version]:
@@ -86,3 +89,6 @@ class Artifacts(Protocol):
 
         Raises PermissionDenied for one that the caller may not read.
         """
+
+    async def delete(self, name: str) -> None:
+        """Deletes the artifact, with the caller's own authority. Raises LeptonError."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
 from lepton_mesh.caller import Caller
+from lepton_mesh.errors import LeptonError, NotFound
 from lepton_mesh.resources import check_etag
 from lepton_registry.errors import (
     AliasNotFound,
@@ -24,6 +26,8 @@ from lepton_registry.errors import (
 )
 from lepton_registry.ports import Artifacts, Records, Store
 from lepton_registry.records import Model, State, Version, check_texts, check_version
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -100,13 +104,28 @@ class Registry:
         return await self._store.write(update)
 
     async def delete_model(self, caller: Caller, model_id: str) -> None:
-        """Removes the model with its versions and aliases; files in storage stay."""
+        """Removes the model with its versions, aliases, and files that no other version has.
 
-        def delete(records: Records) -> None:
+        A file that cannot be deleted stays in storage, and is logged.
+        """
+
+        def delete(records: Records) -> set[str]:
             _model(records, caller, model_id)
+            files = records.versions.files(caller.workspace)
             records.models.delete(caller.workspace, model_id)
+            others = {name for model, name in files if model != model_id}
+            return {name for model, name in files if model == model_id} - others
 
-        await self._store.write(delete)
+        for name in sorted(await self._store.write(delete)):
+            try:
+                await self._artifacts.delete(name)
+            except NotFound:
+                continue
+            except LeptonError as error:
+                log.warning(
+                    "a deleted model's file stays in storage",
+                    extra={"model": model_id, "artifact": name, "reason": error.reason},
+                )
 
     async def create_version(
         self, caller: Caller, model_id: str, version: Version, request_id: str

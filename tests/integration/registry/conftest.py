@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
+from google.protobuf.empty_pb2 import Empty
 
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
 from lepton.api.registry.v1 import registry_pb2_grpc
@@ -25,13 +26,17 @@ from tests.service_mesh import ServiceMesh
 HELD = {
     ("default", "artifacts/a1"): ("a" * 64, 1234),
     ("default", "artifacts/a2"): ("b" * 64, 5),
+    ("default", "artifacts/a3"): ("d" * 64, 7),
     ("lab", "artifacts/l1"): ("a" * 64, 1234),
 }
 """(workspace, artifact) -> (SHA-256, bytes)."""
 
 
 class FakeStorage(storage_pb2_grpc.StorageServiceServicer):
-    """Answers GetArtifact from :data:`HELD`."""
+    """Answers GetArtifact from :data:`HELD`, and notes who would delete what."""
+
+    deleted: ClassVar[list[tuple[str, str]]] = []
+    """(subject, artifact)"""
 
     async def GetArtifact(  # noqa: N802  gRPC's name
         self, request: storage_pb2.GetArtifactRequest, context: Any
@@ -41,6 +46,12 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer):
         if found is None:
             raise NotFound(f"'{request.name}' is not here")
         return storage_pb2.Artifact(name=request.name, sha256=found[0], size_bytes=found[1])
+
+    async def DeleteArtifact(  # noqa: N802  gRPC's name
+        self, request: storage_pb2.DeleteArtifactRequest, context: Any
+    ) -> Empty:
+        self.deleted.append((current_caller().subject, request.name))
+        return Empty()
 
 
 async def build_storage(runtime: MeshRuntime, settings: MeshSettings) -> Service:
@@ -61,6 +72,8 @@ class Registry:
     gateway: MeshRuntime
     models: Any
     tokens: dict[str, str]
+    deleted: list[tuple[str, str]]
+    """What storage was asked to delete, and by whom."""
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -75,6 +88,7 @@ async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Re
         gateway,
         registry_pb2_grpc.RegistryServiceStub(gateway.channel("registry")),
         await _tokens(mesh, gateway),
+        FakeStorage.deleted,
     )
     await mesh.stop()
 

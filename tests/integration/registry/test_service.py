@@ -163,6 +163,20 @@ async def test_a_job_registers_its_own_model(registry: Registry) -> None:
     assert await _refused(listed) == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
 
 
+async def test_a_deleted_models_files_go_by_the_callers_authority(registry: Registry) -> None:
+    """Storage sees the admin who deletes the model, not the registry."""
+    await _model(registry, "gone")
+    version = _version(artifact="artifacts/a3", sha256="d" * 64)
+    await registry.models.CreateModelVersion(
+        pb.CreateModelVersionRequest(parent="models/gone", model_version=version),
+        metadata=bearer(registry.tokens["developer"]),
+    )
+    await registry.models.DeleteModel(
+        pb.DeleteModelRequest(name="models/gone"), metadata=bearer(registry.tokens["admin"])
+    )
+    assert registry.deleted == [("users/admin", "artifacts/a3")]
+
+
 async def test_lists_page(registry: Registry) -> None:
     """Models by name, versions newest first, each page where the last one ended."""
     developer = bearer(registry.tokens["developer"])

@@ -15,6 +15,7 @@ from lepton.api.registry.v1 import registry_pb2
 from lepton_mesh.authorization import check_complete
 from lepton_mesh.caller import Caller, ResourceNotGranted, Role
 from lepton_mesh.database import Database
+from lepton_mesh.errors import Unavailable
 from lepton_mesh.resources import EtagMismatch
 from lepton_registry.adapters.sql import SqlStore
 from lepton_registry.errors import (
@@ -50,6 +51,11 @@ class FakeArtifacts:
     async def find(self, name: str) -> Artifact | None:
         self.asked += 1
         return self.held.get(name)
+
+    async def delete(self, name: str) -> None:
+        if name == "artifacts/stuck":
+            raise Unavailable("storage is away")
+        del self.held[name]
 
 
 @pytest.fixture
@@ -218,13 +224,32 @@ async def test_changes_are_guarded_by_etags(registry: Registry) -> None:
         await registry.update_model(ADA, "digits", model.etag, Change(labels={}))
 
 
-async def test_a_model_made_anew_has_another_etag(registry: Registry) -> None:
+async def test_deleting_a_model_deletes_its_files(
+    registry: Registry, artifacts: FakeArtifacts
+) -> None:
+    """But those that another model has; what storage does not delete is left behind."""
+    for name in ("shared", "stuck", "own"):
+        artifacts.held[f"artifacts/{name}"] = Artifact(SHA, 1)
+    await registry.create_model(ADA, "other", "", {})
+    await registry.create_version(ADA, "other", _version(artifact="artifacts/shared"), "")
+    attached = {"a": "artifacts/shared", "b": "artifacts/stuck", "c": "artifacts/own"}
+    await registry.create_version(ADA, "digits", _version(attachments=attached), "")
+    await registry.delete_model(ADA, "digits")
+    assert set(artifacts.held) == {"artifacts/shared", "artifacts/stuck"}
+    with pytest.raises(ModelNotFound):
+        await registry.get_model(ADA, "digits")
+
+
+async def test_a_model_made_anew_has_another_etag(
+    registry: Registry, artifacts: FakeArtifacts
+) -> None:
     """Neither it nor its version 1 is taken for what was deleted under that name."""
     ticks = itertools.count()
     registry._clock = lambda: NOW + timedelta(microseconds=next(ticks))
     etags = []
     for _ in range(2):
         await registry.delete_model(ADA, "digits")
+        artifacts.held["artifacts/a1"] = Artifact(SHA, 1234)
         model = await registry.create_model(ADA, "digits", "", {})
         version = await registry.create_version(ADA, "digits", _version(), "")
         assert (await registry.get_version(ADA, "digits", "1")).etag == version.etag

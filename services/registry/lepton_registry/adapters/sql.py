@@ -119,6 +119,15 @@ class SqlVersions:
             )
         )
 
+    def files(self, workspace: str) -> Sequence[tuple[str, str]]:
+        columns = (VersionRow.model, VersionRow.artifact, VersionRow.attachments)
+        query = select(*columns).where(VersionRow.workspace == workspace)
+        return [
+            (model, name)
+            for model, artifact, attachments in self._session.execute(query)
+            for name in (artifact, *attachments.values())
+        ]
+
     def before(
         self, workspace: str, model: str, before: int | None, limit: int
     ) -> Sequence[Version]:

@@ -29,3 +29,8 @@ class StorageArtifacts:
         except NotFound:
             return None
         return Artifact(found.sha256, found.size_bytes)
+
+    async def delete(self, name: str) -> None:
+        await self._stub.DeleteArtifact(
+            pb.DeleteArtifactRequest(name=name), timeout=self._timeout_seconds
+        )

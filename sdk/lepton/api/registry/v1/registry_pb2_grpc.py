@@ -128,7 +128,8 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a model with its versions and aliases. Role admin.
+        """Deletes a model with its versions and aliases, and the artifacts that no
+        version of another model refers to. Role admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,9 @@ class RegistryServiceStub:
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.Model]
     """Changes a model's description or labels. Role developer."""
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]
-    """Deletes a model with its versions and aliases. Role admin."""
+    """Deletes a model with its versions and aliases, and the artifacts that no
+    version of another model refers to. Role admin.
+    """
     CreateModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelVersionRequest, _registry_pb2.ModelVersion]
     """Registers a version under the next number. The artifact must exist in
     storage with the digest given: otherwise FAILED_PRECONDITION
@@ -86,7 +88,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     UpdateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.Model]  # type: ignore[assignment]
     """Changes a model's description or labels. Role developer."""
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a model with its versions and aliases. Role admin."""
+    """Deletes a model with its versions and aliases, and the artifacts that no
+    version of another model refers to. Role admin.
+    """
     CreateModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelVersionRequest, _registry_pb2.ModelVersion]  # type: ignore[assignment]
     """Registers a version under the next number. The artifact must exist in
     storage with the digest given: otherwise FAILED_PRECONDITION
@@ -154,7 +158,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a model with its versions and aliases. Role admin."""
+        """Deletes a model with its versions and aliases, and the artifacts that no
+        version of another model refers to. Role admin.
+        """
 
     @_abc_1.abstractmethod
     def CreateModelVersion(
