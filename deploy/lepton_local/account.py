@@ -23,8 +23,16 @@ async def save_admin_profile(
         known = load_profile(name)
     except ProfileError:
         known = profile
-    # An authority that was made just now knows no key of a stack that was there before.
-    same = known.ca_file == profile.ca_file and not authority.password
-    kept = known.api_key if same else ""
+    kept = known.api_key if known.ca_file == profile.ca_file else ""
     key = kept or await authority.create_api_key("lepton up")
     return save_profile(name, replace(profile, api_key=key))
+
+
+def forget_key(home: Home, name: str) -> None:
+    """Takes a key out of the profile ``name`` that an earlier stack in ``home`` knew."""
+    try:
+        known = load_profile(name)
+    except ProfileError:
+        return
+    if known.api_key and known.ca_file == str(home.ca_file):
+        save_profile(name, replace(known, api_key=""))

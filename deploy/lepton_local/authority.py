@@ -16,6 +16,7 @@ from pathlib import Path
 from lepton_auth import offline
 from lepton_auth.accounts import FIRST_WORKSPACE
 from lepton_auth.config import AuthSettings
+from lepton_auth.first_admin import FIRST_ADMIN
 from lepton_local.home import Home
 from lepton_mesh import credential_files
 
@@ -47,7 +48,7 @@ class Authority:
     Attributes:
         files: The supervisor's own certificate, once issued.
         user: The first admin.
-        password: Its password when this start made it; empty otherwise.
+        password: Its password when it was made just now; empty otherwise.
     """
 
     def __init__(self, home: Home, settings: AuthSettings, gateway_names: Sequence[str]) -> None:
@@ -55,8 +56,14 @@ class Authority:
         self._settings = settings
         self._gateway_names = list(gateway_names)
         self.files = ClientFiles.of(home)
-        self.user = ""
+        self.user = FIRST_ADMIN
         self.password = ""
+
+    @classmethod
+    def of(cls, home: Home, gateway_names: Sequence[str] = ()) -> Authority:
+        """The authority of a stack that was up before."""
+        state = {"LEPTON_STATE_DIR": str(home.service("auth"))}
+        return cls(home, AuthSettings.load("auth", state), gateway_names)
 
     @classmethod
     async def open(cls, home: Home, gateway_names: Sequence[str]) -> Authority:
@@ -66,10 +73,9 @@ class Authority:
             home: The stack.
             gateway_names: DNS names by which users call the gateway.
         """
-        state = {"LEPTON_STATE_DIR": str(home.service("auth"))}
-        authority = cls(home, AuthSettings.load("auth", state), gateway_names)
+        authority = cls.of(home, gateway_names)
         made = json.loads(await offline.init(authority._settings, argparse.Namespace()))
-        authority.user, authority.password = made["user"], made["password"] or ""
+        authority.password = made["password"] or ""
         shutil.copyfile(made["root_certificate"], home.ca_file)
         return authority
 
@@ -78,6 +84,10 @@ class Authority:
         for service in ("etcd", "supervisor"):
             request = _request(service, out=self._home.service(service))
             await offline.issue(self._settings, request)
+
+    async def reset_password(self) -> str:
+        """Gives the first admin a new password, whether auth runs or not; returns it."""
+        return await offline.reset_password(self._settings, argparse.Namespace(user=self.user))
 
     async def create_api_key(self, display_name: str) -> str:
         """A new API key of the first admin; returns its secret."""

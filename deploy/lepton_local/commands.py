@@ -14,7 +14,7 @@ import click
 from lepton.cli.output import show_plain
 from lepton_local import processes
 from lepton_local.home import SERVICES, Home
-from lepton_local.stack import StackError, bring_down, bring_up
+from lepton_local.stack import StackError, bring_down, bring_up, reset_password
 from lepton_mesh.errors import LeptonError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -59,24 +59,35 @@ def _home(path: Path | None) -> Home:
     help="Port users call; 0: any free one.",
 )
 @click.option("--profile-name", default="local", show_default=True, help="CLI profile to write.")
+@click.option(
+    "--reset-admin-password",
+    is_flag=True,
+    help="Give user admin a new password and show it, whether the stack is up or not.",
+)
 @_told
-def up(home: Path | None, host: str, port: int, profile_name: str) -> None:
+def up(
+    home: Path | None, host: str, port: int, profile_name: str, reset_admin_password: bool
+) -> None:
     """Start the local stack and wait until it is ready."""
     stack = _home(home)
-    record, started = bring_up(stack, host, port, profile_name)
-    if started is None:
+    if reset_admin_password:
+        _show_password(*reset_password(stack))
+    record, profile = bring_up(stack, host, port, profile_name, _show_password)
+    if profile is None:
         click.echo(f"already up at https://{record.gateway}")
         return
     click.echo(f"ready after {record.seconds_to_ready:.1f} s")
     click.echo(f"gateway    https://{record.gateway}")
     click.echo(f"ca file    {stack.ca_file}")
     click.echo(f"logs       {stack.logs}")
-    if started.password:
-        click.echo(f"admin      user {started.user}, password {started.password}")
-        click.echo(
-            "           shown this once; it is for `lepton login`, then `lepton user set-password`"
-        )
-    click.echo(f"profile    {profile_name}, in {started.profile}")
+    click.echo(f"profile    {profile_name}, in {profile}")
+
+
+def _show_password(user: str, password: str) -> None:
+    click.echo(f"admin      user {user}, password {password}")
+    click.echo(
+        "           shown this once; it is for `lepton login`, then `lepton user set-password`"
+    )
 
 
 @click.command()

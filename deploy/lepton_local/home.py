@@ -2,7 +2,7 @@
 
     <home>/
       stack.json     what runs, where, and how far the start is; written by the supervisor
-      lock           held by the supervisor as long as it lives
+      lock           held by `lepton up`, which hands it on to its supervisor for life
       ca.pem         the root that clients trust
       logs/          one file per process
       etcd/ auth/ storage/ registry/ training/ inference/ gateway/    a directory each
@@ -134,11 +134,14 @@ class Home:
         (self.path / "stack.json").unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the lock of the one supervisor that this home may have.
+    def locked(self) -> Iterator[int]:
+        """Holds the lock of the one stack that this home may have.
+
+        Yields its file descriptor: a child that inherits it holds the lock as well, for as long
+        as it lives.
 
         Raises:
-            StackBusy: Another supervisor holds it.
+            StackBusy: Another stack, or another start, holds it.
         """
         with (self.path / "lock").open("w") as file:
             try:
@@ -149,4 +152,4 @@ class Home:
                     "name another directory with --home",
                     home=self.path,
                 ) from None
-            yield
+            yield file.fileno()

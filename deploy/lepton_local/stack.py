@@ -6,18 +6,23 @@ import asyncio
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import psutil
 
 from lepton.cli.output import on_terminal
-from lepton_local import processes
-from lepton_local.home import Home, StackRecord
+from lepton_local import ports, processes
+from lepton_local.home import Home, StackBusy, StackRecord
+
+if TYPE_CHECKING:
+    from lepton_local.authority import Authority
 
 _START_TIMEOUT_SECONDS = 120.0
 _STOP_TIMEOUT_SECONDS = 90.0
+_LOCK_TIMEOUT_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 
 
@@ -25,66 +30,138 @@ class StackError(click.ClickException):
     """What went wrong with the local stack, and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """How to work with a stack that was just started."""
-
-    user: str
-    password: str
-    """At the very first start only; empty after."""
-    profile: Path
-    """The file that the profile was written to."""
+ShowPassword = Callable[[str, str], None]
+"""Shows the admin's id and its new password, which are written down nowhere."""
 
 
 def bring_up(
-    stack: Home, host: str, port: int, profile_name: str
-) -> tuple[StackRecord, Started | None]:
+    stack: Home,
+    host: str,
+    port: int,
+    profile_name: str,
+    show_password: ShowPassword = lambda _user, _password: None,
+) -> tuple[StackRecord, Path | None]:
     """Starts a stack, waits until it is READY and writes the CLI profile.
 
+    Args:
+        stack: Its directory.
+        host: Address that users' connections are accepted on.
+        port: Their port; 0 takes a free one.
+        profile_name: The profile to write.
+        show_password: Called at the very first start, however that goes on.
+
     Returns:
-        Its record, and how to work with it; None in place of that when it was up already.
+        Its record, and the file that the profile is in; None in place of that when it was up
+        already.
 
     Raises:
         StackError: It could not be started; nothing of it is left running.
+        PortInUse: The same, before anything was made.
+        StackBusy: A stack in this directory is ending, and takes long.
     """
-    running = stack.read()
-    if running and running.state in {"READY", "STARTING"} and processes.alive(running.supervisor):
-        return _wait_ready(stack, None), None
+    deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
+    while not _is_up(stack):
+        _create(stack)
+        try:
+            with stack.locked() as lock:
+                _make_room(stack, host, port)
+                authority = _open_authority(stack, profile_name, show_password)
+                supervisor = _spawn_supervisor(stack, lock, host, port)
+                return _finish(stack, supervisor, authority, profile_name)
+        except StackBusy:
+            # Another `lepton up` is at it, or a `lepton down`: soon there is a record, or no lock.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+    return _wait_ready(stack, None), None
+
+
+def reset_password(stack: Home) -> tuple[str, str]:
+    """Gives the first admin a new password, whether the stack is up or not.
+
+    Returns:
+        The admin's id and the password.
+
+    Raises:
+        StackError: The stack was never up.
+        UserNotFound: Somebody deleted that admin.
+    """
+    if not stack.ca_file.exists():
+        raise StackError(f"there is no stack in {stack.path}; `lepton up` makes one")
+    from lepton_local.authority import Authority  # noqa: PLC0415  # as in _open_authority
+
+    authority = Authority.of(stack)
+    return authority.user, asyncio.run(authority.reset_password())
+
+
+def _is_up(stack: Home) -> bool:
+    record = stack.read()
+    return (
+        record is not None
+        and record.state in {"READY", "STARTING"}
+        and processes.alive(record.supervisor)
+    )
+
+
+def _create(stack: Home) -> None:
     try:
         stack.create()
     except OSError as error:
         raise StackError(f"cannot write to {stack.path}: {error.strerror}") from None
+
+
+def _make_room(stack: Home, host: str, port: int) -> None:
+    # A supervisor that was killed could not end what it had started.
+    processes.end(processes.belonging_to(stack), 2.0)
+    ports.check_free(host, port)
+
+
+def _open_authority(stack: Home, profile_name: str, show_password: ShowPassword) -> Authority:
+    """The stack's authority, made here and not in the supervisor: its password goes to nobody."""
     # Imported late: what they need is not needed to see that a stack is up.
-    from lepton_local.account import save_admin_profile  # noqa: PLC0415  # see above
+    from lepton_local.account import forget_key  # noqa: PLC0415  # see above
     from lepton_local.authority import Authority  # noqa: PLC0415  # see above
 
-    # Here and not in the supervisor, so that the first password is never written down.
     authority = asyncio.run(Authority.open(stack, []))
+    if authority.password:
+        # At once: whatever fails from here on, there is no other copy.
+        show_password(authority.user, authority.password)
+        forget_key(stack, profile_name)
+    return authority
+
+
+def _spawn_supervisor(stack: Home, lock: int, host: str, port: int) -> subprocess.Popen[bytes]:
     # A record from before would be taken for the new supervisor's.
     stack.forget()
-    log = stack.log("supervisor")
-    with log.open("ab") as output:
-        supervisor = subprocess.Popen(
+    with stack.log("supervisor").open("ab") as output:
+        return subprocess.Popen(
             [
                 *(sys.executable, "-m", "lepton_local.supervisor", "--home", str(stack.path)),
-                *("--gateway-host", host, "--gateway-port", str(port)),
+                *("--lock", str(lock), "--gateway-host", host, "--gateway-port", str(port)),
             ],
             env=processes.base_environ(stack),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            pass_fds=[lock],
             start_new_session=True,
         )
+
+
+def _finish(
+    stack: Home, supervisor: subprocess.Popen[bytes], authority: Authority, profile_name: str
+) -> tuple[StackRecord, Path]:
+    from lepton_local.account import save_admin_profile  # noqa: PLC0415  # as in _open_authority
+
     try:
         record = _wait_ready(stack, supervisor)
-        profile = asyncio.run(save_admin_profile(authority, stack, record, profile_name))
+        return record, asyncio.run(save_admin_profile(authority, stack, record, profile_name))
     except BaseException:
         # Our own supervisor, and not whoever else may hold this home: it ends what it started.
         if supervisor.poll() is None:
             supervisor.terminate()
             supervisor.wait(_STOP_TIMEOUT_SECONDS)
         raise
-    return record, Started(authority.user, authority.password, profile)
 
 
 def _wait_ready(stack: Home, supervisor: subprocess.Popen[bytes] | None) -> StackRecord:

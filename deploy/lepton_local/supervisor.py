@@ -23,7 +23,7 @@ from pathlib import Path
 from lepton_local import ports, processes
 from lepton_local.authority import Authority
 from lepton_local.etcd import EtcdFiles, etcd_command, find_etcd, provision_auth
-from lepton_local.home import SERVICES, Home, ProcessRecord, StackBusy, StackRecord
+from lepton_local.home import SERVICES, Home, ProcessRecord, StackRecord
 from lepton_local.mesh import etcd_client, forget_instances, gateway_serves, unready
 from lepton_local.processes import Program
 from lepton_mesh.errors import FailedPrecondition, LeptonError
@@ -122,10 +122,7 @@ class Supervisor:
         return started
 
     async def _start(self) -> None:
-        host, _, port = self._record.gateway.rpartition(":")
-        ports.check_free(self._gateway_host, int(port))
-        self._step("ending what an earlier stack left")
-        await asyncio.to_thread(processes.end, processes.belonging_to(self._home), 2.0)
+        host, _, _ = self._record.gateway.rpartition(":")
         self._step("making certificates")
         names = sorted({"localhost", *([host] if not _is_ip(host) else [])})
         self._authority = await Authority.open(self._home, names)
@@ -323,19 +320,18 @@ async def _run(home: Home, host: str, port: int) -> int:
 
 
 def main() -> None:
-    """The process that `lepton up` leaves behind."""
+    """The process that `lepton up` leaves behind, and that it hands the home's lock to."""
     parser = argparse.ArgumentParser(prog="lepton_local.supervisor")
     parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--lock", type=int, required=True)
     parser.add_argument("--gateway-host", default=ports.LOOPBACK)
     parser.add_argument("--gateway-port", type=int, default=8443)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # The lock of the home: open, and thereby held, until this process ends.
+    os.set_inheritable(arguments.lock, False)
     home = Home(arguments.home)
-    try:
-        with home.locked():
-            sys.exit(asyncio.run(_run(home, arguments.gateway_host, arguments.gateway_port)))
-    except StackBusy as error:
-        sys.exit(str(error))
+    sys.exit(asyncio.run(_run(home, arguments.gateway_host, arguments.gateway_port)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Runs the auth service, or one of its offline commands.
 
 python -m lepton_auth [serve]
-python -m lepton_auth init | join-token | issue | api-key      see lepton_auth.offline
+python -m lepton_auth init | join-token | issue | api-key | reset-password
+
+lepton_auth.offline tells what these do.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
     python -m lepton_auth join-token --service storage    prints a one-time token
     python -m lepton_auth issue --service etcd --out DIR  cert.pem, key.pem, ca.pem
     python -m lepton_auth api-key --user admin            prints a new API key's secret
+    python -m lepton_auth reset-password --user admin     prints a new password
 
 They read the service's own settings: ``LEPTON_STATE_DIR`` at least. Whoever may read that
 directory may do all of this, so nothing else is asked.
@@ -14,10 +15,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from lepton_auth.audit import Attempt, Auditor
 from lepton_auth.authority_files import ensure_authority, load_authority
 from lepton_auth.certificates import Certificates
 from lepton_auth.config import AuthSettings
+from lepton_auth.errors import UserNotFound
 from lepton_auth.first_admin import FIRST_ADMIN, create_first_admin
 from lepton_auth.joining import Joining
 from lepton_auth.ports import Records
@@ -39,8 +42,6 @@ from lepton_mesh.errors import LeptonError, NotFound
 from lepton_mesh.identity import Issued
 from lepton_mesh.pki import Credentials, Names, fingerprint, generate_key, key_pem
 from lepton_mesh.spiffe import SpiffeId
-
-COMMANDS = frozenset({"init", "join-token", "issue", "api-key"})
 
 
 class NoSuchMember(NotFound):
@@ -148,6 +149,32 @@ async def api_key(settings: AuthSettings, options: argparse.Namespace) -> str:
     return secret
 
 
+async def reset_password(settings: AuthSettings, options: argparse.Namespace) -> str:
+    """Gives a user a new password and ends its logins; returns the password.
+
+    Raises:
+        UserNotFound: There is no such user.
+    """
+    password = secrets.token_urlsafe(18)
+    passwords = Argon2Passwords(concurrency=1, max_waiting=1)
+    hashed = await passwords.hash(password)
+    passwords.close()
+
+    def reset(records: Records) -> None:
+        user = records.users.get(options.user)
+        if user is None:
+            raise UserNotFound(f"there is no user '{options.user}'", user=options.user)
+        records.users.replace(replace(user, password_hash=hashed, revision=user.revision + 1))
+        records.refresh_tokens.revoke_user(user.id)
+
+    async with _open(settings) as opened:
+        attempt = Attempt(
+            _OPERATOR.subject, (FIRST_WORKSPACE,), "user.resetPassword", f"users/{options.user}"
+        )
+        await opened.auditor.change(attempt, reset)
+    return password
+
+
 @dataclass(frozen=True, slots=True)
 class _Opened:
     store: SqlStore
@@ -191,6 +218,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workspace", default=FIRST_WORKSPACE)
     command.add_argument("--display-name", default="", help="what the key is for")
     command.set_defaults(run=api_key)
+    command = commands.add_parser("reset-password", help="print a new password of a user")
+    command.add_argument("--user", default=FIRST_ADMIN)
+    command.set_defaults(run=reset_password)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import stat
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from lepton_auth import offline
+from lepton_auth.adapters.argon2_passwords import Argon2Passwords
 from lepton_auth.authority_files import AuthorityMissing, ensure_authority, load_authority
 from lepton_auth.certificates import require_operator
+from lepton_auth.config import AuthSettings
 from lepton_auth.errors import OperatorRequired
+from lepton_auth.records import RefreshToken
 from lepton_mesh import credential_files
 from lepton_mesh.caller import Caller, Role
 from lepton_mesh.join import JoinToken
@@ -89,6 +93,7 @@ def test_a_token_may_give_the_gateway_its_public_names(
         (["join-token", "--service", "gateway", "--dns", "*.example.org"], "no name that"),
         (["join-token", "--service", "storage", "--ttl-seconds", "3601"], "1 to 3600"),
         (["issue", "--service", "Etcd", "--out", "x"], "names neither"),
+        (["reset-password", "--user", "nobody"], "there is no user 'nobody'"),
     ],
 )
 def test_refused_in_one_line(
@@ -100,6 +105,31 @@ def test_refused_in_one_line(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+async def test_a_lost_password_is_replaced(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The new one is the user's; the old one and the logins that it gave are worth nothing."""
+    settings = AuthSettings.load("auth")
+    lost = json.loads(await offline.init(settings, argparse.Namespace()))["password"]
+    async with offline._open(settings) as opened:
+        token = RefreshToken(b"digest", "family", "admin", "default", datetime.now(UTC))
+        await opened.store.write(lambda records: records.refresh_tokens.add(token))
+    found = await offline.reset_password(settings, argparse.Namespace(user="admin"))
+    async with offline._open(settings) as opened:
+        user = await opened.store.read(lambda records: records.users.get("admin"))
+        kept = await opened.store.read(lambda records: records.refresh_tokens.get(b"digest"))
+        events = await opened.store.read(
+            lambda records: records.audit.of_workspace("default", None, 1)
+        )
+    assert user is not None
+    passwords = Argon2Passwords(concurrency=1, max_waiting=1)
+    assert await passwords.verify(user.password_hash, found)
+    assert not await passwords.verify(user.password_hash, lost)
+    passwords.close()
+    assert kept is None
+    assert [event.action for event in events] == ["user.resetPassword"]
 
 
 def test_without_init_the_remedy_is_named(

@@ -1,0 +1,177 @@
+"""Bringing a stack up, as far as it goes without one: the lock, the port, the first password."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lepton.client import Profile, load_profile, save_profile
+from lepton_local import processes, stack
+from lepton_local.authority import Authority
+from lepton_local.home import Home, StackBusy, StackRecord
+from lepton_local.ports import PortInUse
+from lepton_local.stack import StackError, bring_up, reset_password
+
+_SUPERVISOR = """
+import os, sys, time
+from pathlib import Path
+from lepton_local import processes
+from lepton_local.home import Home, StackRecord
+record = StackRecord("READY", processes.record_of(os.getpid()), gateway="here:1")
+Home(Path(sys.argv[1])).write(record)
+time.sleep(60)
+"""
+
+
+class _Terminal:
+    """What the commands showed of passwords."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[str, str]] = []
+
+    def __call__(self, user: str, password: str) -> None:
+        self.shown.append((user, password))
+
+
+@pytest.fixture
+def terminal() -> _Terminal:
+    return _Terminal()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("LEPTON_CONFIG", str(tmp_path / "config.yaml"))
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def supervisors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes in place of supervisors, each READY at once; they hold the lock as those do."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def spawn(home: Home, lock: int, *_: object) -> subprocess.Popen[bytes]:
+        home.forget()
+        command = [sys.executable, "-c", _SUPERVISOR, str(home.path)]
+        begun.append(subprocess.Popen(command, pass_fds=[lock]))
+        return begun[-1]
+
+    monkeypatch.setattr(stack, "_spawn_supervisor", spawn)
+    yield begun
+    for process in begun:
+        process.kill()
+        process.wait(10)
+
+
+def test_a_taken_port_makes_nothing(home: Home, terminal: _Terminal) -> None:
+    """The admin, whose password is shown once, is not made for a start that cannot be."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortInUse):
+        bring_up(home, "127.0.0.1", taken.getsockname()[1], "local", terminal)
+    assert terminal.shown == []
+    assert not home.service("auth").exists()
+
+
+def test_the_first_password_outlives_a_failed_start(
+    home: Home,
+    terminal: _Terminal,
+    supervisors: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is shown before anything can fail, and the next start works with the same admin."""
+    with monkeypatch.context() as failing:
+
+        def fail(*_: object) -> StackRecord:
+            raise KeyboardInterrupt
+
+        failing.setattr(stack, "_wait_ready", fail)
+        with pytest.raises(KeyboardInterrupt):
+            bring_up(home, "127.0.0.1", 0, "local", terminal)
+    ((user, password),) = terminal.shown
+    assert (user, len(password)) == ("admin", 24)
+    _, profile = bring_up(home, "127.0.0.1", 0, "local", terminal)
+    assert profile is not None
+    assert len(terminal.shown) == 1
+
+
+def test_the_key_of_an_earlier_stack_is_not_kept(
+    home: Home, supervisors: list[subprocess.Popen[bytes]]
+) -> None:
+    """A stack made anew in the same directory does not know it."""
+    save_profile("local", Profile("here:1", ca_file=str(home.ca_file), api_key="lpk_old"))
+    bring_up(home, "127.0.0.1", 0, "local")
+    made = load_profile("local").api_key
+    assert made.startswith("lpk_")
+    assert made != "lpk_old"
+
+
+def test_of_two_first_starts_one_makes_the_authority(
+    home: Home, terminal: _Terminal, supervisors: list[subprocess.Popen[bytes]]
+) -> None:
+    """The other waits, and finds the stack up."""
+    profiles: list[Path | None] = []
+
+    def start() -> None:
+        profiles.append(bring_up(home, "127.0.0.1", 0, "local", terminal)[1])
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(terminal.shown) == 1
+    assert len(supervisors) == 1
+    assert sorted(profile is None for profile in profiles) == [False, True]
+
+
+def test_the_supervisor_holds_the_lock_on(
+    home: Home, supervisors: list[subprocess.Popen[bytes]]
+) -> None:
+    bring_up(home, "127.0.0.1", 0, "local")
+    with pytest.raises(StackBusy), home.locked():
+        pass
+    supervisors[0].kill()
+    supervisors[0].wait(10)
+    with home.locked():
+        pass
+
+
+def test_a_home_that_stays_locked_is_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "_LOCK_TIMEOUT_SECONDS", 0.1)
+    home.create()
+    with home.locked(), pytest.raises(StackBusy, match="lepton down"):
+        bring_up(home, "127.0.0.1", 0, "local")
+
+
+def test_what_a_killed_stack_left_is_ended_before_its_port_is_looked_at(
+    home: Home, supervisors: list[subprocess.Popen[bytes]]
+) -> None:
+    code = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); " + (
+        "print(s.getsockname()[1], flush=True); time.sleep(60)"
+    )
+    left = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=processes.base_environ(home)
+    )
+    assert left.stdout is not None
+    with left:
+        bring_up(home, "127.0.0.1", int(left.stdout.readline()), "local")
+        assert left.poll() is not None
+
+
+def test_a_lost_password_is_replaced(home: Home, terminal: _Terminal) -> None:
+    home.create()
+    first = asyncio.run(Authority.open(home, [])).password
+    user, password = reset_password(home)
+    assert user == "admin"
+    assert len(password) == len(first)
+    assert password != first
+
+
+def test_no_password_without_a_stack(home: Home) -> None:
+    with pytest.raises(StackError, match="there is no stack"):
+        reset_password(home)
