@@ -36,6 +36,8 @@ _TOKEN_SECONDS = 7 * 24 * 3600
 _TAIL_SECONDS = 0.2
 """How often a running job's event file is read."""
 _RETRY_SECONDS = 1.0
+_COUNT_SECONDS = 10.0
+"""How much of a job's running time may be forgotten when this service is killed."""
 _SETTLE_SECONDS = 0.5
 """A process that dies may be going down with everything around it, this service included."""
 
@@ -68,6 +70,8 @@ class Attendant:
         self.job = job
         self._cancel = asyncio.Event()
         self._final: WorkerEvent | None = None
+        self._counted: float | None = None
+        """Up to when (``time.monotonic``) the record has the running time; None: nothing runs."""
 
     def cancel(self) -> None:
         """Makes it look at the job's record, which somebody set to CANCELLING."""
@@ -147,13 +151,19 @@ class Attendant:
         stop = _Stop(found, self._engine.kill_grace_seconds)
         timed_out = False
         with _watch_exit(found) as exited:
+            self._counted = None if exited.is_set() else time.monotonic()
             while not exited.is_set():
                 while await self._take_events(directory):
                     pass
+                if self._uncounted() > _COUNT_SECONDS:
+                    await self._change({})
                 timed_out = timed_out or self._out_of_time()
                 if self._cancel.is_set() or timed_out:
                     await asyncio.to_thread(stop.advance)
                 await _wait_any(exited, _TAIL_SECONDS)
+        if self._counted is not None:
+            await self._change({})
+            self._counted = None
         status = process.reap(found)
         # What it left behind must not write into the files of the next attempt.
         await asyncio.to_thread(process.signal_group, found, signal.SIGKILL)
@@ -262,18 +272,29 @@ class Attendant:
     async def _change(
         self, changes: dict[str, Any], measurements: Sequence[Measurement] = ()
     ) -> None:
-        updated = await self._engine.repository.change(self.job, _ACTIVE, changes, measurements)
+        uncounted = self._uncounted()
+        updated = await self._engine.repository.change(
+            self.job,
+            _ACTIVE,
+            {**changes, "run_seconds": self.job.run_seconds + uncounted},
+            measurements,
+        )
         if updated is None:
             raise RuntimeError(f"{self.job.name} ended while it was attended to")
         self.job = updated
+        if self._counted is not None:
+            self._counted += uncounted
         if updated.state is State.CANCELLING:
             self._cancel.set()
         self._engine.changes.notify(updated.workspace, updated.id)
 
     def _out_of_time(self) -> bool:
         limit = self.job.spec["resources"]["timeout_seconds"]
-        begun = self.job.start_time
-        return bool(limit and begun and (datetime.now(UTC) - begun).total_seconds() > limit)
+        return bool(limit and self.job.run_seconds + self._uncounted() > limit)
+
+    def _uncounted(self) -> float:
+        """Seconds that the process has run and the record does not know of."""
+        return 0.0 if self._counted is None else time.monotonic() - self._counted
 
     async def _pause(self, seconds: float) -> None:
         await _wait_any(self._cancel, seconds)

@@ -103,6 +103,8 @@ class Job:
     """How often its process was started."""
     crashes: int = 0
     """How often its process died without a word."""
+    run_seconds: float = 0.0
+    """How long its processes have run before the eyes of a service."""
     node: str = ""
     """The machine (state directory) that runs it."""
     events_offset: int = 0

@@ -48,7 +48,7 @@ class Resources:
     """Cores; all of the machine's when 0."""
     memory_mib: int = 0
     timeout_seconds: int = 0
-    """A running job that takes longer fails with TIMEOUT."""
+    """A job whose processes run longer fails with TIMEOUT; while it is stopped no time passes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,42 @@ async def test_processes_are_stopped_and_jobs_go_on(start: Start, how: str) -> N
     training = await start(script(body), crashes_max=1)
     job = await training.ended("stopped")
     assert (job.state, job.attempts, job.crashes) == (State.SUCCEEDED, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("record", "state"),
+    [
+        ({"start_time": datetime.now(UTC) - timedelta(days=2)}, State.SUCCEEDED),
+        ({"run_seconds": 3601.0}, State.FAILED),
+    ],
+    ids=["a stop of two days", "an hour of work"],
+)
+async def test_time_counts_while_the_job_runs(
+    start: Start, record: dict[str, Any], state: State
+) -> None:
+    """A stopped stack does not use up the job's time; its earlier lives' work does."""
+    body = (
+        "from lepton_training.events import EventWriter; f = d / 'seen'\n"
+        "if not f.exists(): f.touch(); time.sleep(600)\n"
+        "while not (d / 'go').exists(): time.sleep(0.02)\n"
+        "EventWriter(d).write('succeeded', model_version='models/m/versions/1', metrics={})\n"
+    )
+    training = await start(script(body), grace=0.2)
+    await training.create("limited", resources={"cpus": 1, "timeout_seconds": 3600})
+    directory = training.files.directory("w", "limited")
+    await wait_for_file(directory / "seen")
+    await training.supervisor.close()
+    assert process.stop_recorded(training.files.root) == 1
+    stopped = await training.jobs.get("w", "jobs/limited")
+    assert await training.repository.change(stopped, [State.RUNNING], record) is not None
+
+    training = await start(script(body), grace=0.2)
+    if state is State.SUCCEEDED:
+        (directory / "go").touch()
+    job = await training.ended("limited")
+    assert (job.state, job.attempts) == (state, 2)
+    assert job.failure_reason == ("TIMEOUT" if state is State.FAILED else "")
+    assert job.run_seconds > record.get("run_seconds", 0.0)
 
 
 async def test_logs_stream_while_the_job_runs(start: Start) -> None:
