@@ -83,7 +83,8 @@ class Attendant:
         directory = self._engine.files.directory(job.workspace, job.id)
         if job.state is State.CANCELLING:
             self._cancel.set()
-        found = await asyncio.to_thread(process.recorded, directory)
+        # Before its first attempt nothing in its directory is its own.
+        found = await asyncio.to_thread(process.recorded, directory) if job.attempts else None
         # RUNNING, and no process: the machine or the service died around its start.
         seen_alive = found is not None and await asyncio.to_thread(process.is_alive, found)
         while True:
@@ -98,13 +99,15 @@ class Attendant:
             try:
                 found, seen_alive = await self._start(directory), True
             except LeptonError as error:  # one that trying again does not mend
-                failure = self._failure(error.reason, error.message)
+                failure = await asyncio.to_thread(self._failure, error.reason, error.message)
                 await self._end(directory, None, failure)
                 return
 
     async def _start(self, directory: Path) -> ProcessId | None:
         """Starts the process with fresh credentials; None when that must be tried again."""
         engine, job = self._engine, self.job
+        if not job.attempts:
+            await asyncio.to_thread(self._clear, directory)
         try:
             issued = await engine.credentials.issue(
                 job.workspace,
@@ -137,6 +140,16 @@ class Attendant:
             "TMPDIR": str(directory),
         }
         return await asyncio.to_thread(process.start, engine.command, directory, environment)
+
+    def _clear(self, directory: Path) -> None:
+        """Makes room where an earlier job with this id left its files, or even its process.
+
+        Its events would be taken for those of this job.
+        """
+        earlier = process.recorded(directory)
+        if earlier is not None:
+            process.signal_group(earlier, signal.SIGKILL)
+        self._engine.files.remove(self.job.workspace, self.job.id)
 
     async def _follow(
         self, directory: Path, found: ProcessId, seen_alive: bool
@@ -222,7 +235,8 @@ class Attendant:
         return None
 
     def _failure(self, reason: str, message: str) -> dict[str, Any]:
-        end = self._engine.files.log_end(self.job.workspace, self.job.id)
+        job = self.job
+        end = self._engine.files.log_end(job.workspace, job.id) if job.attempts else ""
         return {
             "state": State.FAILED,
             "failure_reason": reason,

@@ -49,6 +49,7 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
     cores = settings.job_cores or len(os.sched_getaffinity(0))
     repository, changes = SqlJobs(database), Changes()
     files = JobFiles(settings.state_dir / "jobs")
+    node = await asyncio.to_thread(_node, settings.state_dir)
     supervisor = Supervisor(
         Engine(
             repository=repository,
@@ -57,7 +58,7 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
             changes=changes,
             command=_WORKER,
             environment=_worker_environment(settings),
-            node=await asyncio.to_thread(_node, settings.state_dir),
+            node=node,
             kill_grace_seconds=settings.job_kill_grace_seconds,
             crashes_max=settings.job_crashes_max,
         ),
@@ -71,6 +72,7 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
         supervisor=supervisor,
         changes=changes,
         cores=cores,
+        node=node,
         stopping=runtime.draining,
     )
 

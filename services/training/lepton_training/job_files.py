@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from lepton_mesh.errors import FailedPrecondition
 from lepton_training.events import EVENTS_FILE, LOG_FILE
 from lepton_training.job import Job, State
 from lepton_training.process import PROCESS_FILE
+
+log = logging.getLogger(__name__)
 
 JOB_FILE = "job.json"
 TOKEN_FILE = "access-token"  # noqa: S105 - a file's name
@@ -18,6 +22,10 @@ JOIN_TOKEN_FILE = "join-token"  # noqa: S105 - a file's name
 CHECKPOINT_FILE = "checkpoint.pt"
 _TAIL_BYTES = 4096
 _TAIL_LINES = 20
+
+
+class JobFilesRemain(FailedPrecondition):
+    reason = "JOB_FILES_REMAIN"
 
 
 class JobFiles:
@@ -40,13 +48,12 @@ class JobFiles:
             "spec": dict(job.spec),
             "dataset_digest": job.dataset_digest,
             "cpus": job.cpus,
-            "attempt": job.attempts,
         }
         _write_private(directory / JOB_FILE, json.dumps(request))
         _write_private(directory / JOIN_TOKEN_FILE, join_token)
         _write_private(directory / TOKEN_FILE, access_token)
         # A certificate of an earlier attempt may have run out.
-        shutil.rmtree(directory / "identity", ignore_errors=True)
+        _remove_tree(directory / "identity")
         return directory
 
     def clean(self, job: Job, end: State) -> None:
@@ -64,14 +71,28 @@ class JobFiles:
         for entry in directory.iterdir():
             if entry.name in keep:
                 continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+            try:
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+            except OSError:  # the job has ended all the same
+                log.exception("a file of a job that ended remains", extra={"job": job.name})
 
     def remove(self, workspace: str, job_id: str) -> None:
-        """Deletes the job's directory."""
-        shutil.rmtree(self.directory(workspace, job_id), ignore_errors=True)
+        """Deletes the job's directory with all that lies in it.
+
+        Raises JobFilesRemain.
+        """
+        try:
+            _remove_tree(self.directory(workspace, job_id))
+        except OSError as error:
+            log.exception("files of a job cannot be removed", extra={"job": f"jobs/{job_id}"})
+            raise JobFilesRemain(
+                f"files of jobs/{job_id} cannot be removed ({error.strerror}); the training "
+                "service's log has their path: remove them and try again",
+                job=f"jobs/{job_id}",
+            ) from error
 
     def log_end(self, workspace: str, job_id: str) -> str:
         """The last lines of the log; empty without one."""
@@ -98,6 +119,14 @@ def read_request(directory: Path) -> dict[str, Any]:
     """What :meth:`JobFiles.prepare` wrote; for the job's process."""
     request: dict[str, Any] = json.loads((directory / JOB_FILE).read_text())
     return request
+
+
+def _remove_tree(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if path.exists():
+            raise
 
 
 def _write_private(path: Path, content: str) -> None:

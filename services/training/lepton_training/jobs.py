@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from lepton_mesh.errors import Unavailable
+from lepton_mesh.errors import FailedPrecondition, Unavailable
 from lepton_training.changes import Changes
 from lepton_training.job import Event, Job, JobActive, JobNameInvalid, State
 from lepton_training.job_files import JobFiles
@@ -30,6 +30,10 @@ _TRAINABLE_FORMAT = "DATASET_FORMAT_IDX"
 
 class ServiceStopping(Unavailable):
     reason = "TRAINING_STOPPING"
+
+
+class JobElsewhere(FailedPrecondition):
+    reason = "JOB_ELSEWHERE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,21 @@ class Jobs:
         supervisor: Supervisor,
         changes: Changes,
         cores: int,
+        node: str,
         stopping: asyncio.Event,
     ) -> None:
+        """
+        Args:
+            node: This machine (its state directory), as jobs record it.
+            stopping: Once set, streams end.
+        """
         self._repository = repository
         self._files = files
         self._datasets = datasets
         self._supervisor = supervisor
         self._changes = changes
         self._cores = cores
+        self._node = node
         self._stopping = stopping
 
     async def create(
@@ -137,7 +148,10 @@ class Jobs:
                 return updated
 
     async def delete(self, workspace: str, name: str) -> None:
-        """Forgets a job that has ended, with its files. Raises JobActive, JobNotFound."""
+        """Forgets a job that has ended, with its files on this node.
+
+        Raises JobActive, JobNotFound, JobFilesRemain.
+        """
         job = await self.get(workspace, name)
         if not job.state.ended:
             raise JobActive(
@@ -164,12 +178,25 @@ class Jobs:
             await self._changes.wait(workspace, job_id, _POLL_SECONDS)
 
     async def logs(self, workspace: str, name: str, follow: bool) -> AsyncIterator[LogLine]:
-        """The log from its first line; with ``follow``, until the job has ended."""
+        """The log from its first line; with ``follow``, until the job has ended.
+
+        Raises JobElsewhere, JobNotFound.
+        """
         job = await self.get(workspace, name)
         offset, rest, when = 0, b"", job.start_time or job.create_time
         while True:
-            ended = (await self._repository.get(workspace, job.id)).state.ended
-            content = await asyncio.to_thread(self._files.read_log, workspace, job.id, offset)
+            job = await self._repository.get(workspace, job.id)
+            ended = job.state.ended
+            if job.node not in ("", self._node):
+                raise JobElsewhere(
+                    f"the log of {job.name} is on node {job.node}, and this is node {self._node}; "
+                    "ask the training service of that node",
+                    job=job.name,
+                    node=job.node,
+                )
+            content = b""
+            if job.attempts:  # otherwise what lies there is another job's
+                content = await asyncio.to_thread(self._files.read_log, workspace, job.id, offset)
             offset += len(content)
             *lines, rest = (rest + content).split(b"\n")
             for line in lines:

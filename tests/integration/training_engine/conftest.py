@@ -175,6 +175,7 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
             supervisor=supervisor,
             changes=changes,
             cores=cores,
+            node="here",
             stopping=stopping,
         )
         training = Training(jobs, supervisor, repository, files, credentials, platform)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,10 @@ import pytest
 
 from lepton_mesh.errors import PermissionDenied
 from lepton_training import process
+from lepton_training.events import EventWriter
 from lepton_training.job import Event, Job, JobActive, JobNotFound, Measurement, Phase, State
+from lepton_training.job_files import JobFilesRemain
+from lepton_training.jobs import JobElsewhere
 from lepton_training.spec import JobSpecInvalid
 
 pytestmark = pytest.mark.integration
@@ -314,6 +318,64 @@ async def test_time_counts_while_the_job_runs(
     assert (job.state, job.attempts) == (state, 2)
     assert job.failure_reason == ("TIMEOUT" if state is State.FAILED else "")
     assert job.run_seconds > record.get("run_seconds", 0.0)
+
+
+async def test_a_job_is_not_taken_for_an_earlier_one_of_its_id(start: Start) -> None:
+    """Files and a process that outlived an earlier job are removed, not read."""
+    body = (
+        "from lepton_training.events import EventWriter; f = d.parent / 'go'\n"
+        "print('mine', flush=True)\n"
+        "while not f.exists(): time.sleep(0.02)\n"
+        "EventWriter(d).write('succeeded', model_version='models/m/versions/2', metrics={})\n"
+    )
+    training = await start(script(body), cores=1)
+    directory = training.files.directory("w", "again")
+    directory.mkdir(parents=True)
+    EventWriter(directory).write("succeeded", model_version="models/m/versions/1", metrics={})
+    (directory / "log.txt").write_text("theirs\n")
+    (directory / "checkpoint.pt").write_text("theirs")
+    left = process.start([sys.executable, "-c", "import time; time.sleep(600)"], directory, {})
+    await training.create("first")
+    await training.until("first", _running)
+    await training.create("again")
+    assert await training.log("again") == ""
+    (directory.parent / "go").touch()
+    job = await training.ended("again")
+    assert (job.state, job.model_version) == (State.SUCCEEDED, "models/m/versions/2")
+    assert await training.log("again") == "mine"
+    assert not process.group_alive(left)
+
+
+async def test_files_that_cannot_be_removed_are_not_forgotten(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleting fails in words and keeps the record; a new job in their place fails."""
+    training = await start(script("sys.exit(1)"))
+    await training.create("stays")
+    await training.ended("stays")
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("lepton_training.job_files.shutil.rmtree", refuse)
+    with pytest.raises(JobFilesRemain, match="Permission denied"):
+        await training.jobs.delete("w", "jobs/stays")
+    stays = await training.jobs.get("w", "jobs/stays")
+    await training.repository.delete("w", "stays")
+    await training.create("stays", seed=2)
+    job = await training.ended("stays")
+    assert job.create_time > stays.create_time
+    assert (job.state, job.failure_reason, job.attempts) == (State.FAILED, "JOB_FILES_REMAIN", 0)
+
+
+async def test_a_log_on_another_node_is_refused(start: Start) -> None:
+    """Where the job ran is told, instead of an empty log."""
+    training = await start(script("sys.exit(1)"))
+    await training.create("moved")
+    job = await training.ended("moved")
+    await training.repository.change(job, [job.state], {"node": "there"})
+    with pytest.raises(JobElsewhere, match="node there"):
+        await training.log("moved")
 
 
 async def test_logs_stream_while_the_job_runs(start: Start) -> None:
