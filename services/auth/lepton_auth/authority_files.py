@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,8 @@ from pathlib import Path
 from lepton_mesh.credential_files import CERTIFICATE, KEY, write_private
 from lepton_mesh.errors import FailedPrecondition
 from lepton_mesh.pki import CertificateAuthority, CertificateUntrusted, certificate_pem, key_pem
+
+log = logging.getLogger(__name__)
 
 _ROOT = "root-ca"
 _ISSUING = "issuing-ca"
@@ -31,24 +34,36 @@ class AuthorityMissing(FailedPrecondition):
 def ensure_authority(state_dir: Path, trust_domain: str) -> CertificateAuthority:
     """Makes what is missing: the root, and an issuing CA that lasts another two months.
 
+    One that ends sooner stays, with a warning, while the root's key is off this machine.
+
     Raises:
-        AuthorityMissing: A new issuing CA is needed, but the root's key is not there.
+        AuthorityMissing: There is no valid issuing CA, and the root's key is not there to make one.
     """
     root_directory = state_dir / _ROOT
     if not root_directory.exists():
         _store(root_directory, CertificateAuthority.create_root(trust_domain))
+    present: CertificateAuthority | None = None
     try:
-        authority = load_authority(state_dir)
-        if authority.certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE:
-            return authority
+        present = load_authority(state_dir)
     except AuthorityMissing:
         pass
+    else:
+        if present.certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE:
+            return present
     try:
         certificate = (root_directory / CERTIFICATE).read_bytes()
         root = CertificateAuthority.from_pem(
             (root_directory / KEY).read_bytes(), certificate, certificate
         )
     except FileNotFoundError as error:
+        if present is not None:
+            log.warning(
+                "the issuing CA ends at %s and %s is missing: put the root's key back, run init, "
+                "and take it away again",
+                present.certificate.not_valid_after_utc,
+                error.filename,
+            )
+            return present
         raise AuthorityMissing(
             f"the issuing CA must be renewed and {error.filename} is missing; "
             "put the root's key back, run init, and take it away again"

@@ -150,10 +150,6 @@ def test_an_issuing_ca_near_its_end_is_renewed_where_the_root_key_is(tmp_path: P
     (tmp_path / "issuing-ca/key.pem").write_bytes(key_pem(ending.key))
     (tmp_path / "issuing-ca/cert.pem").write_bytes(certificate_pem(ending.certificate))
 
-    (tmp_path / "root-ca/key.pem").rename(tmp_path / "safe")
-    with pytest.raises(AuthorityMissing, match="put the root's key back"):
-        ensure_authority(tmp_path, "lepton.local")
-    (tmp_path / "safe").rename(tmp_path / "root-ca/key.pem")
     renewed = ensure_authority(tmp_path, "lepton.local")
     assert renewed.certificate.not_valid_after_utc > datetime.now(UTC) + timedelta(days=300)
     assert renewed.root == first.root
@@ -165,3 +161,34 @@ def test_the_meshs_certificates_are_not_a_workspaces(tmp_path: Path) -> None:
     require_operator(Caller("user", "users/ada", "default", Role.ADMIN))
     with pytest.raises(OperatorRequired, match="'default'"):
         require_operator(Caller("user", "users/eve", "vision", Role.ADMIN))
+
+
+@pytest.mark.parametrize("days", [59, 1])
+def test_a_valid_authority_stays_while_the_roots_key_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int
+) -> None:
+    """It cannot be renewed yet, and serves until its end: a warning says when."""
+    root = _authority_of(tmp_path, timedelta(days=days))
+    (tmp_path / "root-ca" / "key.pem").unlink()
+    before = load_authority(tmp_path).certificate
+    assert ensure_authority(tmp_path, "lepton.local").certificate == before
+    assert "put the root's key back" in caplog.text
+    (tmp_path / "root-ca" / "key.pem").write_bytes(key_pem(root.key))
+    assert ensure_authority(tmp_path, "lepton.local").certificate != before
+
+
+def test_an_authority_that_ended_is_not_taken(tmp_path: Path) -> None:
+    _authority_of(tmp_path, timedelta(seconds=-1))
+    (tmp_path / "root-ca" / "key.pem").unlink()
+    with pytest.raises(AuthorityMissing, match="put the root's key back"):
+        ensure_authority(tmp_path, "lepton.local")
+
+
+def _authority_of(state_dir: Path, life: timedelta) -> CertificateAuthority:
+    """Files with an issuing CA of that life; returns the root."""
+    root = CertificateAuthority.create_root("lepton.local")
+    for name, one in (("root-ca", root), ("issuing-ca", root.create_intermediate(life))):
+        (state_dir / name).mkdir()
+        (state_dir / name / "key.pem").write_bytes(key_pem(one.key))
+        (state_dir / name / "cert.pem").write_bytes(certificate_pem(one.certificate))
+    return root
