@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from lepton_auth.errors import TooManyFailures
 
 _MAX_NAMES = 10_000
-"""Names remembered; the longest untouched is forgotten first, so memory is bounded."""
+"""Names remembered, so that memory is bounded: see :meth:`Throttle._make_room`."""
+_SWEEP = 64
+"""Windows looked at for one that may go, where the oldest still counts."""
 
 
 @dataclass(slots=True)
@@ -46,7 +49,7 @@ class Throttle:
             )
         window.attempts += 1
         if len(self._windows) > _MAX_NAMES:
-            self._windows.popitem(last=False)
+            self._make_room(now)
 
     def succeeded(self, name: str) -> None:
         """Forgets the failures of ``name``."""
@@ -54,5 +57,22 @@ class Throttle:
 
     def undo(self, name: str) -> None:
         """Takes back an attempt that was not checked after all."""
-        if window := self._windows.get(name):
-            window.attempts = max(0, window.attempts - 1)
+        window = self._windows.get(name)
+        if window is None:
+            return
+        window.attempts -= 1
+        if window.attempts <= 0:
+            del self._windows[name]
+
+    def _make_room(self, now: float) -> None:
+        """Forgets what has run out; else the least-tried of the longest untouched.
+
+        A name that is at its limit is the last to go: who makes up names gains no guesses.
+        """
+        oldest = list(itertools.islice(self._windows.items(), _SWEEP))
+        ended = [name for name, window in oldest if window.ends <= now]
+        for name in ended:
+            del self._windows[name]
+        if not ended:
+            name, _ = min(oldest, key=lambda one: one[1].attempts)
+            del self._windows[name]
