@@ -28,6 +28,7 @@ from lepton_auth.errors import (
 from lepton_auth.ports import Passwords, Records, Store
 from lepton_auth.records import User, Workspace, check_display_name
 from lepton_mesh.caller import Caller, Role
+from lepton_mesh.errors import PermissionDenied
 from lepton_mesh.resources import check_etag
 
 T = TypeVar("T")
@@ -115,18 +116,18 @@ class Accounts:
         hashed = None
         if change.password is not None:
             check_password(change.password)
+        attempt = _attempt(caller, "user.update", f"users/{user_id}")
+        itself = caller.subject == f"users/{user_id}"
+        try:
+            _require_may_change(caller, change, itself, by_password)
+        except PermissionDenied as error:
+            await self._auditor.refused(attempt, error.reason)
+            raise
+        # Slow on purpose, so only for who may have it done.
+        if change.password is not None:
             hashed = await self._passwords.hash(change.password)
 
         def update(records: Records) -> tuple[User, Role]:
-            itself = caller.subject == f"users/{user_id}"
-            if not itself and caller.role < Role.ADMIN:
-                raise NotYourself("only an admin may change another user's record")
-            if caller.role < Role.ADMIN and change.disabled is not None:
-                raise NotYourself("only an admin may enable or disable a user")
-            if (hashed or change.disabled is not None) and not by_password:
-                raise PasswordLoginRequired(
-                    "an API key cannot change passwords or disable users; run `lepton login`"
-                )
             user, role = _member(records, caller, user_id)
             check_etag(etag, user.etag, user.name)
             if not itself:
@@ -145,9 +146,7 @@ class Accounts:
                 records.refresh_tokens.revoke_user(user_id)
             return changed, role
 
-        return await self._auditor.change(
-            _attempt(caller, "user.update", f"users/{user_id}"), update
-        )
+        return await self._auditor.change(attempt, update)
 
     async def delete_user(self, caller: Caller, user_id: str, *, by_password: bool) -> None:
         """Removes a user with its keys and roles."""
@@ -224,6 +223,20 @@ def workspaces_to_tell(roles: Iterable[str]) -> tuple[str, ...]:
 
 def _attempt(caller: Caller, action: str, resource: str) -> Attempt:
     return Attempt(caller.subject, (caller.workspace,), action, resource)
+
+
+def _require_may_change(
+    caller: Caller, change: UserChange, itself: bool, by_password: bool
+) -> None:
+    """What the caller alone decides, before anything is looked up."""
+    if not itself and caller.role < Role.ADMIN:
+        raise NotYourself("only an admin may change another user's record")
+    if caller.role < Role.ADMIN and change.disabled is not None:
+        raise NotYourself("only an admin may enable or disable a user")
+    if (change.password is not None or change.disabled is not None) and not by_password:
+        raise PasswordLoginRequired(
+            "an API key cannot change passwords or disable users; run `lepton login`"
+        )
 
 
 def _member(records: Records, caller: Caller, user_id: str) -> tuple[User, Role]:

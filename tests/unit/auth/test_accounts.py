@@ -19,6 +19,7 @@ from lepton_auth.errors import (
     WorkspaceExists,
 )
 from lepton_mesh.caller import Role
+from lepton_mesh.errors import PermissionDenied
 from lepton_mesh.resources import EtagMismatch
 
 if TYPE_CHECKING:
@@ -59,6 +60,42 @@ async def test_users_read_and_change_only_themselves(auth: Auth) -> None:
         await accounts.update_user(
             bob, "bob", "", UserChange(password="a new password"), by_password=False
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "user", "by_password", "reason"),
+    [
+        ("bob", "admin", True, "NOT_YOURSELF"),
+        ("bob", "bob", False, "PASSWORD_LOGIN_REQUIRED"),
+        ("admin", "bob", False, "PASSWORD_LOGIN_REQUIRED"),
+    ],
+)
+async def test_no_password_is_hashed_for_who_may_not_set_it(  # noqa: PLR0917 - a table
+    auth: Auth,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    user: str,
+    by_password: bool,
+    reason: str,
+) -> None:
+    """A hash takes half a core for a while; the refusal is in the audit all the same."""
+    bob = await auth.user("bob", Role.DEVELOPER)
+
+    async def hashed(password: str) -> str:
+        raise AssertionError("hashed before the caller was checked")
+
+    monkeypatch.setattr(auth.passwords, "hash", hashed)
+    with pytest.raises(PermissionDenied) as caught:
+        await auth.accounts.update_user(
+            bob if name == "bob" else auth.admin,
+            user,
+            "",
+            UserChange(password="a new password"),
+            by_password=by_password,
+        )
+    assert caught.value.reason == reason
+    event = (await auth.events())[0]
+    assert (event.action, event.allowed, event.reason) == ("user.update", False, reason)
 
 
 async def test_a_key_does_not_reach_beyond_its_workspace(auth: Auth) -> None:
