@@ -136,7 +136,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCaller(self, request, context):
-        """Returns who the caller is, as the services see it. Any role may call it.
+        """Returns who the caller is, as the services see it. Any role may call it, a
+        job with its token, and any mesh peer on its own behalf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -808,7 +809,9 @@ class CertificateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateJoinToken(self, request, context):
-        """Creates a join token for a service. Role admin, and the stack's supervisor.
+        """Creates a join token for a service. Role admin in workspace `default`, and
+        the stack's supervisor on its own behalf. Fails with PERMISSION_DENIED
+        (OPERATOR_REQUIRED) for admins of other workspaces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -824,22 +827,25 @@ class CertificateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTrustBundle(self, request, context):
-        """Returns the root certificates of the mesh. Any mesh peer may call it.
+        """Returns the root certificates of the mesh. Any role may call it, and any
+        mesh peer on its own behalf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeCertificate(self, request, context):
-        """Puts a serial number on the denylist. Role admin.
+        """Puts a serial number on the denylist. Role admin in workspace `default`.
+        Fails with PERMISSION_DENIED (OPERATOR_REQUIRED) for admins of other
+        workspaces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRevokedCertificates(self, request, context):
-        """Lists the revoked certificates that have not expired yet. Any mesh peer may
-        call it.
+        """Lists the revoked certificates that have not expired yet. Role admin, and
+        any mesh peer on its own behalf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,9 @@ class AuthServiceStub:
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.Jwks]
     """Returns the public keys that verify access tokens (RFC 7517). Anyone may call it."""
     GetCaller: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetCallerRequest, _auth_pb2.CallerInfo]
-    """Returns who the caller is, as the services see it. Any role may call it."""
+    """Returns who the caller is, as the services see it. Any role may call it, a
+    job with its token, and any mesh peer on its own behalf.
+    """
     CreateUser: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateUserRequest, _auth_pb2.User]
     """Creates a user. Role admin."""
     GetUser: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetUserRequest, _auth_pb2.User]
@@ -103,7 +105,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.Jwks]  # type: ignore[assignment]
     """Returns the public keys that verify access tokens (RFC 7517). Anyone may call it."""
     GetCaller: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetCallerRequest, _auth_pb2.CallerInfo]  # type: ignore[assignment]
-    """Returns who the caller is, as the services see it. Any role may call it."""
+    """Returns who the caller is, as the services see it. Any role may call it, a
+    job with its token, and any mesh peer on its own behalf.
+    """
     CreateUser: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateUserRequest, _auth_pb2.User]  # type: ignore[assignment]
     """Creates a user. Role admin."""
     GetUser: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetUserRequest, _auth_pb2.User]  # type: ignore[assignment]
@@ -177,7 +181,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.GetCallerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.CallerInfo, _abc.Awaitable[_auth_pb2.CallerInfo]]:
-        """Returns who the caller is, as the services see it. Any role may call it."""
+        """Returns who the caller is, as the services see it. Any role may call it, a
+        job with its token, and any mesh peer on its own behalf.
+        """
 
     @_abc_1.abstractmethod
     def CreateUser(
@@ -315,19 +321,27 @@ class CertificateServiceStub:
     peer may call it, over mutual TLS.
     """
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateJoinTokenRequest, _auth_pb2.CreateJoinTokenResponse]
-    """Creates a join token for a service. Role admin, and the stack's supervisor."""
+    """Creates a join token for a service. Role admin in workspace `default`, and
+    the stack's supervisor on its own behalf. Fails with PERMISSION_DENIED
+    (OPERATOR_REQUIRED) for admins of other workspaces.
+    """
     IssueJobCredentials: _grpc.UnaryUnaryMultiCallable[_auth_pb2.IssueJobCredentialsRequest, _auth_pb2.IssueJobCredentialsResponse]
     """Creates the credentials of one training job: a join token for its
     certificate and an access token limited to its inputs and outputs. Only the
     training service may call it, on its own behalf.
     """
     GetTrustBundle: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetTrustBundleRequest, _auth_pb2.TrustBundle]
-    """Returns the root certificates of the mesh. Any mesh peer may call it."""
+    """Returns the root certificates of the mesh. Any role may call it, and any
+    mesh peer on its own behalf.
+    """
     RevokeCertificate: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RevokeCertificateRequest, _auth_pb2.RevokedCertificate]
-    """Puts a serial number on the denylist. Role admin."""
+    """Puts a serial number on the denylist. Role admin in workspace `default`.
+    Fails with PERMISSION_DENIED (OPERATOR_REQUIRED) for admins of other
+    workspaces.
+    """
     ListRevokedCertificates: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListRevokedCertificatesRequest, _auth_pb2.ListRevokedCertificatesResponse]
-    """Lists the revoked certificates that have not expired yet. Any mesh peer may
-    call it.
+    """Lists the revoked certificates that have not expired yet. Role admin, and
+    any mesh peer on its own behalf.
     """
 
 @_typing.type_check_only
@@ -348,19 +362,27 @@ class CertificateServiceAsyncStub(CertificateServiceStub):
     peer may call it, over mutual TLS.
     """
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateJoinTokenRequest, _auth_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
-    """Creates a join token for a service. Role admin, and the stack's supervisor."""
+    """Creates a join token for a service. Role admin in workspace `default`, and
+    the stack's supervisor on its own behalf. Fails with PERMISSION_DENIED
+    (OPERATOR_REQUIRED) for admins of other workspaces.
+    """
     IssueJobCredentials: _aio.UnaryUnaryMultiCallable[_auth_pb2.IssueJobCredentialsRequest, _auth_pb2.IssueJobCredentialsResponse]  # type: ignore[assignment]
     """Creates the credentials of one training job: a join token for its
     certificate and an access token limited to its inputs and outputs. Only the
     training service may call it, on its own behalf.
     """
     GetTrustBundle: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetTrustBundleRequest, _auth_pb2.TrustBundle]  # type: ignore[assignment]
-    """Returns the root certificates of the mesh. Any mesh peer may call it."""
+    """Returns the root certificates of the mesh. Any role may call it, and any
+    mesh peer on its own behalf.
+    """
     RevokeCertificate: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeCertificateRequest, _auth_pb2.RevokedCertificate]  # type: ignore[assignment]
-    """Puts a serial number on the denylist. Role admin."""
+    """Puts a serial number on the denylist. Role admin in workspace `default`.
+    Fails with PERMISSION_DENIED (OPERATOR_REQUIRED) for admins of other
+    workspaces.
+    """
     ListRevokedCertificates: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListRevokedCertificatesRequest, _auth_pb2.ListRevokedCertificatesResponse]  # type: ignore[assignment]
-    """Lists the revoked certificates that have not expired yet. Any mesh peer may
-    call it.
+    """Lists the revoked certificates that have not expired yet. Role admin, and
+    any mesh peer on its own behalf.
     """
 
 class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -396,7 +418,10 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.CreateJoinTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.CreateJoinTokenResponse, _abc.Awaitable[_auth_pb2.CreateJoinTokenResponse]]:
-        """Creates a join token for a service. Role admin, and the stack's supervisor."""
+        """Creates a join token for a service. Role admin in workspace `default`, and
+        the stack's supervisor on its own behalf. Fails with PERMISSION_DENIED
+        (OPERATOR_REQUIRED) for admins of other workspaces.
+        """
 
     @_abc_1.abstractmethod
     def IssueJobCredentials(
@@ -415,7 +440,9 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.GetTrustBundleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.TrustBundle, _abc.Awaitable[_auth_pb2.TrustBundle]]:
-        """Returns the root certificates of the mesh. Any mesh peer may call it."""
+        """Returns the root certificates of the mesh. Any role may call it, and any
+        mesh peer on its own behalf.
+        """
 
     @_abc_1.abstractmethod
     def RevokeCertificate(
@@ -423,7 +450,10 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.RevokeCertificateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.RevokedCertificate, _abc.Awaitable[_auth_pb2.RevokedCertificate]]:
-        """Puts a serial number on the denylist. Role admin."""
+        """Puts a serial number on the denylist. Role admin in workspace `default`.
+        Fails with PERMISSION_DENIED (OPERATOR_REQUIRED) for admins of other
+        workspaces.
+        """
 
     @_abc_1.abstractmethod
     def ListRevokedCertificates(
@@ -431,8 +461,8 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.ListRevokedCertificatesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ListRevokedCertificatesResponse, _abc.Awaitable[_auth_pb2.ListRevokedCertificatesResponse]]:
-        """Lists the revoked certificates that have not expired yet. Any mesh peer may
-        call it.
+        """Lists the revoked certificates that have not expired yet. Role admin, and
+        any mesh peer on its own behalf.
         """
 
 def add_CertificateServiceServicer_to_server(servicer: CertificateServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
