@@ -121,8 +121,8 @@ def run_service(
     """Runs a service until SIGTERM or SIGINT, then drains.
 
     ``authority`` is for the auth service, which issues its own certificates.
-    A start that fails prints one line that names the remedy and exits: with 2 when a setting
-    is wrong, else with 1.
+    A failure, at the start or later, prints one line that names the remedy and exits: with 2 when
+    a setting is wrong, else with 1. The log has the traceback of one that nobody foresaw.
     """
     try:
         settings = settings_class.load(name)
@@ -132,13 +132,13 @@ def run_service(
     try:
         uvloop.run(_run(name, settings, build, authority))
     except LeptonError as error:
-        log.debug("start failed", exc_info=error)
+        log.debug("ended", exc_info=error)
         _die(name, error.message, 2 if isinstance(error, InvalidConfiguration) else 1)
     except OSError as error:
-        log.debug("start failed", exc_info=error)
+        log.debug("ended", exc_info=error)
         _die(name, f"{error.strerror or error}: {error.filename or 'the system refused it'}", 1)
     except Exception as error:  # the last frame: whatever it is, it is said and ends the process
-        log.debug("start failed", exc_info=error)
+        log.critical("ended by an unexpected error", exc_info=error)
         _die(name, f"{type(error).__name__}: {logs.redact(str(error))}", 1)
 
 
