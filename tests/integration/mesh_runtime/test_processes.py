@@ -254,7 +254,7 @@ async def test_an_error_that_nobody_foresaw_leaves_its_traceback_in_the_log(stac
     _, stderr = await asyncio.to_thread(process.communicate, timeout=15)
     assert process.returncode == 1
     record, line = stderr.splitlines()
-    assert json.loads(record)["message"] == "ended by an unexpected error"
+    assert json.loads(record)["event"] == "ended by an unexpected error"
     assert "in build_storage" in record
     assert line == "lepton storage: RuntimeError: no disk"
 
