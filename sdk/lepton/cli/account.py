@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from lepton.api.auth.v1 import auth_pb2 as pb
+from lepton.cli.errors import InputError
 from lepton.cli.output import moment, note, output_option, show, show_list
 from lepton.cli.passwords import password_option
 from lepton.cli.roles import ROLES, role_name
@@ -17,6 +18,7 @@ from lepton.client import (
     Client,
     Profile,
     ProfileError,
+    config_path,
     current_profile,
     delete_profile,
     gateway_address,
@@ -76,7 +78,8 @@ def logout(name: str | None) -> None:
     name = name or current_profile()
     if not name:
         raise ProfileError("no profile is current; nothing to forget")
-    delete_profile(name)
+    if not delete_profile(name):
+        raise InputError(f"there is no profile '{name}' in {config_path()}")
     note(f"forgot profile {name}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,29 @@ from typing import Any
 import yaml
 
 from lepton.cli.errors import InputError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers as people write them (1e-3, as YAML 1.2 has it), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is there twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"),
+    list("-+.0123456789"),
+)
 
 
 def read_yaml(path: Path) -> Any:
@@ -20,7 +44,7 @@ def read_yaml(path: Path) -> Any:
         OSError: It cannot be read.
     """
     try:
-        return yaml.safe_load(_text(path))
+        return yaml.load(_text(path), _Loader)  # noqa: S506  a SafeLoader
     except yaml.MarkedYAMLError as error:
         at = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{named(path)} is not YAML: {error.problem}{at}") from None

@@ -49,6 +49,8 @@ def message_of(error: Exception) -> str:
         text = _way_there(error.message)
     elif isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, OSError):
+        text = f"standard output: {error.strerror or error}"
     else:
         text = str(error)
     text = " ".join(text.split())

@@ -78,6 +78,11 @@ class DataClient:
         Returns:
             The version; an existing one when the content is the same.
         """
+        for path in files:
+            if not _is_text(path):
+                raise TransferError(
+                    f"the file name {path!r} is not text in UTF-8; rename it, then push again"
+                )
         # Asked before the bytes go, so that a wrong name or a viewer is told at once.
         missing = not self._exists(dataset)
         advance = _Advance(progress)
@@ -176,3 +181,12 @@ def _safe(path: str) -> PurePosixPath:
     if pure.is_absolute() or ".." in pure.parts:
         raise TransferError(f"the version has a file at {path}, which is not below its folder")
     return pure
+
+
+def _is_text(path: str) -> bool:
+    """False for what the file system names in bytes that are not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -112,21 +112,22 @@ def save_profile(name: str, profile: Profile, path: Path | None = None) -> Path:
     return path
 
 
-def delete_profile(name: str, path: Path | None = None) -> None:
-    """Removes a profile; one that is not there is fine.
+def delete_profile(name: str, path: Path | None = None) -> bool:
+    """Removes a profile; returns whether it was there.
 
     Raises:
         ProfileError: The file is not what it should be, or cannot be written.
     """
     path = path or config_path()
     if name not in _read(path)["profiles"]:
-        return
+        return False
     with _locked(path):
         config = _read(path)
         config["profiles"].pop(name, None)
         if config.get("current") == name:
             config["current"] = next(iter(sorted(config["profiles"])), "")
         _write(path, config)
+    return True
 
 
 def exchange_refresh_token(

@@ -52,6 +52,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from lepton_mesh.config import InvalidConfiguration
+from lepton_mesh.disk import disk_full, is_disk_full
 
 T = TypeVar("T")
 
@@ -109,6 +110,7 @@ class Database:
         """Runs ``function`` in a transaction that commits when it returns, and not if it raises.
 
         Runs it again, a few times, when PostgreSQL reports a deadlock or serialization failure.
+        Raises DiskFull when SQLite's file cannot grow.
         """
         return await self._run(self.write_now, function)
 
@@ -124,6 +126,8 @@ class Database:
                 with Session(self.engine, expire_on_commit=False) as session, session.begin():
                     return function(session)
             except DBAPIError as error:
+                if error.orig is not None and is_disk_full(error.orig):
+                    raise disk_full(self.engine.url.database or "the database") from error
                 state = getattr(error.orig, "sqlstate", None)
                 if state not in _SERIALIZATION_FAILURES or attempt == _ATTEMPTS - 1:
                     raise

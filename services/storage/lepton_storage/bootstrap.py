@@ -78,7 +78,7 @@ def open_storage(settings: StorageSettings) -> Storage:
 
 
 def _wire(settings: StorageSettings, database: Database) -> Storage:
-    sql = Sql(database, settings.state_dir)
+    sql = Sql(database)
     key_records, dataset_records = SqlKeyRecords(sql), SqlDatasetRecords(sql)
     kms = FileKeyEncryption.open(
         settings.state_dir / "kek.json", {key.kek_id for key in key_records.alive()}

@@ -35,11 +35,11 @@ lepton_mesh.errors
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from lepton_mesh import disk
+from lepton_mesh.disk import DiskFull
 from lepton_mesh.errors import (
     Aborted,
     AlreadyExists,
@@ -48,7 +48,6 @@ from lepton_mesh.errors import (
     InvalidArgument,
     NotFound,
     OutOfRange,
-    ResourceExhausted,
     Unavailable,
 )
 
@@ -125,10 +124,6 @@ class NoWorkspaceKey(FailedPrecondition):
     reason = "NO_WORKSPACE_KEY"
 
 
-class DiskFull(ResourceExhausted):
-    reason = "DISK_FULL"
-
-
 class ObjectStoreUnavailable(Unavailable):
     reason = "OBJECT_STORE_UNAVAILABLE"
 
@@ -149,22 +144,17 @@ class ManifestCorrupt(DataLoss):
     reason = "MANIFEST_CORRUPT"
 
 
+_AFTERWARDS = (
+    "or delete datasets and artifacts that are no longer needed, then send the same upload "
+    "again: it goes on where it stopped"
+)
+
+
 def disk_full(path: Path) -> DiskFull:
     """The error for a disk that has no room below ``path``."""
-    return DiskFull(
-        f"no space left on the disk that holds {path}; free some, or delete datasets and "
-        "artifacts that are no longer needed, then send the same upload again: it goes on where "
-        "it stopped",
-        path=path,
-    )
+    return disk.disk_full(path, _AFTERWARDS)
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> AbstractContextManager[None]:
     """Turns "no space left" and "quota exceeded" raised inside into DiskFull."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(path) from error
-        raise
+    return disk.disk_errors(path, _AFTERWARDS)

@@ -72,5 +72,5 @@ def sql(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sql]:
     else:
         url = request.getfixturevalue("postgresql").new_database()
     database = Database.open(url, "lepton_storage.migrations")
-    yield Sql(database, tmp_path)
+    yield Sql(database)
     database.close()

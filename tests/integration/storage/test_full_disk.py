@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lepton_mesh.caller import Caller, Role
+from lepton_mesh.disk import DiskFull
 from lepton_storage.bootstrap import open_storage
 from lepton_storage.config import StorageSettings
-from lepton_storage.errors import DiskFull
 from tests.unit.storage.traffic import pieces, read, sha256
 
 pytestmark = pytest.mark.integration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,10 +98,17 @@ def lepton(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 def process(*arguments: object, **options: Any) -> subprocess.Popen[Any]:
-    """``lepton`` in a process of its own."""
+    """``lepton`` in a process of its own, which Ctrl-C ends also where we ignore it."""
     pipes: dict[str, Any] = {
         "stdin": subprocess.DEVNULL,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
     }
-    return subprocess.Popen([LEPTON, *map(str, arguments)], **({"text": True} | pipes | options))
+    # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [LEPTON, *map(str, arguments)], **({"text": True} | pipes | options)
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)

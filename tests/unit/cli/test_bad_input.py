@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
         "type.yaml": "recipe: cnn\nseed: many\n",
         "recipe.yaml": "recipe: forest\n",
         "keys.yaml": "3: 4\n",
+        "twice.yaml": "recipe: mlp\nrecipe: cnn\n",
         "broken.json": '{"a": \n',
         "ragged.json": "[[1, 2], [3]]",
         "float.json": "[[0.5, 1]]",
@@ -63,6 +64,8 @@ def folder(tmp_path: Path) -> Path:
     with (tmp_path / "archive.npy").open("wb") as file:
         np.savez(file, a=np.zeros(1))
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / "caf\udce9").write_text("")  # bytes that are not UTF-8
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "list.yaml").write_text("")
     return tmp_path
@@ -90,6 +93,7 @@ def folder(tmp_path: Path) -> Path:
         # Files.
         ("data push mine {d}/gone", 2, "gone"),
         ("data push mine {d}/nothing", 2, "no files in"),
+        ("data push mine {d}/latin", 2, "is not text in UTF-8; rename it"),
         ("data push mine {d}/list.yaml {d}/other", 2, "would both be list.yaml"),
         ("job create -f {d}/gone.yaml", 2, "gone.yaml"),
         ("job create -f {d}", 2, "is a directory"),
@@ -98,6 +102,7 @@ def folder(tmp_path: Path) -> Path:
         ("job create -f {d}/tab.yaml", 2, "at line 2"),
         ("job create -f {d}/binary.yaml", 2, "not text in UTF-8"),
         ("job create -f {d}/keys.yaml", 2, "the job spec is not valid"),
+        ("job create -f {d}/twice.yaml", 2, "the key 'recipe' is there twice at line 2"),
         ("job create -f {d}/unknown.yaml", 2, 'no field named "recipee"'),
         ("job create -f {d}/type.yaml", 2, "seed"),
         ("job create -f {d}/recipe.yaml", 2, "no recipe 'forest'"),
@@ -135,6 +140,7 @@ def folder(tmp_path: Path) -> Path:
         ("key delete gone", 3, "apiKeys/gone"),
         ("infer gone -i {d}/wide.npy", 3, "`lepton endpoint list` shows"),
         # Who calls.
+        ("logout gone", 2, "there is no profile 'gone'"),
         ("--profile gone whoami", 4, "no profile gone"),
         ("login {a} --user u --password wrong --ca-file {d}/ca.pem", 4, "CREDENTIAL_INVALID"),
     ],
@@ -262,7 +268,7 @@ def test_a_disk_that_is_full(gateway: Gateway) -> None:
         running = process("model", "list", stdout=full)
         _, err = running.communicate(timeout=30)
     assert running.returncode == 2
-    assert "No space left on device" in err
+    assert err == "lepton: standard output: No space left on device\n"
     assert "Traceback" not in err
 
 

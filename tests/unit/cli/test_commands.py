@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lepton.api.training.v1 import training_pb2
+from lepton.cli.documents import read_yaml
 from lepton.client import load_profile
 from tests.unit.cli.conftest import Command
 from tests.unit.sdk.fake_gateway import PASSWORD, Gateway
@@ -251,3 +252,11 @@ def test_what_cannot_be_undone_is_not_done_unasked(
     done = lepton(*words)
     assert done.code == 2
     assert "--yes" in done.err
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1E-3", "1.0e-3", "+1.e-3", ".1e-2", "0.001"])
+def test_a_number_as_people_write_it(tmp_path: Path, written: str) -> None:
+    """YAML 1.1 would take the first ones for text."""
+    path = tmp_path / "numbers.yaml"
+    path.write_text(f"learning_rate: {written}\n")
+    assert read_yaml(path) == {"learning_rate": 0.001}

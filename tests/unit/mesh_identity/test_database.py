@@ -13,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from lepton_mesh.config import InvalidConfiguration
 from lepton_mesh.database import Database, UtcDateTime, create_engine, differences, upgrade
+from lepton_mesh.disk import DiskFull
 
 
 class Base(DeclarativeBase):
@@ -186,6 +187,20 @@ def test_a_failed_write_changes_nothing_and_a_reader_does_not_wait(
     with pytest.raises(RuntimeError):
         database.write_now(fail)
     assert database.read_now(lambda s: s.scalars(select(Parent)).all()) == []
+    database.close()
+
+
+def test_a_file_that_cannot_grow_is_a_full_disk(tmp_path: Path, migrations: str) -> None:
+    """SQLite's own "database or disk is full" is told as any full disk, naming the file."""
+    database = Database.open(f"sqlite:///{tmp_path}/full.db", migrations)
+
+    def fill(session: Session) -> None:
+        session.execute(text("PRAGMA max_page_count = 1"))
+        session.execute(text("CREATE TABLE more (content BLOB)"))
+        session.execute(text("INSERT INTO more VALUES (zeroblob(1000000))"))
+
+    with pytest.raises(DiskFull, match=r"full\.db; free some"):
+        database.write_now(fill)
     database.close()
 
 

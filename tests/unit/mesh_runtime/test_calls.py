@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -108,6 +109,18 @@ async def test_an_unexpected_error_stays_inside(
     assert [record.levelname for record in records] == ["ERROR"]
     assert records[0].exc_info is not None
     assert "hunter2" in str(records[0].exc_info[1])
+
+
+async def test_a_full_disk_is_told(mesh: Mesh) -> None:
+    """ "No space left" raised anywhere is no bug of ours: the caller hears which disk."""
+
+    async def behavior(text: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/var/lib/lepton/x")
+
+    running = await mesh.serve(behavior, PUBLIC)
+    with pytest.raises(LeptonError, match="holds /var/lib/lepton/x; free some") as caught:
+        await mesh.stub(running).call(ARITIES[0], "x")
+    assert caught.value.reason == "DISK_FULL"
 
 
 @pytest.mark.parametrize("arity", ARITIES)

@@ -69,9 +69,9 @@ def test_many_writers_lose_nothing(config: Path) -> None:
 def test_a_deleted_profile_is_not_current_any_more(config: Path) -> None:
     save_profile("one", ONE)
     save_profile("two", TWO)
-    delete_profile("two")
+    assert delete_profile("two")
     assert load_profile() == ONE
-    delete_profile("two")
+    assert not delete_profile("two")
     delete_profile("one")
     with pytest.raises(ProfileError, match="no profile is current"):
         load_profile()

@@ -82,7 +82,7 @@ def test_whole_numbers_may_come_as_doubles() -> None:
         (
             {"hyperparameters": {"epoch": 3}},
             "spec.hyperparameters.epoch",
-            "did you mean 'epochs'? known: batch_size, epochs",
+            "unknown hyperparameter; did you mean 'epochs'?",
         ),
         ({"hyperparameters": {"epochs": 0}}, "spec.hyperparameters.epochs", "greater than"),
         ({"hyperparameters": {"epochs": 1.5}}, "spec.hyperparameters.epochs", "integer"),

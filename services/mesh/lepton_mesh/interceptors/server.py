@@ -17,6 +17,7 @@ from lepton_mesh.authorization import CallerNotAllowed, authorize
 from lepton_mesh.caller import Caller, set_caller
 from lepton_mesh.claims import TokenInvalid, TokenMissing
 from lepton_mesh.connect import being_cancelled
+from lepton_mesh.disk import disk_full, is_disk_full
 from lepton_mesh.errors import Internal, LeptonError, PermissionDenied, ResourceExhausted
 from lepton_mesh.interceptors.deadline import set_remaining
 from lepton_mesh.interceptors.status import (
@@ -164,10 +165,13 @@ async def errors(call: ServerCall, proceed: Proceed) -> Any:  # noqa: RET503  ab
     except (Exception, asyncio.CancelledError) as error:
         if isinstance(error, asyncio.CancelledError) and being_cancelled():
             raise
-        # A CancelledError of something that the servicer waited for would end the call without
-        # an answer: gRPC takes it for the caller's own.
-        call.failure = error
-        told = Internal(f"internal error; trace id {call.trace_id}", trace_id=call.trace_id)
+        if isinstance(error, OSError) and is_disk_full(error):
+            told = disk_full(error.filename or "the service's directory")
+        else:
+            # A CancelledError of something that the servicer waited for would end the call
+            # without an answer: gRPC takes it for the caller's own.
+            call.failure = error
+            told = Internal(f"internal error; trace id {call.trace_id}", trace_id=call.trace_id)
     else:
         call.code = "OK"
         return response

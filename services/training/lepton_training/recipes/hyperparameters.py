@@ -118,8 +118,9 @@ def _fault(detail: Any, declared: type[Hyperparameters], path: str) -> Fault:
     if detail["type"] == "extra_forbidden":
         known = sorted(declared.model_fields)
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        message = f"unknown hyperparameter; {hint}known: {', '.join(known)}"
+        # Not both: with several faults the message would be cut before its end.
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        message = f"unknown hyperparameter; {hint}"
     else:
         text = str(detail["msg"])
         message = f"{text[0].lower()}{text[1:]}, got {detail['input']!r}"

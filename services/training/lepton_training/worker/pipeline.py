@@ -166,11 +166,10 @@ def _measure(network: nn.Module, data: ImageData, spec: JobSpec, cpus: int) -> P
         batch_size=batch_size,
         cpus=cpus,
     )
-    log.info(
-        "chose %s, by ms a step: %s",
-        plan,
-        "; ".join(f"{tried} {took:.1f}" for tried, took in milliseconds.items()),
+    measured = "; ".join(
+        f"{tried} {took:.1f}" for tried, took in milliseconds.items() if math.isfinite(took)
     )
+    log.info("chose %s%s", plan, f", by ms a step: {measured}" if measured else "")
     return plan
 
 
