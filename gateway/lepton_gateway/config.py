@@ -20,6 +20,8 @@ class GatewaySettings(MeshSettings):
     """Requests beyond this rate are answered 429 RESOURCE_EXHAUSTED; twice it may burst."""
     token_requests_per_second: int = Field(default=50, ge=1)
     """The same for IssueToken alone, whose password hash is expensive on purpose."""
+    token_requests_per_address: int = Field(default=10, ge=1)
+    """The same for each client address, so that one cannot keep all others from logging in."""
     cors_origins: str = ""
     """Origins that browsers may call from (``https://console.example``), comma-separated."""
     jwks_refresh_seconds: float = Field(default=5.0, gt=0)

@@ -70,6 +70,7 @@ class Gateway:
             RouteOptions(
                 unary_timeout_seconds=settings.unary_timeout_seconds,
                 token_requests_per_second=settings.token_requests_per_second,
+                token_requests_per_address=settings.token_requests_per_address,
                 cors_origins=settings.cors_origin_list,
             ),
         )

@@ -138,7 +138,13 @@ def _http_connection_manager(options: BootstrapOptions) -> Json:
         request_headers_timeout="10s",
         delayed_close_timeout="1s",
         drain_timeout="5s",
-        common_http_protocol_options={"idle_timeout": "3600s"},
+        # An old connection is told to go (GOAWAY, or "connection: close" with the next answer),
+        # and its running calls end by themselves.
+        common_http_protocol_options={
+            "idle_timeout": "3600s",
+            "max_connection_duration": duration(options.max_connection_age_seconds),
+        },
+        http1_safe_max_connection_duration=True,
         http2_protocol_options={
             "max_concurrent_streams": 1024,
             "initial_stream_window_size": STREAM_WINDOW_BYTES,

@@ -3,7 +3,7 @@
     grpc_web         application/grpc-web -> gRPC
     cors             only with ``LEPTON_CORS_ORIGINS``
     transcoder       REST -> gRPC; only on routes of REST paths
-    ratelimit        one token bucket, and a small one for IssueToken
+    ratelimit        one token bucket; for IssueToken small ones, in all and per address
     ext_authz        API key -> token; only on requests that carry a key
     jwt_authn        refuses what has no valid token, unless the route is public
     router
@@ -97,18 +97,19 @@ def transcoder(descriptor_set: bytes, services: Iterable[str]) -> Json:
     )
 
 
-def rate_limit(requests_per_second: int, stat_prefix: str = "requests") -> Json:
-    """A token bucket that all workers share: the rate goes on, twice of it may burst."""
+def rate_limit(
+    requests_per_second: int, stat_prefix: str = "requests", per_address: int = 0
+) -> Json:
+    """A token bucket that all workers share: the rate goes on, twice of it may burst.
+
+    With ``per_address``, each client address (of IPv6 its /64) has a bucket of that rate too,
+    and what that one refuses takes nothing from the others.
+    """
     return typed(
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
         stat_prefix=stat_prefix,
-        token_bucket={
-            "max_tokens": 2 * requests_per_second,
-            "tokens_per_fill": max(1, requests_per_second // 20),
-            "fill_interval": "0.05s"
-            if requests_per_second >= 20
-            else _interval(requests_per_second),
-        },
+        token_bucket=_bucket(requests_per_second),
+        **(_by_address(per_address) if per_address else {}),
         filter_enabled=_always("filter_enabled"),
         filter_enforced=_always("filter_enforced"),
         rate_limited_as_resource_exhausted=True,
@@ -192,5 +193,25 @@ def _always(key: str) -> Json:
     }
 
 
-def _interval(requests_per_second: int) -> str:
-    return f"{1 / requests_per_second:.6f}s"
+def _by_address(requests_per_second: int) -> Json:
+    mask = {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}
+    return {
+        "rate_limits": [{"actions": [{"masked_remote_address": mask}]}],
+        # An entry without a value stands for each address that comes, the last 10,000 of them.
+        "descriptors": [
+            {
+                "entries": [{"key": "masked_remote_address"}],
+                "token_bucket": _bucket(requests_per_second),
+            }
+        ],
+        "max_dynamic_descriptors": 10_000,
+    }
+
+
+def _bucket(requests_per_second: int) -> Json:
+    many = requests_per_second >= 20
+    return {
+        "max_tokens": 2 * requests_per_second,
+        "tokens_per_fill": max(1, requests_per_second // 20),
+        "fill_interval": "0.05s" if many else f"{1 / requests_per_second:.6f}s",
+    }

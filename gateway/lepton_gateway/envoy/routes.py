@@ -63,6 +63,7 @@ class RouteOptions:
 
     unary_timeout_seconds: float
     token_requests_per_second: int
+    token_requests_per_address: int
     cors_origins: tuple[str, ...] = ()
 
 
@@ -100,7 +101,11 @@ def _routes(options: RouteOptions, ready: Mapping[str, bool], keys_known: bool) 
         route = _public({"path": method}, _forward(service, options.unary_timeout_seconds, _UNSEEN))
         if method == ISSUE_TOKEN:
             route["typed_per_filter_config"] |= {
-                RATE_LIMIT: rate_limit(options.token_requests_per_second, "tokens")
+                RATE_LIMIT: rate_limit(
+                    options.token_requests_per_second,
+                    "tokens",
+                    options.token_requests_per_address,
+                )
             }
         yield route
     for path in PUBLIC_OIP_PATHS:

@@ -196,6 +196,38 @@ async def test_too_many_requests(bare_world: World) -> None:
         assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
 
 
+async def test_one_address_does_not_keep_others_from_logging_in(bare_world: World) -> None:
+    """What is refused to it is not taken from them."""
+    world = bare_world
+    await storage_world(world, token_requests_per_second=10, token_requests_per_address=1)
+    async with world.http() as greedy, world.http(local_address="127.0.0.2") as other:
+        login = [await greedy.post("/v1/auth/token", json={}) for _ in range(40)]
+        assert {r.status_code for r in login[:2]} == {401}
+        assert login[-1].status_code == 429
+        assert (await other.post("/v1/auth/token", json={})).status_code == 401
+
+
+async def test_old_connections_are_ended_with_grace(bare_world: World) -> None:
+    """Clients are told to go, and a call that runs meanwhile ends well."""
+    world = bare_world
+    request = await storage_world(world, max_connection_age_seconds=0.3)
+    request.name = "datasets/slow"
+    gateway = world.gateway
+    assert gateway is not None
+    async with world.http() as http, world.channel() as channel:
+        stub: Any = storage_pb2_grpc.StorageServiceStub(channel)
+        slow = asyncio.ensure_future(
+            stub.GetDataset(request, metadata=tuple(world.bearer().items()))
+        )
+        await until(lambda: bool(world.seen.calls.get("storage-1")))
+        async with asyncio.timeout(10):
+            while (await http.get("/healthz")).headers.get("connection") != "close":
+                await asyncio.sleep(0.01)
+        assert not slow.done()
+        world.release.set()
+        assert (await slow).name == "datasets/slow"
+
+
 async def test_cors(bare_world: World) -> None:
     """Only pages of the origins in the settings may call; a preflight needs no token."""
     world = bare_world

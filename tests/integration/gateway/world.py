@@ -361,9 +361,10 @@ class World:
             options=[("grpc.max_receive_message_length", 64 << 20)],
         )
 
-    def http(self) -> httpx.AsyncClient:
+    def http(self, local_address: str = "127.0.0.1") -> httpx.AsyncClient:
         context = ssl.create_default_context(cadata=self.authority.root_pem.decode())
-        return httpx.AsyncClient(base_url=f"https://{self.address}", verify=context)
+        transport = httpx.AsyncHTTPTransport(verify=context, local_address=local_address)
+        return httpx.AsyncClient(base_url=f"https://{self.address}", transport=transport)
 
     def bearer(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key.token()}"}

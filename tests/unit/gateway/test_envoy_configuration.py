@@ -30,7 +30,9 @@ from lepton_gateway.upstreams import (
 )
 from lepton_mesh.discovery import Instance
 
-OPTIONS = routes.RouteOptions(unary_timeout_seconds=60, token_requests_per_second=50)
+OPTIONS = routes.RouteOptions(
+    unary_timeout_seconds=60, token_requests_per_second=50, token_requests_per_address=10
+)
 
 
 class NoInstances:
