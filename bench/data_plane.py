@@ -18,12 +18,12 @@ from typing import Any
 
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.asgi import Application
-from lepton_inference.batcher import BatchingSettings
 from lepton_inference.envoy import DataPort, MutualTls
 from lepton_inference.launcher import EnvoyProcess
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Served, Serving, ServingState, Workspace
+from lepton_inference.settings import ModelSettings
 
 WORKSPACE = "bench"
 
@@ -41,10 +41,10 @@ class OpenGate:
         return self._serving.workspace(WORKSPACE)
 
 
-def load_models(serving: Serving, models: dict[str, Path], settings: BatchingSettings) -> None:
+def load_models(serving: Serving, models: dict[str, Path], settings: ModelSettings) -> None:
     """Loads and serves each file under its name. Call it on the event loop that serves."""
     for name, path in models.items():
-        session = onnx_runtime.load(path, settings.max_rows)
+        session = onnx_runtime.load(path, settings)
         source = ModelSource(name, "1", onnx_runtime.PLATFORM, digest="")
         model = LoadedModel(source, session, settings)
         serving.put(WORKSPACE, Served(name, ServingState.READY, models=[model], weights=[1]))
@@ -65,7 +65,7 @@ class _App:
         serving = Serving()
         pairs = os.environ["BENCH_MODELS"].split(os.pathsep)
         models = {name: Path(path) for name, path in (pair.split("=", 1) for pair in pairs)}
-        load_models(serving, models, BatchingSettings(max_queue=4096))
+        load_models(serving, models, ModelSettings())
         self._application = Application(OpenInference(serving), OpenGate(serving), 64 << 20)
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -52,6 +52,23 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{named(path)} is not YAML: {error}") from None
 
 
+def read_mapping(path: Path, fields: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Args:
+        path: The file.
+        fields: Some of the fields that belong there, for the message.
+
+    Raises:
+        InputError: It is not YAML, or no mapping.
+        OSError: It cannot be read.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{named(path)} is not a mapping of fields such as {fields}")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton.cli.completion import names_of
+from lepton.cli.documents import read_mapping
 from lepton.cli.output import moment, note, on_terminal, output_option, show, show_list
 from lepton.cli.session import client
-from lepton.client import Client
+from lepton.client import Client, endpoint_from_mapping
 from lepton.client.names import endpoint_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,6 +56,17 @@ def _batching_options(command: Command) -> Command:
     )(command)
 
 
+def _file_option(command: Command) -> Command:
+    return click.option(
+        "-f",
+        "--file",
+        "path",
+        type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+        help="The endpoint as YAML or JSON, with everything that the options leave out; - for "
+        "standard input.",
+    )(command)
+
+
 def _wait_option(command: Command) -> Command:
     return click.option(
         "--wait/--no-wait", default=True, show_default=True, help="Wait until it is READY."
@@ -65,10 +78,11 @@ def _wait_option(command: Command) -> Command:
 @click.option(
     "--model",
     "model_version",
-    required=True,
+    default="",
     shell_complete=names_of("models"),
     help="Version to serve: digits/3 or digits/ALIAS.",
 )
+@_file_option
 @_batching_options
 @_wait_option
 @output_option
@@ -77,18 +91,21 @@ def create(
     ctx: click.Context,
     name: str,
     model_version: str,
+    path: Path | None,
     max_batch_rows: int | None,
     max_delay_us: int | None,
     max_queue: int | None,
     wait: bool,
     output: str,
 ) -> None:
-    """Serve a model version under NAME."""
+    """Serve a model version, or what a file says, under NAME."""
+    if not (model_version or path):
+        raise click.UsageError("nothing to serve; give --model or -f")
+    wanted = _read(path)
+    for field, value in _given(max_batch_rows, max_delay_us, max_queue).items():
+        setattr(wanted.batching, field, value)
     with client(ctx) as lepton:
-        batching = pb.Batching(
-            max_batch_rows=max_batch_rows, max_delay_us=max_delay_us, max_queue=max_queue
-        )
-        created = lepton.endpoints.create(name, model_version, batching=batching)
+        created = lepton.endpoints.create(name, model_version, wanted=wanted)
         show(_ready(lepton, created) if wait else created, output, _COLUMNS)
 
 
@@ -97,6 +114,7 @@ def create(
 @click.option(
     "--model", "model_version", default="", shell_complete=names_of("models"), help="New version."
 )
+@_file_option
 @_batching_options
 @_wait_option
 @output_option
@@ -105,26 +123,27 @@ def update(
     ctx: click.Context,
     name: str,
     model_version: str,
+    path: Path | None,
     max_batch_rows: int | None,
     max_delay_us: int | None,
     max_queue: int | None,
     wait: bool,
     output: str,
 ) -> None:
-    """Serve another version under NAME, or batch in another way; no request fails meanwhile."""
-    options = {
-        "max_batch_rows": max_batch_rows,
-        "max_delay_us": max_delay_us,
-        "max_queue": max_queue,
-    }
-    given = {field: value for field, value in options.items() if value is not None}
-    if not (model_version or given):
-        raise click.UsageError("nothing to change; give --model or a batching option")
+    """Serve something else under NAME, or in another way; no request fails meanwhile.
+
+    Fields that a file sets replace the endpoint's; the others stay.
+    """
+    given = _given(max_batch_rows, max_delay_us, max_queue)
+    if not (model_version or path or given):
+        raise click.UsageError("nothing to change; give --model, -f or a batching option")
+    wanted = _read(path)
     with client(ctx) as lepton:
-        batching = lepton.endpoints.get(name).batching if given else None
+        if given and not wanted.HasField("batching"):
+            wanted.batching.CopyFrom(lepton.endpoints.get(name).batching)
         for field, value in given.items():
-            setattr(batching, field, value)
-        changed = lepton.endpoints.update(name, model_version=model_version, batching=batching)
+            setattr(wanted.batching, field, value)
+        changed = lepton.endpoints.update(name, model_version=model_version, wanted=wanted)
         show(_ready(lepton, changed) if wait else changed, output, _COLUMNS)
 
 
@@ -155,6 +174,18 @@ def delete(ctx: click.Context, name: str) -> None:
     with client(ctx) as lepton:
         lepton.endpoints.delete(name)
     note(f"deleted {endpoint_name(name)}")
+
+
+def _read(path: Path | None) -> pb.Endpoint:
+    """The endpoint in a file; an empty one without a file."""
+    if path is None:
+        return pb.Endpoint()
+    return endpoint_from_mapping(read_mapping(path, "targets and batching"))
+
+
+def _given(rows: int | None, delay_us: int | None, queue: int | None) -> dict[str, int]:
+    options = {"max_batch_rows": rows, "max_delay_us": delay_us, "max_queue": queue}
+    return {field: value for field, value in options.items() if value is not None}
 
 
 def _ready(lepton: Client, endpoint: pb.Endpoint) -> pb.Endpoint:

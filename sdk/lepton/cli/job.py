@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton.cli.completion import names_of
-from lepton.cli.documents import named, read_yaml
-from lepton.cli.errors import InputError
+from lepton.cli.documents import read_mapping
 from lepton.cli.output import moment, note, output_option, show, show_list
 from lepton.cli.progress import follow_job
 from lepton.cli.session import client
@@ -52,7 +50,7 @@ def create(
     ctx: click.Context, path: Path, job_id: str, follow: bool, validate_only: bool, output: str
 ) -> None:
     """Queue a job."""
-    spec = spec_from_mapping(_read_spec(path))
+    spec = spec_from_mapping(read_mapping(path, "recipe and dataset"))
     with client(ctx) as lepton:
         created = lepton.jobs.create(spec, job_id=job_id, validate_only=validate_only)
         if validate_only:
@@ -153,13 +151,6 @@ def recipes(ctx: click.Context, output: str) -> None:
             click.echo(recipe.id)
     else:
         show_list(found, output, columns)
-
-
-def _read_spec(path: Path) -> dict[str, Any]:
-    spec = read_yaml(path)
-    if not isinstance(spec, dict):
-        raise InputError(f"{named(path)} is not a mapping of fields such as recipe and dataset")
-    return spec
 
 
 def _follow(lepton: Client, name: str) -> pb.Job:

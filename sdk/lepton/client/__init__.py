@@ -22,7 +22,6 @@ from lepton.client.errors import (
     TransferError,
     UnavailableError,
 )
-from lepton.client.jobs import spec_from_mapping
 from lepton.client.profile import (
     Profile,
     config_path,
@@ -32,6 +31,7 @@ from lepton.client.profile import (
     load_profile,
     save_profile,
 )
+from lepton.client.specs import endpoint_from_mapping, spec_from_mapping
 
 __all__ = [
     "ApiError",
@@ -51,6 +51,7 @@ __all__ = [
     "connect",
     "current_profile",
     "delete_profile",
+    "endpoint_from_mapping",
     "gateway_address",
     "load_profile",
     "save_profile",

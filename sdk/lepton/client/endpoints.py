@@ -32,31 +32,65 @@ class EndpointClient:
         self._open_inference = open_inference
 
     def create(
-        self, endpoint: str, model_version: str, *, batching: pb.Batching | None = None
+        self,
+        endpoint: str,
+        model_version: str = "",
+        *,
+        batching: pb.Batching | None = None,
+        wanted: pb.Endpoint | None = None,
     ) -> pb.Endpoint:
-        """Creates an endpoint for one model version and returns at once; see :meth:`wait`."""
+        """Creates an endpoint and returns at once; see :meth:`wait`.
+
+        Args:
+            endpoint: Its id or resource name.
+            model_version: The one version that it serves.
+            batching: How it batches.
+            wanted: Everything else, such as a split over versions; what is given besides counts
+                before what stands in it.
+        """
+        asked = pb.Endpoint()
+        if wanted is not None:
+            asked.CopyFrom(wanted)
+        if model_version:
+            del asked.targets[:]
+            asked.targets.add(model_version=model_version_name(model_version), weight=1)
+        if batching is not None:
+            asked.batching.CopyFrom(batching)
         request = pb.CreateEndpointRequest(
-            endpoint_id=endpoint.removeprefix("endpoints/"),
-            endpoint=pb.Endpoint(
-                targets=[pb.Target(model_version=model_version_name(model_version), weight=1)],
-                batching=batching,
-            ),
+            endpoint_id=endpoint.removeprefix("endpoints/"), endpoint=asked
         )
         with translated():
             return self._stub.CreateEndpoint(request, timeout=30)
 
     def update(
-        self, endpoint: str, *, model_version: str = "", batching: pb.Batching | None = None
+        self,
+        endpoint: str,
+        *,
+        model_version: str = "",
+        batching: pb.Batching | None = None,
+        wanted: pb.Endpoint | None = None,
     ) -> pb.Endpoint:
-        """Serves another version, or batches in another way; what is not given stays.
+        """Serves something else, or in another way; what is not given stays.
 
-        The new version is loaded before it replaces the old one; see :meth:`wait`.
+        What is new is loaded before it replaces the old; see :meth:`wait`.
+
+        Args:
+            endpoint: Its id or resource name.
+            model_version: The one version that it serves from now on.
+            batching: How it batches from now on.
+            wanted: Whose fields replace the endpoint's, those that are set.
         """
-        changed = pb.Endpoint(name=endpoint_name(endpoint), batching=batching)
-        paths = [] if batching is None else ["batching"]
+        changed = pb.Endpoint()
+        if wanted is not None:
+            changed.CopyFrom(wanted)
         if model_version:
+            del changed.targets[:]
             changed.targets.add(model_version=model_version_name(model_version), weight=1)
-            paths.append("targets")
+        if batching is not None:
+            changed.batching.CopyFrom(batching)
+        changed.ClearField("name")
+        paths = [field.name for field, _ in changed.ListFields()]
+        changed.name = endpoint_name(endpoint)
         request = pb.UpdateEndpointRequest(endpoint=changed, update_mask=FieldMask(paths=paths))
         with translated():
             return self._stub.UpdateEndpoint(request, timeout=30)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-
-from google.protobuf import json_format
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton.api.training.v1.training_pb2_grpc import TrainingServiceStub
-from lepton.client.errors import SpecError, UnavailableError, translated
+from lepton.client.errors import UnavailableError, translated
 from lepton.client.names import job_name
 from lepton.client.pages import items
 
@@ -22,22 +20,6 @@ _FIRST_PAUSE_SECONDS = 0.25
 
 ENDED = frozenset({pb.Job.SUCCEEDED, pb.Job.FAILED, pb.Job.CANCELLED})
 """States that a job does not leave."""
-
-
-def spec_from_mapping(mapping: Mapping[str, Any]) -> pb.JobSpec:
-    """The spec that a YAML or JSON file describes, with the field names of the proto.
-
-    Raises:
-        SpecError: Names the field that is unknown or of the wrong type.
-    """
-    try:
-        return json_format.ParseDict(dict(mapping), pb.JobSpec())
-    # The latter two come from keys that are no strings, which YAML allows.
-    except (json_format.ParseError, TypeError, AttributeError) as error:
-        known = ", ".join(field.name for field in pb.JobSpec.DESCRIPTOR.fields)
-        # The lines that follow list the fields as Python would.
-        what = str(error).partition("\n")[0].rstrip(". ")
-        raise SpecError(f"the job spec is not valid: {what}; its fields are {known}") from None
 
 
 class JobClient:

@@ -17,12 +17,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import Tails
 from lepton_inference.statistics import Statistics
 from lepton_inference.tensors import Column
@@ -51,18 +51,6 @@ class InferenceFailed(Internal):
     """The runtime refused a batch that the signature allowed."""
 
     reason = "INFERENCE_FAILED"
-
-
-@dataclass(frozen=True)
-class BatchingSettings:
-    """How requests for one model are put together."""
-
-    max_rows: int = 64
-    """The most rows in one batch; also the most in one request."""
-    max_delay_seconds: float = 0.0
-    """How long a batch may wait to fill."""
-    max_queue: int = 4096
-    """Requests that may wait; the next is refused."""
 
 
 class Runner(Protocol):

@@ -25,12 +25,13 @@ from lepton_inference.endpoint import Endpoint, EndpointNotFound, State, Target
 from lepton_inference.model import LoadedModel, ModelSource, Session
 from lepton_inference.ports import Artifacts, Endpoints, Models
 from lepton_inference.serving import Served, Serving, ServingState
+from lepton_inference.settings import ModelSettings
 from lepton_mesh.errors import Internal, LeptonError, ResourceExhausted
 
 log = logging.getLogger(__name__)
 
-LoadSession = Callable[[Path, int], Session]
-"""Loads and warms the model in a file, for batches of at most so many rows. Blocks."""
+LoadSession = Callable[[Path, ModelSettings], Session]
+"""Loads and warms the model in a file, to be served so. Blocks."""
 
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
@@ -215,9 +216,9 @@ class Deployer:
         content = self._artifacts.read(endpoint.workspace, version.artifact)
         path = await self._cache.get(version.sha256, version.artifact, content)
         async with self._loads:
-            session = await asyncio.to_thread(self._load, path, endpoint.batching.max_rows)
+            session = await asyncio.to_thread(self._load, path, endpoint.settings)
         source = ModelSource(endpoint.id, version.number, self._platform, version.sha256)
-        return LoadedModel(source, session, endpoint.batching)
+        return LoadedModel(source, session, endpoint.settings)
 
     async def _failed(self, endpoint: Endpoint, failure: LeptonError, *, passing: bool) -> None:
         log.warning(
@@ -293,7 +294,7 @@ def _same(now: Served | None, target: Target, endpoint: Endpoint) -> LoadedModel
         if (
             model.source.version == target.version.number
             and model.source.digest == target.version.sha256
-            and model.settings == endpoint.batching
+            and model.settings == endpoint.settings
         ):
             return model
     return None

@@ -11,19 +11,23 @@ writes back where it stands. So a restart, which finds nothing loaded, is no spe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from lepton_inference.batcher import BatchingSettings
-from lepton_mesh.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
+from lepton_inference.settings import (
+    EndpointInvalid,
+    Ensemble,
+    ModelSettings,
+    check_model_settings,
+)
+from lepton_mesh.errors import Aborted, AlreadyExists, NotFound
 
 MAX_TARGETS = 16
 MAX_LABELS = 64
 MAX_DESCRIPTION = 4000
-MAX_ROWS = 4096
-MAX_DELAY_US = 10_000_000
-MAX_QUEUE = 1 << 20
+MAX_SHADOWS = 4
 
 
 class EndpointNotFound(NotFound):
@@ -32,10 +36,6 @@ class EndpointNotFound(NotFound):
 
 class EndpointExists(AlreadyExists):
     reason = "ENDPOINT_EXISTS"
-
-
-class EndpointInvalid(InvalidArgument):
-    reason = "ENDPOINT_INVALID"
 
 
 class EndpointChanged(Aborted):
@@ -77,13 +77,24 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A model that gets copies of requests."""
+
+    wanted: str
+    """As the user named it: a version or an alias."""
+    percent: int
+    """The share of requests that are copied."""
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """What is to be served, and where it stands."""
 
     workspace: str
     id: str
     targets: tuple[Target, ...]
-    batching: BatchingSettings
+    settings: ModelSettings
     state: State
     creator: str
     created: datetime
@@ -95,6 +106,9 @@ class Endpoint:
     failure_reason: str = ""
     failure_message: str = ""
     execution_provider: str = ""
+    shadows: tuple[Shadow, ...] = ()
+    ensemble: Ensemble | None = None
+    """Set instead of ``targets``."""
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -104,12 +118,54 @@ class Endpoint:
         return f"endpoints/{self.id}"
 
 
-def check_targets(targets: list[tuple[str, int]]) -> None:
-    """Raises EndpointInvalid unless there is a target, and every weight can be one."""
-    if not 1 <= len(targets) <= MAX_TARGETS:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a user asks of an endpoint; versions are not resolved yet."""
+
+    targets: tuple[tuple[str, int], ...] = ()
+    """(version or alias, weight) pairs; a weight of 0 means 1."""
+    shadows: tuple[tuple[str, int], ...] = ()
+    """(version or alias, percent) pairs; 0 percent means 100."""
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    ensemble: Ensemble | None = None
+    description: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def check_served(endpoint: Endpoint) -> None:
+    """Raises EndpointInvalid unless what is to be served fits together."""
+    if endpoint.ensemble is not None:
+        if endpoint.targets or endpoint.shadows:
+            raise EndpointInvalid(
+                "an endpoint has an ensemble or targets, not both; shadows belong to targets"
+            )
+        if endpoint.settings != ModelSettings():
+            raise EndpointInvalid(
+                "batching, sequence, execution and response_cache_bytes have no effect on an "
+                "ensemble; set them on the endpoints that it is made of"
+            )
+    elif not endpoint.targets:
+        raise EndpointInvalid(f"an endpoint has 1 to {MAX_TARGETS} targets, this one has 0")
+    check_model_settings(endpoint.settings)
+
+
+def check_targets(targets: Sequence[tuple[str, int]], shadows: Sequence[tuple[str, int]]) -> None:
+    """Raises EndpointInvalid for too many targets or shadows, and for a share out of bounds."""
+    if len(targets) > MAX_TARGETS:
         raise EndpointInvalid(
             f"an endpoint has 1 to {MAX_TARGETS} targets, this one has {len(targets)}"
         )
+    if len(shadows) > MAX_SHADOWS:
+        raise EndpointInvalid(
+            f"an endpoint has at most {MAX_SHADOWS} shadows, this one has {len(shadows)}"
+        )
+    for wanted, percent in shadows:
+        if not 0 <= percent <= 100:
+            raise EndpointInvalid(
+                f"the percent of the shadow '{wanted}' is {percent}; use 0 (which means 100) to "
+                "100",
+                model_version=wanted,
+            )
     for wanted, weight in targets:
         if not 0 <= weight <= 1_000_000:
             raise EndpointInvalid(
@@ -124,21 +180,3 @@ def check_notes(description: str, labels: dict[str, str]) -> None:
         raise EndpointInvalid(f"a description has at most {MAX_DESCRIPTION} characters")
     if len(labels) > MAX_LABELS:
         raise EndpointInvalid(f"an endpoint has at most {MAX_LABELS} labels")
-
-
-def batching_settings(rows: int, delay_us: int, queue: int) -> BatchingSettings:
-    """Settings from what the user asked for, 0 meaning the default; raises EndpointInvalid."""
-    for field_name, value, most in (
-        ("max_batch_rows", rows, MAX_ROWS),
-        ("max_delay_us", delay_us, MAX_DELAY_US),
-        ("max_queue", queue, MAX_QUEUE),
-    ):
-        if not 0 <= value <= most:
-            raise EndpointInvalid(
-                f"batching.{field_name} is {value}; use 0 to {most}", field=field_name
-            )
-    return BatchingSettings(
-        max_rows=rows or BatchingSettings.max_rows,
-        max_delay_seconds=delay_us / 1e6,
-        max_queue=queue or BatchingSettings.max_queue,
-    )

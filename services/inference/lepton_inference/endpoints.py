@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import dataclasses
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
-from lepton_inference.batcher import BatchingSettings
 from lepton_inference.changes import Changes
 from lepton_inference.deployer import Deployer
 from lepton_inference.endpoint import (
     Endpoint,
     EndpointChanged,
+    Shadow,
     State,
     Target,
+    Wanted,
     check_notes,
+    check_served,
     check_targets,
 )
 from lepton_inference.ports import Endpoints, Registry
+from lepton_inference.settings import ModelSettings
 
 _POLL_SECONDS = 10.0
 """How long a watcher waits for a change made by another instance."""
+_NOTES = frozenset({"description", "labels"})
+"""Fields that do not change what is served."""
+_SETTINGS = frozenset(field.name for field in dataclasses.fields(ModelSettings))
 
 
 class EndpointManager:
@@ -41,34 +49,32 @@ class EndpointManager:
         workspace: str,
         endpoint_id: str,
         creator: str,
-        targets: Sequence[tuple[str, int]],
-        batching: BatchingSettings,
-        description: str,
-        labels: dict[str, str],
+        wanted: Wanted,
     ) -> Endpoint:
         """Writes the endpoint and begins to deploy it.
 
-        Args:
-            targets: (version or alias in the registry, weight) pairs.
-
         Raises:
             EndpointExists, EndpointInvalid: See there.
-            LeptonError: What the registry says of a target.
+            LeptonError: What the registry says of a target or shadow.
         """
-        check_notes(description, labels)
+        check_notes(wanted.description, wanted.labels)
+        check_targets(wanted.targets, wanted.shadows)
         now = datetime.now(UTC)
         endpoint = Endpoint(
             workspace=workspace,
             id=endpoint_id,
-            targets=await self._resolve(targets),
-            batching=batching,
+            targets=await self._targets(wanted),
+            shadows=await self._shadows(wanted),
+            settings=wanted.settings,
+            ensemble=wanted.ensemble,
             state=State.DEPLOYING,
             creator=creator,
             created=now,
             updated=now,
-            description=description,
-            labels=labels,
+            description=wanted.description,
+            labels=wanted.labels,
         )
+        check_served(endpoint)
         await self._endpoints.add(endpoint)
         self._deployer.deploy(endpoint)
         return endpoint
@@ -87,21 +93,32 @@ class EndpointManager:
         endpoint_id: str,
         *,
         etag: str,
-        targets: Sequence[tuple[str, int]] | None,
-        batching: BatchingSettings | None,
-        description: str | None,
-        labels: dict[str, str] | None,
+        wanted: Wanted,
+        fields: Collection[str],
     ) -> Endpoint:
-        """Changes what is not None, and deploys anew if what is served changes.
+        """Changes some fields, and deploys anew if what is served changes.
+
+        Args:
+            workspace: The caller's.
+            endpoint_id: Which endpoint.
+            etag: Of the endpoint that the caller has seen; empty for any.
+            wanted: Where the new values are.
+            fields: The names, of the API's message, of those that change.
 
         Raises:
             EndpointNotFound, EndpointInvalid: See there.
             EndpointChanged: ``etag`` is given and not current.
         """
-        check_notes(description or "", labels or {})
+        check_notes(wanted.description, wanted.labels)
+        check_targets(wanted.targets, wanted.shadows)
         await self._endpoints.get(workspace, endpoint_id)
-        resolved = None if targets is None else await self._resolve(targets)
-        redeploy = resolved is not None or batching is not None
+        values: dict[str, Any] = {"description": wanted.description, "labels": wanted.labels}
+        if "targets" in fields:
+            values["targets"] = await self._targets(wanted)
+        if "shadows" in fields:
+            values["shadows"] = await self._shadows(wanted)
+        values["ensemble"] = wanted.ensemble
+        redeploy = not _NOTES.issuperset(fields)
 
         def change(current: Endpoint) -> Endpoint:
             if etag and etag != str(current.revision):
@@ -111,13 +128,18 @@ class EndpointManager:
                 )
             changed = replace(
                 current,
-                targets=current.targets if resolved is None else resolved,
-                batching=current.batching if batching is None else batching,
-                description=current.description if description is None else description,
-                labels=current.labels if labels is None else labels,
+                settings=replace(
+                    current.settings,
+                    **{
+                        part: getattr(wanted.settings, part)
+                        for part in _SETTINGS.intersection(fields)
+                    },
+                ),
                 updated=datetime.now(UTC),
                 revision=current.revision + 1,
+                **{name: value for name, value in values.items() if name in fields},
             )
+            check_served(changed)
             if not redeploy:
                 return changed
             return replace(
@@ -159,12 +181,19 @@ class EndpointManager:
             finally:
                 self._changes.forget(workspace, endpoint_id, changed)
 
-    async def _resolve(self, targets: Sequence[tuple[str, int]]) -> tuple[Target, ...]:
-        check_targets(list(targets))
+    async def _targets(self, wanted: Wanted) -> tuple[Target, ...]:
         return tuple(
             [
-                Target(wanted, weight or 1, await self._registry.resolve(wanted))
-                for wanted, weight in targets
+                Target(name, weight or 1, await self._registry.resolve(name))
+                for name, weight in wanted.targets
+            ]
+        )
+
+    async def _shadows(self, wanted: Wanted) -> tuple[Shadow, ...]:
+        return tuple(
+            [
+                Shadow(name, percent or 100, await self._registry.resolve(name))
+                for name, percent in wanted.shadows
             ]
         )
 

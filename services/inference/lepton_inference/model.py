@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from lepton_inference.batcher import NO_DEADLINE, Batcher, BatchingSettings, Outcome, Runner
+from lepton_inference.batcher import NO_DEADLINE, Batcher, Outcome, Runner
+from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Checked, InferenceRequest, Signature
 from lepton_inference.statistics import Statistics
 
@@ -78,7 +79,7 @@ async def unless_gone(future: asyncio.Future[Outcome], gone: Gone) -> Outcome:
 class LoadedModel:
     """One model version behind one endpoint. Made on the event loop that serves it."""
 
-    def __init__(self, source: ModelSource, session: Session, settings: BatchingSettings) -> None:
+    def __init__(self, source: ModelSource, session: Session, settings: ModelSettings) -> None:
         self.source = source
         self.session = session
         self.signature = session.signature
@@ -86,10 +87,10 @@ class LoadedModel:
         self.statistics = Statistics()
         self.inline = session.placement.inline
         """Whether a batch is over so soon that nobody looks whether its callers are there."""
-        self.max_rows = settings.max_rows if self.signature.batched else 1
+        self.max_rows = settings.batching.max_rows if self.signature.batched else 1
         self.batcher = Batcher(
             session,
-            settings,
+            settings.batching,
             batched=self.signature.batched,
             inline=self.inline,
             statistics=self.statistics,

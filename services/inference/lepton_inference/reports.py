@@ -36,7 +36,7 @@ def properties(model: LoadedModel) -> dict[str, str]:
 def config(model: LoadedModel) -> pb.ModelConfig:
     """The configuration that the server chose for the model, in Triton's terms."""
     batched = model.signature.batched
-    settings = model.settings
+    batching = model.settings.batching
     kind = pb.ModelInstanceGroup.Kind
     on_gpu = model.session.placement.provider.startswith("CUDA")
     message = pb.ModelConfig(
@@ -48,7 +48,7 @@ def config(model: LoadedModel) -> pb.ModelConfig:
                 versions=[int(model.source.version)] if model.source.version.isdigit() else []
             )
         ),
-        max_batch_size=settings.max_rows if batched else 0,
+        max_batch_size=batching.max_rows if batched else 0,
         input=[
             pb.ModelInput(
                 name=spec.name,
@@ -79,9 +79,9 @@ def config(model: LoadedModel) -> pb.ModelConfig:
     )
     if batched:
         message.dynamic_batching.max_queue_delay_microseconds = round(
-            settings.max_delay_seconds * 1e6
+            batching.max_delay_seconds * 1e6
         )
-        message.dynamic_batching.default_queue_policy.max_queue_size = settings.max_queue
+        message.dynamic_batching.default_queue_policy.max_queue_size = batching.max_queue
     return message
 
 

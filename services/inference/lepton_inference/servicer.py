@@ -10,7 +10,7 @@ from google.protobuf import empty_pb2
 
 from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton.api.inference.v1 import inference_pb2_grpc
-from lepton_inference.convert import batching_of, endpoint_message, targets_of
+from lepton_inference.convert import endpoint_message, wanted_of
 from lepton_inference.endpoints import EndpointManager
 from lepton_mesh.authorization import AuthorizationTable, Rule
 from lepton_mesh.caller import Role, current_caller
@@ -32,7 +32,17 @@ TABLE = AuthorizationTable(
 )
 
 _NAME = "endpoints/{endpoint}"
-_MUTABLE = ("targets", "batching", "description", "labels")
+_MUTABLE = (
+    "targets",
+    "batching",
+    "sequence",
+    "execution",
+    "shadows",
+    "response_cache_bytes",
+    "ensemble",
+    "description",
+    "labels",
+)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -48,10 +58,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             workspace=caller.workspace,
             endpoint_id=check_id(request.endpoint_id, "endpoint_id"),
             creator=caller.subject,
-            targets=targets_of(request.endpoint),
-            batching=batching_of(request.endpoint),
-            description=request.endpoint.description,
-            labels=dict(request.endpoint.labels),
+            wanted=wanted_of(request.endpoint),
         )
         return endpoint_message(endpoint)
 
@@ -79,10 +86,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             current_caller().workspace,
             endpoint_id,
             etag=wanted.etag,
-            targets=targets_of(wanted) if "targets" in fields else None,
-            batching=batching_of(wanted) if "batching" in fields else None,
-            description=wanted.description if "description" in fields else None,
-            labels=dict(wanted.labels) if "labels" in fields else None,
+            wanted=wanted_of(wanted),
+            fields=fields,
         )
         return endpoint_message(endpoint)
 

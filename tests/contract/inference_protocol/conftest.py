@@ -19,10 +19,10 @@ from tests.inference_models import across_rows, identity, linear, two_by_two
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
 from data_plane import OpenGate, data_plane, load_models
 
-from lepton_inference.batcher import BatchingSettings
 from lepton_inference.grpc_port import GrpcPort
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Serving
+from lepton_inference.settings import ModelSettings
 
 MODELS: dict[str, bytes] = {
     "linear": linear(1.0),
@@ -82,7 +82,7 @@ def _in_thread(make: Callable[[], Any]) -> Iterator[Any]:
 @contextlib.asynccontextmanager
 async def _grpc_port(models: dict[str, Path]) -> Any:
     serving = Serving()
-    load_models(serving, models, BatchingSettings())
+    load_models(serving, models, ModelSettings())
     port = GrpcPort(OpenInference(serving), OpenGate(serving), lambda _: None, 64 << 20)
     address = await port.start(None, "127.0.0.1", 0)
     try:

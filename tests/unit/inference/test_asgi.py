@@ -11,10 +11,10 @@ import numpy as np
 
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.asgi import Application
-from lepton_inference.batcher import BatchingSettings
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Served, Serving, ServingState, Workspace
+from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Signature
 from lepton_inference.tensors import DATATYPES, TensorSpec
 
@@ -100,7 +100,7 @@ class Exchange:
 async def test_a_lost_caller_frees_its_place_in_the_queue() -> None:
     """A request that waits behind a slow batch never runs once its caller is gone."""
     session, serving = HeldSession(), Serving()
-    model = LoadedModel(ModelSource("m", "1", "test", ""), session, BatchingSettings())
+    model = LoadedModel(ModelSource("m", "1", "test", ""), session, ModelSettings())
     serving.put("w", Served("m", ServingState.READY, models=[model], weights=[1]))
     application = Application(OpenInference(serving), OpenGate(serving), 1 << 20)
 

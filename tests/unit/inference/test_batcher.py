@@ -12,12 +12,12 @@ import pytest
 
 from lepton_inference.batcher import (
     Batcher,
-    BatchingSettings,
     InferenceFailed,
     ModelUnloaded,
     QueueFull,
     RequestExpired,
 )
+from lepton_inference.settings import BatchingSettings
 from lepton_inference.statistics import Statistics
 
 TAILS = ((2,),)

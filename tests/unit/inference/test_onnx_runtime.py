@@ -14,8 +14,8 @@ import pytest
 from lepton_inference import reports
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.adapters.onnx_runtime import ModelInvalid, ProviderMissing, load
-from lepton_inference.batcher import BatchingSettings
 from lepton_inference.model import LoadedModel, ModelSource
+from lepton_inference.settings import ModelSettings
 from tests.inference_models import across_rows, identity, linear, with_external_weights
 
 
@@ -27,7 +27,7 @@ def file(directory: Path, content: bytes) -> Path:
 
 def test_a_small_model_runs_inline(tmp_path: Path) -> None:
     """Its rows are found independent, its signature read, its provider named."""
-    session = load(file(tmp_path, linear(1.0)), 64)
+    session = load(file(tmp_path, linear(1.0)), ModelSettings())
     assert session.signature.batched
     assert session.signature.inputs[0].shape == (-1, 4)
     assert session.placement.inline
@@ -36,12 +36,13 @@ def test_a_small_model_runs_inline(tmp_path: Path) -> None:
 
 def test_rows_that_see_each_other_do_not_share_a_batch(tmp_path: Path) -> None:
     """A model that centres over the batch would answer one caller with another's data."""
-    assert not load(file(tmp_path, across_rows()), 64).signature.batched
+    assert not load(file(tmp_path, across_rows()), ModelSettings()).signature.batched
 
 
 def test_a_fixed_first_dimension_is_no_batch(tmp_path: Path) -> None:
     """It takes the shape it says, and nothing is put together."""
-    signature = load(file(tmp_path, identity(onnx.TensorProto.FLOAT, [2, 2])), 64).signature
+    model = file(tmp_path, identity(onnx.TensorProto.FLOAT, [2, 2]))
+    signature = load(model, ModelSettings()).signature
     assert not signature.batched
     assert signature.inputs[0].shape == (2, 2)
 
@@ -54,13 +55,13 @@ def test_weights_outside_of_the_folder_are_refused(tmp_path: Path, place: str) -
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
     with pytest.raises(ModelInvalid, match=r"outside|lie"):
-        load(file(folder, with_external_weights(place)), 64)
+        load(file(folder, with_external_weights(place)), ModelSettings())
 
 
 def test_weights_beside_the_model_are_taken(tmp_path: Path) -> None:
     """External data as such is no fault."""
     (tmp_path / "weights.bin").write_bytes(np.ones((4, 3), np.float32).tobytes())
-    session = load(file(tmp_path, with_external_weights("weights.bin")), 64)
+    session = load(file(tmp_path, with_external_weights("weights.bin")), ModelSettings())
     (scores,) = session.run({"image": np.ones((1, 4), np.float32)})
     assert scores.tolist() == [[4.0, 4.0, 4.0]]
 
@@ -69,13 +70,13 @@ def test_weights_beside_the_model_are_taken(tmp_path: Path) -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     """One clear error, whatever the parser or the runtime says."""
     with pytest.raises(ModelInvalid):
-        load(file(tmp_path, content), 64)
+        load(file(tmp_path, content), ModelSettings())
 
 
 def test_a_datatype_that_the_protocol_lacks_is_refused(tmp_path: Path) -> None:
     """The tensor and its type are named."""
     with pytest.raises(ModelInvalid, match="complex64"):
-        load(file(tmp_path, identity(onnx.TensorProto.COMPLEX64, ["batch", 2])), 64)
+        load(file(tmp_path, identity(onnx.TensorProto.COMPLEX64, ["batch", 2])), ModelSettings())
 
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -127,10 +128,10 @@ async def test_a_gpu_without_cuda_in_onnxruntime_is_said(
     (devices / "nvidia3").touch()
     monkeypatch.setattr(onnx_runtime, "ort", FakeRuntime([CPU], [CPU]))
     with caplog.at_level(logging.WARNING):
-        session = load(file(tmp_path, linear(1.0)), 64)
+        session = load(file(tmp_path, linear(1.0)), ModelSettings())
     assert session.placement.provider == CPU
     assert [record.message for record in caplog.records] == ["serving on the CPU"]
-    model = LoadedModel(ModelSource("m", "1", "test", ""), session, BatchingSettings())
+    model = LoadedModel(ModelSource("m", "1", "test", ""), session, ModelSettings())
     assert "onnxruntime-gpu" in reports.properties(model)["execution_note"]
     assert reports.config(model).parameters["execution_note"].string_value
     await model.close()
@@ -143,11 +144,11 @@ def test_a_gpu_is_used_after_its_libraries_were_loaded(
     (devices / "nvidia7").touch()
     runtime = FakeRuntime([CUDA, CPU], [CUDA, CPU])
     monkeypatch.setattr(onnx_runtime, "ort", runtime)
-    session = load(file(tmp_path, linear(1.0)), 64)
+    session = load(file(tmp_path, linear(1.0)), ModelSettings())
     assert (session.placement.provider, session.placement.note) == (CUDA, "")
     assert runtime.asked[0] == [CUDA, CPU]
     runtime.asked.clear()
-    load(file(tmp_path, linear(1.0)), 64)
+    load(file(tmp_path, linear(1.0)), ModelSettings())
     assert runtime.preloads == 1
 
 
@@ -158,7 +159,7 @@ def test_cuda_that_does_not_load_is_refused(
     (devices / "nvidia0").touch()
     monkeypatch.setattr(onnx_runtime, "ort", FakeRuntime([CUDA, CPU], [CPU]))
     with pytest.raises(ProviderMissing, match="cuDNN"):
-        load(file(tmp_path, linear(1.0)), 64)
+        load(file(tmp_path, linear(1.0)), ModelSettings())
 
 
 def test_control_devices_are_no_gpu(
@@ -167,4 +168,4 @@ def test_control_devices_are_no_gpu(
     """nvidiactl is there as soon as the driver is."""
     (devices / "nvidiactl").touch()
     monkeypatch.setattr(onnx_runtime, "ort", FakeRuntime([CUDA, CPU], [CUDA, CPU]))
-    assert load(file(tmp_path, linear(1.0)), 64).placement.provider == CPU
+    assert load(file(tmp_path, linear(1.0)), ModelSettings()).placement.provider == CPU

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference.batcher import Batch, BatchingSettings
+from lepton_inference.batcher import Batch
 from lepton_inference.model import LoadedModel, ModelSource
+from lepton_inference.settings import ModelSettings
 from lepton_inference.wire import Plans, varint
 from tests.unit.inference.test_asgi import HeldSession
 
@@ -20,7 +21,7 @@ async def test_what_precedes_a_tensor_is_remembered_when_it_is_short(
     padding: int, remembered: bool
 ) -> None:
     """Otherwise a caller could fill the memory, a megabyte a request."""
-    model = LoadedModel(ModelSource("m", "1", "onnx", digest=""), HeldSession(), BatchingSettings())
+    model = LoadedModel(ModelSource("m", "1", "onnx", digest=""), HeldSession(), ModelSettings())
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 2])
     message = pb.ModelInferRequest(model_name="m", inputs=[tensor]).SerializeToString()
     message += UNKNOWN_FIELD + varint(padding) + bytes(padding)

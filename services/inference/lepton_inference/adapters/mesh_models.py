@@ -8,7 +8,8 @@ from typing import Any
 
 from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
-from lepton_inference.endpoint import EndpointInvalid, ModelVersion
+from lepton_inference.endpoint import ModelVersion
+from lepton_inference.settings import EndpointInvalid
 from lepton_mesh.caller import acting_as_service
 from lepton_mesh.errors import DataLoss
 

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Signature, Tails
 from lepton_inference.tensors import BY_ONNX, Column, TensorSpec
 from lepton_mesh.errors import FailedPrecondition, InvalidArgument
@@ -97,7 +98,7 @@ class OnnxSession:
         self._session = None
 
 
-def load(path: Path, max_rows: int) -> OnnxSession:
+def load(path: Path, settings: ModelSettings) -> OnnxSession:
     """Loads, checks, warms and measures the model at ``path``. Blocks; takes seconds.
 
     Raises:
@@ -111,7 +112,7 @@ def load(path: Path, max_rows: int) -> OnnxSession:
     signature = _signature(session)
     if signature.batched and not _rows_are_independent(session, signature):
         signature = Signature(signature.inputs, signature.outputs, batched=False)
-    rows = min(_INLINE_ROWS, max_rows) if signature.batched else 1
+    rows = min(_INLINE_ROWS, settings.batching.max_rows) if signature.batched else 1
     seconds, threads = _measure(session, signature, rows), 1
     cores = len(os.sched_getaffinity(0))
     if seconds > _INLINE_SECONDS and provider == _CPU and cores > 1:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from lepton_inference.batcher import BatchingSettings
 from lepton_inference.endpoint import (
     Endpoint,
     EndpointExists,
     EndpointNotFound,
     ModelVersion,
+    Shadow,
     State,
     Target,
 )
 from lepton_inference.models import EndpointRow
+from lepton_inference.settings import Ensemble, ModelSettings
 from lepton_mesh.database import Database
+
+_SETTINGS = TypeAdapter(ModelSettings)
+_ENSEMBLE: TypeAdapter[Ensemble | None] = TypeAdapter(Ensemble | None)
 
 
 class SqlEndpoints:
@@ -86,6 +92,14 @@ class SqlEndpoints:
         )
 
 
+def _stored(version: ModelVersion) -> dict[str, str]:
+    return {"name": version.name, "artifact": version.artifact, "sha256": version.sha256}
+
+
+def _version(stored: dict[str, Any]) -> ModelVersion:
+    return ModelVersion(stored["name"], stored["artifact"], stored["sha256"])
+
+
 def _find(session: Session, workspace: str, endpoint_id: str) -> EndpointRow:
     row = session.get(EndpointRow, (workspace, endpoint_id), with_for_update=True)
     if row is None:
@@ -103,15 +117,16 @@ def _fill(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
         {
             "wanted": target.wanted,
             "weight": target.weight,
-            "name": target.version.name,
-            "artifact": target.version.artifact,
-            "sha256": target.version.sha256,
+            **_stored(target.version),
         }
         for target in endpoint.targets
     ]
-    row.max_rows = endpoint.batching.max_rows
-    row.max_delay_us = round(endpoint.batching.max_delay_seconds * 1e6)
-    row.max_queue = endpoint.batching.max_queue
+    row.shadows = [
+        {"wanted": shadow.wanted, "percent": shadow.percent, **_stored(shadow.version)}
+        for shadow in endpoint.shadows
+    ]
+    row.settings = _SETTINGS.dump_python(endpoint.settings, mode="json")
+    row.ensemble = _ENSEMBLE.dump_python(endpoint.ensemble, mode="json")
     row.state = endpoint.state.value
     row.failure_reason = endpoint.failure_reason
     row.failure_message = endpoint.failure_message[:1000]
@@ -134,11 +149,15 @@ def _endpoint(row: EndpointRow) -> Endpoint:
             Target(
                 wanted=target["wanted"],
                 weight=target["weight"],
-                version=ModelVersion(target["name"], target["artifact"], target["sha256"]),
+                version=_version(target),
             )
             for target in row.targets
         ),
-        batching=BatchingSettings(row.max_rows, row.max_delay_us / 1e6, row.max_queue),
+        shadows=tuple(
+            Shadow(shadow["wanted"], shadow["percent"], _version(shadow)) for shadow in row.shadows
+        ),
+        settings=_SETTINGS.validate_python(row.settings),
+        ensemble=_ENSEMBLE.validate_python(row.ensemble),
         state=State(row.state),
         failure_reason=row.failure_reason,
         failure_message=row.failure_message,
