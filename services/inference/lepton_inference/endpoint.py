@@ -16,18 +16,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from lepton_inference.settings import (
-    EndpointInvalid,
-    Ensemble,
-    ModelSettings,
-    check_model_settings,
-)
+from lepton_inference.settings import EndpointInvalid, ModelSettings
 from lepton_mesh.errors import Aborted, AlreadyExists, NotFound
 
 MAX_TARGETS = 16
 MAX_LABELS = 64
 MAX_DESCRIPTION = 4000
-MAX_SHADOWS = 4
 
 
 class EndpointNotFound(NotFound):
@@ -77,17 +71,6 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Shadow:
-    """A model that gets copies of requests."""
-
-    wanted: str
-    """As the user named it: a version or an alias."""
-    percent: int
-    """The share of requests that are copied."""
-    version: ModelVersion
-
-
-@dataclass(frozen=True, slots=True)
 class Endpoint:
     """What is to be served, and where it stands."""
 
@@ -106,9 +89,6 @@ class Endpoint:
     failure_reason: str = ""
     failure_message: str = ""
     execution_provider: str = ""
-    shadows: tuple[Shadow, ...] = ()
-    ensemble: Ensemble | None = None
-    """Set instead of ``targets``."""
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -124,48 +104,17 @@ class Wanted:
 
     targets: tuple[tuple[str, int], ...] = ()
     """(version or alias, weight) pairs; a weight of 0 means 1."""
-    shadows: tuple[tuple[str, int], ...] = ()
-    """(version or alias, percent) pairs; 0 percent means 100."""
     settings: ModelSettings = field(default_factory=ModelSettings)
-    ensemble: Ensemble | None = None
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def check_served(endpoint: Endpoint) -> None:
-    """Raises EndpointInvalid unless what is to be served fits together."""
-    if endpoint.ensemble is not None:
-        if endpoint.targets or endpoint.shadows:
-            raise EndpointInvalid(
-                "an endpoint has an ensemble or targets, not both; shadows belong to targets"
-            )
-        if endpoint.settings != ModelSettings():
-            raise EndpointInvalid(
-                "batching, sequence, execution and response_cache_bytes have no effect on an "
-                "ensemble; set them on the endpoints that it is made of"
-            )
-    elif not endpoint.targets:
-        raise EndpointInvalid(f"an endpoint has 1 to {MAX_TARGETS} targets, this one has 0")
-    check_model_settings(endpoint.settings)
-
-
-def check_targets(targets: Sequence[tuple[str, int]], shadows: Sequence[tuple[str, int]]) -> None:
-    """Raises EndpointInvalid for too many targets or shadows, and for a share out of bounds."""
-    if len(targets) > MAX_TARGETS:
+def check_targets(targets: Sequence[tuple[str, int]]) -> None:
+    """Raises EndpointInvalid for no target or too many, and for a weight out of bounds."""
+    if not 1 <= len(targets) <= MAX_TARGETS:
         raise EndpointInvalid(
             f"an endpoint has 1 to {MAX_TARGETS} targets, this one has {len(targets)}"
         )
-    if len(shadows) > MAX_SHADOWS:
-        raise EndpointInvalid(
-            f"an endpoint has at most {MAX_SHADOWS} shadows, this one has {len(shadows)}"
-        )
-    for wanted, percent in shadows:
-        if not 0 <= percent <= 100:
-            raise EndpointInvalid(
-                f"the percent of the shadow '{wanted}' is {percent}; use 0 (which means 100) to "
-                "100",
-                model_version=wanted,
-            )
     for wanted, weight in targets:
         if not 0 <= weight <= 1_000_000:
             raise EndpointInvalid(

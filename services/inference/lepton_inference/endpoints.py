@@ -14,16 +14,14 @@ from lepton_inference.deployer import Deployer
 from lepton_inference.endpoint import (
     Endpoint,
     EndpointChanged,
-    Shadow,
     State,
     Target,
     Wanted,
     check_notes,
-    check_served,
     check_targets,
 )
 from lepton_inference.ports import Endpoints, Registry
-from lepton_inference.settings import ModelSettings
+from lepton_inference.settings import ModelSettings, check_model_settings
 
 _POLL_SECONDS = 10.0
 """How long a watcher waits for a change made by another instance."""
@@ -55,18 +53,17 @@ class EndpointManager:
 
         Raises:
             EndpointExists, EndpointInvalid: See there.
-            LeptonError: What the registry says of a target or shadow.
+            LeptonError: What the registry says of a target.
         """
         check_notes(wanted.description, wanted.labels)
-        check_targets(wanted.targets, wanted.shadows)
+        check_targets(wanted.targets)
+        check_model_settings(wanted.settings)
         now = datetime.now(UTC)
         endpoint = Endpoint(
             workspace=workspace,
             id=endpoint_id,
             targets=await self._targets(wanted),
-            shadows=await self._shadows(wanted),
             settings=wanted.settings,
-            ensemble=wanted.ensemble,
             state=State.DEPLOYING,
             creator=creator,
             created=now,
@@ -74,7 +71,6 @@ class EndpointManager:
             description=wanted.description,
             labels=wanted.labels,
         )
-        check_served(endpoint)
         await self._endpoints.add(endpoint)
         self._deployer.deploy(endpoint)
         return endpoint
@@ -110,14 +106,11 @@ class EndpointManager:
             EndpointChanged: ``etag`` is given and not current.
         """
         check_notes(wanted.description, wanted.labels)
-        check_targets(wanted.targets, wanted.shadows)
         await self._endpoints.get(workspace, endpoint_id)
         values: dict[str, Any] = {"description": wanted.description, "labels": wanted.labels}
         if "targets" in fields:
+            check_targets(wanted.targets)
             values["targets"] = await self._targets(wanted)
-        if "shadows" in fields:
-            values["shadows"] = await self._shadows(wanted)
-        values["ensemble"] = wanted.ensemble
         redeploy = not _NOTES.issuperset(fields)
 
         def change(current: Endpoint) -> Endpoint:
@@ -139,7 +132,7 @@ class EndpointManager:
                 revision=current.revision + 1,
                 **{name: value for name, value in values.items() if name in fields},
             )
-            check_served(changed)
+            check_model_settings(changed.settings)
             if not redeploy:
                 return changed
             return replace(
@@ -186,14 +179,6 @@ class EndpointManager:
             [
                 Target(name, weight or 1, await self._registry.resolve(name))
                 for name, weight in wanted.targets
-            ]
-        )
-
-    async def _shadows(self, wanted: Wanted) -> tuple[Shadow, ...]:
-        return tuple(
-            [
-                Shadow(name, percent or 100, await self._registry.resolve(name))
-                for name, percent in wanted.shadows
             ]
         )
 

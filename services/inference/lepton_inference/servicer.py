@@ -32,17 +32,7 @@ TABLE = AuthorizationTable(
 )
 
 _NAME = "endpoints/{endpoint}"
-_MUTABLE = (
-    "targets",
-    "batching",
-    "sequence",
-    "execution",
-    "shadows",
-    "response_cache_bytes",
-    "ensemble",
-    "description",
-    "labels",
-)
+_MUTABLE = ("targets", "batching", "description", "labels")
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):

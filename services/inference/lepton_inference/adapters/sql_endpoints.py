@@ -15,16 +15,14 @@ from lepton_inference.endpoint import (
     EndpointExists,
     EndpointNotFound,
     ModelVersion,
-    Shadow,
     State,
     Target,
 )
 from lepton_inference.models import EndpointRow
-from lepton_inference.settings import Ensemble, ModelSettings
+from lepton_inference.settings import ModelSettings
 from lepton_mesh.database import Database
 
 _SETTINGS = TypeAdapter(ModelSettings)
-_ENSEMBLE: TypeAdapter[Ensemble | None] = TypeAdapter(Ensemble | None)
 
 
 class SqlEndpoints:
@@ -121,12 +119,7 @@ def _fill(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
         }
         for target in endpoint.targets
     ]
-    row.shadows = [
-        {"wanted": shadow.wanted, "percent": shadow.percent, **_stored(shadow.version)}
-        for shadow in endpoint.shadows
-    ]
     row.settings = _SETTINGS.dump_python(endpoint.settings, mode="json")
-    row.ensemble = _ENSEMBLE.dump_python(endpoint.ensemble, mode="json")
     row.state = endpoint.state.value
     row.failure_reason = endpoint.failure_reason
     row.failure_message = endpoint.failure_message[:1000]
@@ -153,11 +146,7 @@ def _endpoint(row: EndpointRow) -> Endpoint:
             )
             for target in row.targets
         ),
-        shadows=tuple(
-            Shadow(shadow["wanted"], shadow["percent"], _version(shadow)) for shadow in row.shadows
-        ),
         settings=_SETTINGS.validate_python(row.settings),
-        ensemble=_ENSEMBLE.validate_python(row.ensemble),
         state=State(row.state),
         failure_reason=row.failure_reason,
         failure_message=row.failure_message,

@@ -26,117 +26,23 @@ class Target(_message.Message):
     def __init__(self, model_version: _Optional[str] = ..., weight: _Optional[int] = ..., resolved_version: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Batching(_message.Message):
-    __slots__ = ("max_batch_rows", "max_delay_us", "max_queue", "preferred_batch_rows", "adaptive_delay", "priority_levels", "default_priority", "pad_ragged")
+    __slots__ = ("max_batch_rows", "max_delay_us", "max_queue", "preferred_batch_rows", "priority_levels", "default_priority")
     MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_DELAY_US_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
     PREFERRED_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
-    ADAPTIVE_DELAY_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_LEVELS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_PRIORITY_FIELD_NUMBER: _ClassVar[int]
-    PAD_RAGGED_FIELD_NUMBER: _ClassVar[int]
     max_batch_rows: int
     max_delay_us: int
     max_queue: int
     preferred_batch_rows: _containers.RepeatedScalarFieldContainer[int]
-    adaptive_delay: bool
     priority_levels: int
     default_priority: int
-    pad_ragged: bool
-    def __init__(self, max_batch_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue: _Optional[int] = ..., preferred_batch_rows: _Optional[_Iterable[int]] = ..., adaptive_delay: _Optional[bool] = ..., priority_levels: _Optional[int] = ..., default_priority: _Optional[int] = ..., pad_ragged: _Optional[bool] = ...) -> None: ...
-
-class StateTensor(_message.Message):
-    __slots__ = ("input", "output")
-    INPUT_FIELD_NUMBER: _ClassVar[int]
-    OUTPUT_FIELD_NUMBER: _ClassVar[int]
-    input: str
-    output: str
-    def __init__(self, input: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
-
-class SequenceBatching(_message.Message):
-    __slots__ = ("states", "max_idle_us", "max_sequences", "feed_back")
-    STATES_FIELD_NUMBER: _ClassVar[int]
-    MAX_IDLE_US_FIELD_NUMBER: _ClassVar[int]
-    MAX_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
-    FEED_BACK_FIELD_NUMBER: _ClassVar[int]
-    states: _containers.RepeatedCompositeFieldContainer[StateTensor]
-    max_idle_us: int
-    max_sequences: int
-    feed_back: bool
-    def __init__(self, states: _Optional[_Iterable[_Union[StateTensor, _Mapping]]] = ..., max_idle_us: _Optional[int] = ..., max_sequences: _Optional[int] = ..., feed_back: _Optional[bool] = ...) -> None: ...
-
-class Execution(_message.Message):
-    __slots__ = ("instances", "provider", "devices", "cuda_graphs", "isolation", "memory_limit_mib", "max_run_us")
-    class Isolation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        AUTO: _ClassVar[Execution.Isolation]
-        SHARED: _ClassVar[Execution.Isolation]
-        OWN_PROCESS: _ClassVar[Execution.Isolation]
-    AUTO: Execution.Isolation
-    SHARED: Execution.Isolation
-    OWN_PROCESS: Execution.Isolation
-    INSTANCES_FIELD_NUMBER: _ClassVar[int]
-    PROVIDER_FIELD_NUMBER: _ClassVar[int]
-    DEVICES_FIELD_NUMBER: _ClassVar[int]
-    CUDA_GRAPHS_FIELD_NUMBER: _ClassVar[int]
-    ISOLATION_FIELD_NUMBER: _ClassVar[int]
-    MEMORY_LIMIT_MIB_FIELD_NUMBER: _ClassVar[int]
-    MAX_RUN_US_FIELD_NUMBER: _ClassVar[int]
-    instances: int
-    provider: str
-    devices: _containers.RepeatedScalarFieldContainer[int]
-    cuda_graphs: bool
-    isolation: Execution.Isolation
-    memory_limit_mib: int
-    max_run_us: int
-    def __init__(self, instances: _Optional[int] = ..., provider: _Optional[str] = ..., devices: _Optional[_Iterable[int]] = ..., cuda_graphs: _Optional[bool] = ..., isolation: _Optional[_Union[Execution.Isolation, str]] = ..., memory_limit_mib: _Optional[int] = ..., max_run_us: _Optional[int] = ...) -> None: ...
-
-class Shadow(_message.Message):
-    __slots__ = ("model_version", "percent", "resolved_version", "sha256")
-    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
-    PERCENT_FIELD_NUMBER: _ClassVar[int]
-    RESOLVED_VERSION_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
-    model_version: str
-    percent: int
-    resolved_version: str
-    sha256: str
-    def __init__(self, model_version: _Optional[str] = ..., percent: _Optional[int] = ..., resolved_version: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
-
-class EnsembleStep(_message.Message):
-    __slots__ = ("endpoint", "inputs", "outputs")
-    class InputsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-    class OutputsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
-    INPUTS_FIELD_NUMBER: _ClassVar[int]
-    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
-    endpoint: str
-    inputs: _containers.ScalarMap[str, str]
-    outputs: _containers.ScalarMap[str, str]
-    def __init__(self, endpoint: _Optional[str] = ..., inputs: _Optional[_Mapping[str, str]] = ..., outputs: _Optional[_Mapping[str, str]] = ...) -> None: ...
-
-class Ensemble(_message.Message):
-    __slots__ = ("steps", "outputs")
-    STEPS_FIELD_NUMBER: _ClassVar[int]
-    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
-    steps: _containers.RepeatedCompositeFieldContainer[EnsembleStep]
-    outputs: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, steps: _Optional[_Iterable[_Union[EnsembleStep, _Mapping]]] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, max_batch_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue: _Optional[int] = ..., preferred_batch_rows: _Optional[_Iterable[int]] = ..., priority_levels: _Optional[int] = ..., default_priority: _Optional[int] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "sequence", "execution", "shadows", "response_cache_bytes", "ensemble")
+    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Endpoint.State]
@@ -167,11 +73,6 @@ class Endpoint(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    EXECUTION_FIELD_NUMBER: _ClassVar[int]
-    SHADOWS_FIELD_NUMBER: _ClassVar[int]
-    RESPONSE_CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
-    ENSEMBLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     targets: _containers.RepeatedCompositeFieldContainer[Target]
     batching: Batching
@@ -185,12 +86,7 @@ class Endpoint(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
     etag: str
-    sequence: SequenceBatching
-    execution: Execution
-    shadows: _containers.RepeatedCompositeFieldContainer[Shadow]
-    response_cache_bytes: int
-    ensemble: Ensemble
-    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., sequence: _Optional[_Union[SequenceBatching, _Mapping]] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., shadows: _Optional[_Iterable[_Union[Shadow, _Mapping]]] = ..., response_cache_bytes: _Optional[int] = ..., ensemble: _Optional[_Union[Ensemble, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class CreateEndpointRequest(_message.Message):
     __slots__ = ("endpoint_id", "endpoint")

@@ -1,4 +1,4 @@
-"""All settings of an endpoint in one column; shadows and ensembles."""
+"""All settings of an endpoint in one column."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,9 +11,7 @@ _OLD = ("max_rows", "max_delay_us", "max_queue")
 
 def upgrade() -> None:
     with op.batch_alter_table("endpoints") as table:
-        table.add_column(sa.Column("shadows", sa.JSON, nullable=False, server_default="[]"))
         table.add_column(sa.Column("settings", sa.JSON, nullable=False, server_default="{}"))
-        table.add_column(sa.Column("ensemble", sa.JSON, nullable=True))
     endpoints = sa.table(
         "endpoints",
         sa.column("workspace"),
