@@ -1,10 +1,17 @@
 """Dynamic batching: requests that arrive together run together.
 
-Requests of one event-loop tick are collected and run at its end. A model whose batches take
-well under a millisecond runs inline, in the loop's own thread: handing it to another thread
-costs more than it takes (13,500 against 20,500 req/s on the MLP 784-128-128-10). Any other
-runs on a worker thread, and what arrives meanwhile is the next batch. Either way nothing waits
-for a batch to fill unless the model's settings ask for a delay.
+Requests of one event-loop turn are collected and run at its end. A batch that was measured to
+take two milliseconds at most runs inline, in the loop's own thread: handing it to another
+thread costs more than it takes (13,500 against 20,500 req/s on the MLP 784-128-128-10). After
+each such batch the loop turns, so that what else it serves is never kept waiting for more than
+one. A larger batch runs on a worker thread, and what arrives meanwhile is the next batch.
+Nothing waits for a batch to fill unless the model's settings ask for a delay.
+
+A batch takes the highest level of priority first, and within a level one shape after another,
+so that no shape starves another; room that is left goes to lower levels of the same shape. A
+level does wait for as long as the levels above it fill every batch.
+
+A batch that fails is run again request by request, so that only the guilty one hears of it.
 
 Bounds: rows in a batch, delay, requests in the queue, and each request's own deadline, past
 which it is dropped before it costs compute.
@@ -13,10 +20,12 @@ which it is dropped before it costs compute.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -34,6 +43,11 @@ from lepton_mesh.errors import (
     Unavailable,
 )
 
+log = logging.getLogger(__name__)
+
+_LONGEST_RETRY_SECONDS = 60.0
+_NEVER_NS = 1 << 62
+
 
 class QueueFull(ResourceExhausted):
     reason = "QUEUE_FULL"
@@ -48,13 +62,13 @@ class ModelUnloaded(Unavailable):
 
 
 class InferenceFailed(Internal):
-    """The runtime refused a batch that the signature allowed."""
+    """The runtime refused a request that the signature allowed."""
 
     reason = "INFERENCE_FAILED"
 
 
 class Runner(Protocol):
-    """Runs one batch. Called from one thread at a time."""
+    """Runs batches. Called from as many threads at a time as the model has instances."""
 
     def join(
         self, columns: Sequence[Sequence[Column]], rows: int, tails: Tails
@@ -94,27 +108,62 @@ Outcome = tuple[Batch, int]
 
 
 class _Work:
-    __slots__ = ("columns", "deadline", "enqueued_ns", "future", "rows")
+    __slots__ = ("alone", "columns", "deadline", "enqueued_ns", "future", "rows", "tails")
 
     def __init__(
         self,
         columns: tuple[Column, ...],
         rows: int,
+        tails: Tails,
         deadline: float,
         future: asyncio.Future[Outcome],
     ) -> None:
         self.columns = columns
         self.rows = rows
+        self.tails = tails
         self.deadline = deadline
         self.future = future
         self.enqueued_ns = time.perf_counter_ns()
+        self.alone = False
+        """Whether it was in a batch that failed, and runs without company now."""
 
+
+class _Line:
+    """Requests of one level and one shape, in the order they came."""
+
+    __slots__ = ("rows", "works")
+
+    def __init__(self) -> None:
+        self.works: deque[_Work] = deque()
+        self.rows = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """When the parts of one batch ended, on the clock of ``enqueued_ns``."""
+
+    started_ns: int
+    joined_ns: int
+    inferred_ns: int
+
+
+_Ran = tuple[Batch, _Times] | Exception
+"""What came of a batch."""
 
 NO_DEADLINE = float("inf")
 
 
 class Batcher:
-    """The queue in front of one loaded model. Lives on one event loop."""
+    """The queue in front of one loaded model. Lives on one event loop.
+
+    Args:
+        runner: The model.
+        settings: How requests are put together.
+        batched: Whether requests may share a batch at all.
+        inline_rows: The largest batch that runs on the event loop; 0 for none.
+        instances: Batches that may run at a time; more than one run on worker threads only.
+        statistics: Where it counts.
+    """
 
     def __init__(
         self,
@@ -122,7 +171,8 @@ class Batcher:
         settings: BatchingSettings,
         *,
         batched: bool,
-        inline: bool,
+        inline_rows: int,
+        instances: int = 1,
         statistics: Statistics,
     ) -> None:
         self._runner = runner
@@ -130,19 +180,27 @@ class Batcher:
         self._batched = batched
         self._statistics = statistics
         self._loop = asyncio.get_running_loop()
-        self._queues: dict[Tails, deque[_Work]] = {}
+        self._levels: list[dict[Tails, _Line]] = [{} for _ in range(settings.priority_levels)]
+        self._default = self._levels[settings.default_priority - 1]
+        self._alone: deque[_Work] = deque()
         self._waiting = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._delayed_rows = 0
-        """Rows that wait for the timer."""
-        self._busy = False
+        self._running = 0
+        """Batches on worker threads."""
+        self._instances = instances
         self._closed = False
         self._empty: asyncio.Future[None] | None = None
-        # One thread: a session's own threads share out the cores, and two batches at once
-        # would only take them from each other.
-        self._executor = None if inline else ThreadPoolExecutor(1, "inference")
+        self._inline_rows = inline_rows if instances == 1 else 0
         self._max_rows = settings.max_rows if batched else 1
+        self._preferred = settings.preferred_rows if batched else ()
+        self._full_rows = self._preferred[-1] if self._preferred else self._max_rows
+        """Rows that nothing is waited for any more."""
+        self._delay_ns = round(settings.max_delay_seconds * 1e9) if batched else 0
+        # A thread that no batch ever needs is never started.
+        self._executor = ThreadPoolExecutor(instances, "inference")
+        self._request_seconds = 0.0
+        """What a request has cost of late; 0 before the first."""
 
     @property
     def waiting(self) -> int:
@@ -155,7 +213,12 @@ class Batcher:
         return time.monotonic()
 
     def submit(
-        self, columns: tuple[Column, ...], rows: int, tails: Tails, deadline: float = NO_DEADLINE
+        self,
+        columns: tuple[Column, ...],
+        rows: int,
+        tails: Tails,
+        deadline: float = NO_DEADLINE,
+        priority: int = 0,
     ) -> asyncio.Future[Outcome]:
         """Queues a checked request.
 
@@ -164,6 +227,7 @@ class Batcher:
             rows: Its rows, at most ``max_rows``.
             tails: Requests are batched with those of equal tails.
             deadline: On the clock of :meth:`now`.
+            priority: Its level; 0 for the default.
 
         The future fails with RequestExpired or InferenceFailed. To cancel it is enough to
         cancel the future.
@@ -173,160 +237,215 @@ class Batcher:
             ModelUnloaded: The model is gone.
         """
         if self._waiting >= self._settings.max_queue:
-            self._statistics.refuse(QueueFull.reason)
-            raise QueueFull(
-                f"{self._waiting} requests wait for this model already; send fewer at a time, "
-                "or raise the endpoint's batching.max_queue",
-                waiting=self._waiting,
-            )
+            raise self._full()
         if self._closed:
             raise ModelUnloaded("the model was unloaded; send the request again")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        queue = self._queues.get(tails)
-        if queue is None:
-            queue = self._queues[tails] = deque()
-        queue.append(_Work(columns, rows, deadline, future))
+        lines = self._levels[priority - 1] if priority else self._default
+        line = lines.get(tails)
+        if line is None:
+            line = lines[tails] = _Line()
+        line.works.append(_Work(columns, rows, tails, deadline, future))
+        line.rows += rows
         self._waiting += 1
-        if self._timer is not None:
-            self._delayed_rows += rows
-            if self._delayed_rows >= self._max_rows:
-                self._timer.cancel()
-                self._timer = None
-                self._loop.call_soon(self._tick)
-        elif not self._scheduled and not self._busy:
-            self._schedule(rows)
+        if (
+            not self._scheduled
+            and self._running < self._instances
+            and (self._timer is None or line.rows >= self._full_rows)
+        ):
+            self._schedule()
         return future
 
     async def close(self) -> None:
-        """Lets what is queued finish, then frees the worker. No request may come after."""
+        """Lets what is queued finish, then frees the workers. No request may come after."""
         self._closed = True
-        if self._waiting or self._busy:
+        if self._waiting or self._running:
             self._empty = self._loop.create_future()
+            if not self._scheduled:
+                self._schedule()
             await self._empty
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
+        self._executor.shutdown(wait=False)
 
-    def _schedule(self, rows: int) -> None:
+    def _full(self) -> QueueFull:
+        self._statistics.refuse(QueueFull.reason)
+        error = QueueFull(
+            f"{self._waiting} requests wait for this model already; send fewer at a time, "
+            "or raise the endpoint's batching.max_queue",
+            waiting=self._waiting,
+        )
+        if self._request_seconds:
+            seconds = self._waiting * self._request_seconds / self._instances
+            error.retry_after_seconds = min(max(seconds, 0.001), _LONGEST_RETRY_SECONDS)
+        return error
+
+    def _schedule(self) -> None:
         self._scheduled = True
-        if self._settings.max_delay_seconds > 0 and rows < self._max_rows:
-            self._delayed_rows = rows
-            self._timer = self._loop.call_later(self._settings.max_delay_seconds, self._tick)
-        else:
-            self._loop.call_soon(self._tick)
+        self._loop.call_soon(self._tick)
 
     def _tick(self) -> None:
-        """Runs what waits: all of it inline, or the next batch on the worker."""
+        """Runs what is to run now: one batch inline, or one on each worker that is free."""
         self._scheduled = False
-        self._timer = None
-        while self._queues and not self._busy:
-            tails = next(iter(self._queues))
-            works, rows = self._take(tails)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._running < self._instances:
+            works, rows = self._next()
             if not works:
-                continue
-            if self._executor is None:
-                self._settle(works, *self._run(works, rows, tails))
-            else:
-                self._busy = True
-                running = self._loop.run_in_executor(self._executor, self._run, works, rows, tails)
-                running.add_done_callback(partial(self._ran, works))
+                break
+            if rows <= self._inline_rows:
+                self._settle(works, rows, self._run(works, rows))
+                if self._waiting and not self._scheduled:
+                    self._schedule()
+                break
+            self._running += 1
+            running = self._loop.run_in_executor(self._executor, self._run, works, rows)
+            running.add_done_callback(partial(self._ran, works, rows))
         self._check_empty()
 
     def _check_empty(self) -> None:
-        if self._empty is not None and not (self._waiting or self._busy or self._empty.done()):
+        if self._empty is not None and not (self._waiting or self._running or self._empty.done()):
             self._empty.set_result(None)
 
-    def _ran(
-        self,
-        works: list[_Work],
-        done: asyncio.Future[tuple[Batch | LeptonError, Callable[[int], None] | None]],
-    ) -> None:
-        self._busy = False
-        self._settle(works, *done.result())
+    def _ran(self, works: list[_Work], rows: int, done: asyncio.Future[_Ran]) -> None:
+        self._running -= 1
+        self._settle(works, rows, done.result())
         if not self._scheduled:
             self._tick()
 
-    def _take(self, tails: Tails) -> tuple[list[_Work], int]:
-        """The next batch of that shape; expired and cancelled requests are left out of it.
+    def _next(self) -> tuple[list[_Work], int]:
+        """The next batch; an empty one if none is due, and then a timer for the first that is."""
+        while self._alone:
+            work = self._alone.popleft()
+            if self._lives(work, self.now()):
+                return [work], work.rows
+        soonest = _NEVER_NS
+        for level, lines in enumerate(self._levels):
+            while lines:
+                tails, left = self._first_due(lines)
+                if left > 0:
+                    soonest = min(soonest, left)
+                    break
+                works, rows = self._take(level, tails)
+                if works:
+                    return works, rows
+        if soonest < _NEVER_NS:
+            # Loops keep time in milliseconds and may call earlier: the tick then finds
+            # nothing due, and asks again.
+            self._timer = self._loop.call_later(soonest / 1e9, self._tick)
+        return [], 0
 
-        The queue goes to the back of the line if anything is left in it, so that one shape
+    def _first_due(self, lines: dict[Tails, _Line]) -> tuple[Tails, int]:
+        """The shape that need wait the least, and how long, in nanoseconds."""
+        if not self._delay_ns or self._closed:
+            return next(iter(lines)), 0
+        now = time.perf_counter_ns()
+        first, least = next(iter(lines)), _NEVER_NS
+        for tails, line in lines.items():
+            left = line.works[0].enqueued_ns + self._delay_ns - now
+            if left <= 0 or line.rows >= self._full_rows:
+                return tails, 0
+            if left < least:
+                first, least = tails, left
+        return first, least
+
+    def _take(self, level: int, tails: Tails) -> tuple[list[_Work], int]:
+        """A batch of that shape; expired and cancelled requests are left out of it.
+
+        A line goes to the back of its level if anything is left in it, so that one shape
         cannot starve another.
         """
-        queue = self._queues.pop(tails)
+        levels = self._levels[level:]
+        limit = self._cut(sum([lines[tails].rows for lines in levels if tails in lines]))
         works: list[_Work] = []
         rows = 0
         now = self.now()
-        while queue and rows + queue[0].rows <= self._max_rows:
-            work = queue.popleft()
-            self._waiting -= 1
-            if work.future.done():
+        for lines in levels:
+            line = lines.pop(tails, None)
+            if line is None:
                 continue
-            if work.deadline <= now:
-                self._statistics.refuse(RequestExpired.reason)
-                work.future.set_exception(
-                    RequestExpired("the request's deadline passed while it waited for the model")
-                )
-                continue
-            works.append(work)
-            rows += work.rows
-        if queue:
-            self._queues[tails] = queue
+            queue = line.works
+            while queue and (rows + queue[0].rows <= limit or not works):
+                work = queue.popleft()
+                line.rows -= work.rows
+                if self._lives(work, now):
+                    works.append(work)
+                    rows += work.rows
+            if queue:
+                lines[tails] = line
+                break
         return works, rows
 
-    def _run(
-        self, works: list[_Work], rows: int, tails: Tails
-    ) -> tuple[Batch | LeptonError, Callable[[int], None] | None]:
+    def _cut(self, waiting_rows: int) -> int:
+        """The most rows of a batch while so many wait."""
+        for rows in reversed(self._preferred):
+            if rows <= waiting_rows:
+                return rows
+        return self._max_rows
+
+    def _lives(self, work: _Work, now: float) -> bool:
+        """Whether a request that leaves the queue is to run."""
+        self._waiting -= 1
+        if work.future.done():
+            return False
+        if work.deadline > now:
+            return True
+        self._statistics.refuse(RequestExpired.reason)
+        work.future.set_exception(
+            RequestExpired("the request's deadline passed while it waited for the model")
+        )
+        return False
+
+    def _run(self, works: list[_Work], rows: int) -> _Ran:
         """One batch through the model, in whichever thread this is."""
         started = time.perf_counter_ns()
         try:
             columns = list(zip(*[work.columns for work in works], strict=True))
-            feeds = self._runner.join(columns, rows, tails)
+            feeds = self._runner.join(columns, rows, works[0].tails)
             joined = time.perf_counter_ns()
             batch = Batch(self._runner.run(feeds), rows, self._batched)
-            inferred = time.perf_counter_ns()
         # ONNX Runtime raises its own kinds, some of them bare Exception; whatever it is, it
         # is this batch's and nobody else's.
         except Exception as error:
-            failure = (
-                error
-                if isinstance(error, LeptonError)
-                else InferenceFailed("the model failed on this input")
-            )
-            failure.__cause__ = None if failure is error else error
-            return failure, None
+            return error
+        return batch, _Times(started, joined, time.perf_counter_ns())
 
-        def record(ended: int) -> None:
-            self._statistics.batch_done(
-                requests=len(works),
-                rows=rows,
-                enqueued_ns=sum([work.enqueued_ns for work in works]),
-                started_ns=started,
-                joined_ns=joined,
-                inferred_ns=inferred,
-                ended_ns=ended,
-            )
-
-        return batch, record
-
-    def _settle(
-        self,
-        works: list[_Work],
-        result: Batch | LeptonError,
-        record: Callable[[int], None] | None,
-    ) -> None:
-        if isinstance(result, LeptonError):
-            now = time.perf_counter_ns()
-            for work in works:
-                self._statistics.failures.add(now - work.enqueued_ns)
-                if not work.future.done():
-                    # One exception object each: raising adds to its traceback.
-                    failure = type(result)(result.message, **result.metadata)
-                    failure.__cause__ = result.__cause__
-                    work.future.set_exception(failure)
+    def _settle(self, works: list[_Work], rows: int, ran: _Ran) -> None:
+        if isinstance(ran, Exception):
+            self._failed(works, ran)
             return
+        batch, times = ran
         first = 0
         for work in works:
             if not work.future.done():
-                work.future.set_result((result, first))
+                work.future.set_result((batch, first))
             first += work.rows
-        if record is not None:
-            record(time.perf_counter_ns())
+        ended = time.perf_counter_ns()
+        self._statistics.batch_done(
+            requests=len(works),
+            rows=rows,
+            enqueued_ns=sum([work.enqueued_ns for work in works]),
+            started_ns=times.started_ns,
+            joined_ns=times.joined_ns,
+            inferred_ns=times.inferred_ns,
+            ended_ns=ended,
+        )
+        seconds = (ended - times.started_ns) / 1e9 / len(works)
+        before = self._request_seconds or seconds
+        self._request_seconds = before + (seconds - before) / 8
+
+    def _failed(self, works: list[_Work], error: Exception) -> None:
+        """Has the requests of a batch that failed run one by one; tells a lone one."""
+        if not works[0].alone:
+            log.warning("batch failed", extra={"requests": len(works)}, exc_info=error)
+        if len(works) > 1:
+            for work in works:
+                work.alone = True
+            self._alone.extend(works)
+            self._waiting += len(works)
+            return
+        (work,) = works
+        self._statistics.failures.add(time.perf_counter_ns() - work.enqueued_ns)
+        if not work.future.done():
+            failure = InferenceFailed("the model failed on this input")
+            failure.__cause__ = error
+            work.future.set_exception(error if isinstance(error, LeptonError) else failure)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lepton_inference.batcher import NO_DEADLINE, Batcher, Outcome, Runner
+from lepton_inference.parameters import ParameterInvalid
 from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Checked, InferenceRequest, Signature
 from lepton_inference.statistics import Statistics
@@ -37,7 +38,7 @@ class Placement(Protocol):
     def threads(self) -> int: ...
 
     @property
-    def inline(self) -> bool: ...
+    def inline_rows(self) -> int: ...
 
     @property
     def note(self) -> str: ...
@@ -85,14 +86,14 @@ class LoadedModel:
         self.signature = session.signature
         self.settings = settings
         self.statistics = Statistics()
-        self.inline = session.placement.inline
-        """Whether a batch is over so soon that nobody looks whether its callers are there."""
         self.max_rows = settings.batching.max_rows if self.signature.batched else 1
+        self.inline = session.placement.inline_rows >= self.max_rows
+        """Whether a batch is over so soon that nobody looks whether its callers are there."""
         self.batcher = Batcher(
             session,
             settings.batching,
             batched=self.signature.batched,
-            inline=self.inline,
+            inline_rows=session.placement.inline_rows,
             statistics=self.statistics,
         )
 
@@ -103,6 +104,7 @@ class LoadedModel:
 
         Raises:
             TensorInvalid, OutputUnknown: The request does not fit the model.
+            ParameterInvalid: The endpoint has no such level of priority.
             QueueFull, RequestExpired, ModelUnloaded, InferenceFailed: From the batcher.
             CallerGone: ``gone`` said so while the request waited.
         """
@@ -110,10 +112,25 @@ class LoadedModel:
         if request.timeout is not None:
             deadline = self.batcher.now() + request.timeout
         checked = self.signature.check(request, self.max_rows)
-        future = self.batcher.submit(checked.columns, checked.rows, checked.tails, deadline)
+        future = self.batcher.submit(
+            checked.columns, checked.rows, checked.tails, deadline, self._level(request.priority)
+        )
         if gone is None or self.inline:
             return checked, await future
         return checked, await unless_gone(future, gone)
+
+    def _level(self, priority: int) -> int:
+        """The level that a request's priority names; 0, the default, where there is but one."""
+        levels = self.settings.batching.priority_levels
+        if levels == 1:
+            return 0
+        if priority > levels:
+            raise ParameterInvalid(
+                f"the parameter 'priority' is {priority}; this endpoint has the levels 1 to "
+                f"{levels}, and 0 for the default",
+                parameter="priority",
+            )
+        return priority
 
     async def close(self) -> None:
         """Finishes what is queued, then frees the session."""

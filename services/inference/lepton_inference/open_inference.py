@@ -145,8 +145,9 @@ class OpenInference:
         seconds: float | None,
         gone: Gone | None,
     ) -> tuple[bytes, LoadedModel, Any]:
-        model = workspace.find(message.model_name).pick(message.model_version)
+        served = workspace.find(message.model_name)
         request = request_of(message)
+        model = served.pick(message.model_version, request.routing_key)
         if seconds is not None:
             request.timeout = seconds if request.timeout is None else min(seconds, request.timeout)
         checked, outcome = await model.infer(request, gone)

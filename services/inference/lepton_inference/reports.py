@@ -5,6 +5,7 @@ from __future__ import annotations
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.model import LoadedModel
 from lepton_inference.serving import Served
+from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import tail_of
 from lepton_inference.statistics import Duration
 from lepton_inference.tensors import TensorSpec
@@ -26,7 +27,7 @@ def properties(model: LoadedModel) -> dict[str, str]:
     placement = model.session.placement
     said = {
         "execution_provider": placement.provider,
-        "execution_mode": "inline" if placement.inline else "worker",
+        "inline_rows": str(placement.inline_rows),
         "intra_op_threads": str(placement.threads),
         "artifact_digest": model.source.digest,
     }
@@ -78,11 +79,19 @@ def config(model: LoadedModel) -> pb.ModelConfig:
         },
     )
     if batched:
-        message.dynamic_batching.max_queue_delay_microseconds = round(
-            batching.max_delay_seconds * 1e6
-        )
-        message.dynamic_batching.default_queue_policy.max_queue_size = batching.max_queue
+        message.dynamic_batching.MergeFrom(_dynamic_batching(batching))
     return message
+
+
+def _dynamic_batching(batching: BatchingSettings) -> pb.ModelDynamicBatching:
+    several = batching.priority_levels > 1
+    return pb.ModelDynamicBatching(
+        preferred_batch_size=batching.preferred_rows,
+        max_queue_delay_microseconds=round(batching.max_delay_seconds * 1e6),
+        priority_levels=batching.priority_levels if several else 0,
+        default_priority_level=batching.default_priority if several else 0,
+        default_queue_policy=pb.ModelQueuePolicy(max_queue_size=batching.max_queue),
+    )
 
 
 def statistics(model: LoadedModel) -> pb.ModelStatistics:

@@ -6,6 +6,7 @@ Errors are ``{"error": "..."}`` with the status of lepton_mesh.errors.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 Headers = dict[bytes, bytes]
 
 _JSON = [(b"content-type", b"application/json")]
+_WITH_RETRY_AFTER = (429, 503)
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
@@ -107,7 +109,12 @@ class Rest:
     def error(self, error: LeptonError) -> Answer:
         """The answer that carries ``error``."""
         body = json.dumps({"error": error.message, "reason": error.reason}).encode()
-        return error.wire.http_status, _JSON, body
+        headers = _JSON
+        if error.wire.http_status in _WITH_RETRY_AFTER:
+            # Whole seconds are all that the header can say (RFC 9110, 10.2.3).
+            seconds = max(1, math.ceil(error.retry_after_seconds))
+            headers = [*_JSON, (b"retry-after", str(seconds).encode())]
+        return error.wire.http_status, headers, body
 
     async def _admit(self, rpc: str, headers: Headers) -> Workspace:
         return await self._gate.admit(f"/{SERVICES[0]}/{rpc}", headers)
@@ -115,8 +122,9 @@ class Rest:
     async def _infer(
         self, workspace: Workspace, name: str, version: str, headers: Headers, body: bytes
     ) -> Answer:
-        model = workspace.find(name).pick(version)
+        served = workspace.find(name)
         asked = rest_codec.decode(name, version, headers.get(_HEADER_LENGTH), body)
+        model = served.pick(version, asked.request.routing_key)
         checked, outcome = await model.infer(asked.request)
         answer, json_length = rest_codec.encode(model, asked, checked, outcome)
         if json_length is None:

@@ -14,15 +14,15 @@ import numpy as np
 
 from lepton_inference.batcher import Outcome
 from lepton_inference.model import LoadedModel
-from lepton_inference.signature import Checked, InferenceRequest, InputTensor
-from lepton_inference.tensors import Column, Datatype, TensorInvalid, element_count
-from lepton_inference.wire import (
-    datatype_named,
-    output_shape,
-    raw_output,
+from lepton_inference.parameters import (
+    priority_of,
     refuse_unsupported,
+    routing_key_of,
     timeout_of,
 )
+from lepton_inference.signature import Checked, InferenceRequest, InputTensor
+from lepton_inference.tensors import Column, Datatype, TensorInvalid, element_count
+from lepton_inference.wire import datatype_named, output_shape, raw_output
 from lepton_mesh.errors import InvalidArgument
 
 
@@ -77,6 +77,8 @@ def decode(model: str, version: str, header_length: bytes | None, body: bytes) -
             outputs=list(wanted),
             id=_text(header, "id", ""),
             timeout=timeout_of(parameters),
+            priority=priority_of(parameters),
+            routing_key=routing_key_of(parameters),
         ),
         binary=frozenset(n for n, given in wanted.items() if given.get("binary_data") is True),
         all_binary=parameters.get("binary_data_output") is True,

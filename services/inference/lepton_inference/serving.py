@@ -6,6 +6,8 @@ state or the next, never half of one.
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,8 +48,12 @@ class Served:
     weights: list[int] = field(default_factory=list)
     """The share of requests that goes to each model; any positive scale."""
 
-    def pick(self, version: str = "") -> LoadedModel:
-        """The model for one request: of that version, or by weight.
+    def pick(self, version: str = "", routing_key: str = "") -> LoadedModel:
+        """The model for one request: of that version, else by key, else by weight.
+
+        A key goes to the same version for as long as the endpoint serves it with that weight;
+        over many keys each version gets its share (weighted rendezvous hashing: Schindelhauer
+        and Schomaker, "Weighted Distributed Hash Tables", SPAA 2005, the logarithmic method).
 
         Raises:
             EndpointNotReady: Nothing is loaded yet, or loading failed.
@@ -70,8 +76,20 @@ class Served:
             )
         if len(self.models) == 1:
             return self.models[0]
+        if routing_key:
+            return max(
+                zip(self.models, self.weights, strict=True),
+                key=lambda pair: _score(routing_key, pair[0], pair[1]),
+            )[0]
         # Not a secret: a share of traffic.
         return random.choices(self.models, cum_weights=list(accumulate(self.weights)))[0]  # noqa: S311
+
+
+def _score(routing_key: str, model: LoadedModel, weight: int) -> float:
+    """How much a key is drawn to a model."""
+    place = f"{model.source.version}\0{model.source.digest}\0{routing_key}"
+    drawn = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big")
+    return -weight / math.log((drawn + 1) / (2**64 + 1))
 
 
 class Workspace:

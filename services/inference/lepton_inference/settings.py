@@ -65,6 +65,12 @@ def _check_batching(batching: BatchingSettings) -> None:
             f"each of 1 to max_batch_rows ({batching.max_rows})",
             field="batching.preferred_batch_rows",
         )
+    if batching.max_rows == 1 and (preferred or batching.max_delay_seconds):
+        raise EndpointInvalid(
+            "batching.max_delay_us and batching.preferred_batch_rows have no effect while "
+            "batching.max_batch_rows is 1",
+            field="batching.max_batch_rows",
+        )
     _within("batching.priority_levels", batching.priority_levels, 1, MAX_PRIORITIES)
     _within("batching.default_priority", batching.default_priority, 1, batching.priority_levels)
 

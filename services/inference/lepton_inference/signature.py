@@ -39,6 +39,10 @@ class InferenceRequest:
     id: str = ""
     timeout: float | None = None
     """Seconds the request may wait and run; None for no bound of its own."""
+    priority: int = 0
+    """Its level, 1 being served first; 0 for the endpoint's default."""
+    routing_key: str = ""
+    """Requests of one key go to one version; "" for any version, by weight."""
 
 
 @dataclass(frozen=True, slots=True)

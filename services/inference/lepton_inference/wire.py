@@ -21,6 +21,12 @@ from google.protobuf.message import DecodeError
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.batcher import Batch, Outcome
 from lepton_inference.model import LoadedModel
+from lepton_inference.parameters import (
+    priority_of,
+    refuse_unsupported,
+    routing_key_of,
+    timeout_of,
+)
 from lepton_inference.signature import InferenceRequest, InputTensor, Tails
 from lepton_inference.tensors import (
     DATATYPES,
@@ -31,7 +37,7 @@ from lepton_inference.tensors import (
     encode_bytes,
     text,
 )
-from lepton_mesh.errors import InvalidArgument, Unimplemented
+from lepton_mesh.errors import InvalidArgument
 
 _RAW_INPUT_TAG = 0x3A  # ModelInferRequest.raw_input_contents: field 7, length-delimited
 _RAW_OUTPUT_TAG = b"\x32"  # ModelInferResponse.raw_output_contents: field 6
@@ -49,25 +55,6 @@ class MessageInvalid(InvalidArgument):
     """The bytes are not the protobuf message that the method takes."""
 
     reason = "MESSAGE_INVALID"
-
-
-class ParameterUnsupported(Unimplemented):
-    """A parameter asks for something that this server does not do."""
-
-    reason = "PARAMETER_UNSUPPORTED"
-
-
-class ParameterInvalid(InvalidArgument):
-    reason = "PARAMETER_INVALID"
-
-
-_UNSUPPORTED = {
-    "sequence_id": "the model keeps no state between requests",
-    "sequence_start": "the model keeps no state between requests",
-    "sequence_end": "the model keeps no state between requests",
-    "shared_memory_region": "tensors travel in the message",
-    "classification": "ask for the raw output and rank it",
-}
 
 
 def parse_request(body: bytes | memoryview) -> pb.ModelInferRequest:
@@ -115,6 +102,8 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
         outputs=[output.name for output in message.outputs],
         id=message.id,
         timeout=timeout_of(parameters),
+        priority=priority_of(parameters),
+        routing_key=routing_key_of(parameters),
     )
 
 
@@ -122,32 +111,6 @@ def parameter_value(parameter: pb.InferParameter) -> object:
     """The value of whichever kind is set; None if none is."""
     kind = parameter.WhichOneof("parameter_choice")
     return None if kind is None else getattr(parameter, kind)
-
-
-def refuse_unsupported(parameters: Any) -> None:
-    """Raises ParameterUnsupported for a parameter that would otherwise be ignored in silence."""
-    for name in parameters:
-        why = _UNSUPPORTED.get(name)
-        if why is not None:
-            raise ParameterUnsupported(
-                f"the parameter '{name}' is not supported: {why}", parameter=name
-            )
-
-
-def timeout_of(parameters: dict[str, object]) -> float | None:
-    """Triton's parameter ``timeout``, microseconds, in seconds; None if absent or 0."""
-    value = parameters.get("timeout")
-    if value is None:
-        return None
-    try:
-        microseconds = int(str(value))
-    except ValueError:
-        microseconds = -1
-    if microseconds < 0:
-        raise ParameterInvalid(
-            f"the parameter 'timeout' is {value!r}; it takes microseconds", parameter="timeout"
-        )
-    return microseconds / 1e6 if microseconds else None
 
 
 def _contents(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]) -> Column:

@@ -25,7 +25,7 @@ SPEC = TensorSpec("x", DATATYPES["FP32"], (-1, 2))
 class Placement:
     provider: str = "CPUExecutionProvider"
     threads: int = 1
-    inline: bool = False
+    inline_rows: int = 0
     note: str = ""
 
 

@@ -58,7 +58,7 @@ def make(
         runner,
         BatchingSettings(**settings),
         batched=batched,
-        inline=inline,
+        inline_rows=1 << 20 if inline else 0,
         statistics=Statistics(),
     )
 
@@ -182,16 +182,140 @@ async def test_the_queue_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("inline", [True, False])
-async def test_a_batch_that_fails_takes_nobody_else_with_it(inline: bool) -> None:
-    """Its requests hear that it failed and not why; the next batch runs."""
+async def test_a_batch_that_fails_fails_the_guilty_alone(
+    inline: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are answered; the guilty one hears that it failed, and the log has why, once."""
     runner = Doubling()
     batcher = make(runner, inline=inline)
-    failed = await asyncio.gather(
-        batcher.submit(row(-1), 1, TAILS), batcher.submit(row(1), 1, TAILS), return_exceptions=True
+    good, bad, other = await asyncio.gather(
+        batcher.submit(row(1), 1, TAILS),
+        batcher.submit(row(-1), 1, TAILS),
+        batcher.submit(row(2), 1, TAILS),
+        return_exceptions=True,
     )
-    assert [type(error) for error in failed] == [InferenceFailed] * 2
-    assert "secret" not in str(failed[0])
+    assert (value_of(good), value_of(other)) == (2, 4)
+    assert type(bad) is InferenceFailed
+    assert "secret" not in str(bad)
+    assert runner.batches == [3, 1, 1, 1]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert "secret detail" in str(record.exc_info[1])
+    assert batcher.waiting == 0
+    await batcher.close()
+
+
+async def test_a_lone_request_that_fails_is_logged() -> None:
+    """It runs once, and the next one is answered."""
+    runner = Doubling()
+    batcher = make(runner)
+    with pytest.raises(InferenceFailed):
+        await batcher.submit(row(-1), 1, TAILS)
     assert value_of(await batcher.submit(row(3), 1, TAILS)) == 6
+    assert runner.batches == [1, 1]
+
+
+async def test_lower_numbers_go_first_and_fill_up_with_the_others() -> None:
+    """A level is served before the next; one that names none has the default's."""
+    runner = Doubling()
+    batcher = make(runner, max_rows=3, priority_levels=3, default_priority=2)
+    order: list[str] = []
+
+    def submit(name: str, priority: int) -> asyncio.Future[Any]:
+        future = batcher.submit(row(1), 1, TAILS, priority=priority)
+        future.add_done_callback(lambda _: order.append(name))
+        return future
+
+    named = [("last", 3), ("default", 0), ("first", 1), ("second", 2), ("also first", 1)]
+    await asyncio.gather(*(submit(*each) for each in named))
+    assert order == ["first", "also first", "default", "second", "last"]
+    assert runner.batches == [3, 2]
+
+
+async def test_shapes_of_one_level_take_turns() -> None:
+    """A shape that fills every batch leaves the next to another shape of its level."""
+    runner = Doubling()
+    batcher = make(runner, max_rows=1, priority_levels=2, default_priority=1)
+    order: list[int] = []
+    waiting = []
+    for width in (2, 2, 2, 1):
+        columns = (np.ones((1, width), np.float32).tobytes(),)
+        future = batcher.submit(columns, 1, ((width,),), priority=1)
+        future.add_done_callback(lambda _, width=width: order.append(width))
+        waiting.append(future)
+    await asyncio.gather(*waiting)
+    assert order == [2, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("requests", "batches"), [(3, [2, 1]), (4, [4]), (7, [4, 2, 1]), (1, [1]), (10, [8, 2])]
+)
+async def test_a_batch_is_cut_to_a_preferred_size(requests: int, batches: list[int]) -> None:
+    """The largest that the waiting rows fill; what fills none runs as it is."""
+    runner = Doubling()
+    batcher = make(runner, max_rows=9, preferred_rows=(2, 4, 8))
+    await asyncio.gather(*(batcher.submit(row(1), 1, TAILS) for _ in range(requests)))
+    assert runner.batches == batches
+
+
+async def test_a_request_larger_than_a_preferred_size_runs_whole() -> None:
+    """Sizes cut batches, never requests."""
+    runner = Doubling()
+    batcher = make(runner, max_rows=9, preferred_rows=(2,))
+    await asyncio.gather(*(batcher.submit(row(1, rows=5), 5, TAILS) for _ in range(2)))
+    assert runner.batches == [5, 5]
+
+
+async def test_a_preferred_size_does_not_wait_out_the_delay() -> None:
+    """The largest is all that a delay is for."""
+    runner = Doubling()
+    batcher = make(runner, max_rows=9, preferred_rows=(2,), max_delay_seconds=10)
+    await asyncio.wait_for(asyncio.gather(*(batcher.submit(row(1), 1, TAILS) for _ in range(2))), 5)
+    assert runner.batches == [2]
+
+
+async def test_the_loop_turns_between_inline_batches() -> None:
+    """Whatever else the loop serves waits for one batch, not for the queue."""
+    runner = Doubling()
+    batcher = make(runner, max_rows=1)
+    waiting = [batcher.submit(row(1), 1, TAILS) for _ in range(3)]
+    seen = []
+    while not waiting[-1].done():
+        await asyncio.sleep(0)
+        seen.append(len(runner.batches))
+    assert seen[:3] == [1, 2, 3]
+
+
+async def test_a_batch_too_large_for_the_loop_runs_on_a_worker() -> None:
+    """The same model runs small batches inline and large ones beside the loop."""
+    runner = Doubling()
+    batcher = Batcher(
+        runner, BatchingSettings(), batched=True, inline_rows=2, statistics=Statistics()
+    )
+    await batcher.submit(row(1, rows=2), 2, TAILS)
+    assert runner.threads == {threading.get_ident()}
+    await batcher.submit(row(1, rows=3), 3, TAILS)
+    assert len(runner.threads) == 2
+    await batcher.close()
+
+
+async def test_a_full_queue_says_when_to_come_again() -> None:
+    """The queue's length times what a request has cost of late."""
+    runner = Doubling()
+    runner.go_on.clear()
+    batcher = make(runner, inline=False, max_rows=1, max_queue=4)
+    first = batcher.submit(row(1), 1, TAILS)
+    await asyncio.to_thread(runner.begun.wait, 10)
+    await asyncio.sleep(0.1)
+    runner.go_on.set()
+    await first
+    runner.go_on.clear()
+    waiting = [batcher.submit(row(1), 1, TAILS) for _ in range(4)]
+    with pytest.raises(QueueFull) as caught:
+        batcher.submit(row(1), 1, TAILS)
+    assert 0.4 <= caught.value.retry_after_seconds < 30
+    runner.go_on.set()
+    await asyncio.gather(*waiting)
     await batcher.close()
 
 
@@ -212,7 +336,9 @@ async def test_statistics_add_up() -> None:
     """Counts and times are those of the requests and batches that ran."""
     runner = Doubling()
     statistics = Statistics()
-    batcher = Batcher(runner, BatchingSettings(), batched=True, inline=True, statistics=statistics)
+    batcher = Batcher(
+        runner, BatchingSettings(), batched=True, inline_rows=64, statistics=statistics
+    )
     await asyncio.gather(*(batcher.submit(row(1), 1, TAILS) for _ in range(3)))
     await batcher.submit(row(1, rows=4), 4, TAILS)
     assert (statistics.inferences, statistics.executions) == (7, 2)

@@ -30,7 +30,7 @@ def test_a_small_model_runs_inline(tmp_path: Path) -> None:
     session = load(file(tmp_path, linear(1.0)), ModelSettings())
     assert session.signature.batched
     assert session.signature.inputs[0].shape == (-1, 4)
-    assert session.placement.inline
+    assert session.placement.inline_rows == ModelSettings().batching.max_rows
     assert session.placement.provider == "CPUExecutionProvider"
 
 

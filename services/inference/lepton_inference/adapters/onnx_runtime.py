@@ -1,8 +1,8 @@
 """Models as ONNX Runtime sessions: loading, placement, warm-up, and how each is best run.
 
 What is chosen is measured on the model itself when it is loaded, and reported by ModelConfig:
-the execution provider, the threads, whether rows may share a batch, and whether batches run
-inline on the event loop or on a worker thread.
+the execution provider, the threads, whether rows may share a batch, and up to how many rows a
+batch runs inline on the event loop rather than on a worker thread.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ _GPU_IDLE = (
     "a GPU is there and this onnxruntime was built without CUDA; install onnxruntime-gpu in its "
     "place"
 )
-_INLINE_ROWS = 16
-"""The batch that a tick of a busy loop typically collects."""
+_TYPICAL_ROWS = 16
+"""The batch that a turn of a busy loop typically collects."""
+_MOST_INLINE_ROWS = 256
+"""The largest batch that is tried inline."""
 _INLINE_SECONDS = 0.002
-"""A batch of that size may hold the event loop for so long: beyond, a worker thread wins."""
+"""A batch may hold the event loop for so long: beyond, a worker thread wins."""
 
 
 class ModelInvalid(InvalidArgument):
@@ -60,9 +62,8 @@ class Placement:
     provider: str
     """ONNX Runtime's name of the execution provider."""
     threads: int
-    inline: bool
-    row_seconds: float
-    """What one row costs in a batch of sixteen, measured at load."""
+    inline_rows: int
+    """The largest batch that runs on the event loop, measured at load; 0 for none."""
     note: str = ""
     """What of this machine is left unused, and what to do about it; "" for nothing."""
 
@@ -112,7 +113,8 @@ def load(path: Path, settings: ModelSettings) -> OnnxSession:
     signature = _signature(session)
     if signature.batched and not _rows_are_independent(session, signature):
         signature = Signature(signature.inputs, signature.outputs, batched=False)
-    rows = min(_INLINE_ROWS, settings.batching.max_rows) if signature.batched else 1
+    most = settings.batching.max_rows if signature.batched else 1
+    rows = min(_TYPICAL_ROWS, most)
     seconds, threads = _measure(session, signature, rows), 1
     cores = len(os.sched_getaffinity(0))
     if seconds > _INLINE_SECONDS and provider == _CPU and cores > 1:
@@ -123,8 +125,9 @@ def load(path: Path, settings: ModelSettings) -> OnnxSession:
     placement = Placement(
         provider=provider,
         threads=threads,
-        inline=seconds <= _INLINE_SECONDS,
-        row_seconds=seconds / rows,
+        inline_rows=(
+            _inline_rows(session, signature, rows, most) if seconds <= _INLINE_SECONDS else 0
+        ),
         note=note,
     )
     return OnnxSession(session, signature, placement)
@@ -279,6 +282,17 @@ def _measure(session: ort.InferenceSession, signature: Signature, rows: int) -> 
     except Exception:
         return float("inf")
     return sorted(times[1:] or times)[len(times[1:] or times) // 2]
+
+
+def _inline_rows(session: ort.InferenceSession, signature: Signature, rows: int, most: int) -> int:
+    """The largest batch, of ``rows`` doubled again and again, that may hold the event loop."""
+    most = min(most, _MOST_INLINE_ROWS)
+    while rows < most:
+        more = min(2 * rows, most)
+        if _measure(session, signature, more) > _INLINE_SECONDS:
+            break
+        rows = more
+    return rows
 
 
 def _join(

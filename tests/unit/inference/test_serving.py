@@ -1,0 +1,44 @@
+"""Which version a request goes to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lepton_inference.model import LoadedModel, ModelSource
+from lepton_inference.serving import Served, ServingState
+from lepton_inference.settings import ModelSettings
+from tests.unit.inference.test_asgi import HeldSession
+
+
+def served(*weights: int) -> Served:
+    models = [
+        LoadedModel(
+            ModelSource("m", str(number), "test", f"d{number}"), HeldSession(), ModelSettings()
+        )
+        for number in range(len(weights))
+    ]
+    return Served("m", ServingState.READY, models=models, weights=list(weights))
+
+
+async def test_a_key_goes_to_one_version_and_keys_follow_the_weights() -> None:
+    """Four in five keys go to the version of weight four, each of them always."""
+    split = served(4, 1)
+    keys = [f"user-{number}" for number in range(2000)]
+    chosen = [split.pick(routing_key=key).source.version for key in keys]
+    assert chosen == [split.pick(routing_key=key).source.version for key in keys]
+    assert 1500 < Counter(chosen)["0"] < 1700
+
+
+async def test_a_key_moves_only_to_what_grew() -> None:
+    """More weight for one version takes keys from the others and moves none between them."""
+    before, after = served(1, 1, 1), served(1, 1, 2)
+    for number in range(500):
+        was = before.pick(routing_key=str(number)).source.version
+        now = after.pick(routing_key=str(number)).source.version
+        assert now in (was, "2")
+
+
+async def test_a_version_that_is_named_counts_before_the_key() -> None:
+    """Whoever asks for a version gets it."""
+    split = served(1, 1)
+    assert {split.pick("1", str(number)).source.version for number in range(20)} == {"1"}
