@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import time
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _ACTIVE = (State.RUNNING, State.CANCELLING)
 _TOKEN_SECONDS = 7 * 24 * 3600
+"""The longest that the auth service gives; without the job's certificate a token opens nothing."""
+_SPARE_SECONDS = 24 * 3600
+"""How much longer than its time a job's token holds: time while no service looks is not counted."""
 _TAIL_SECONDS = 0.2
 """How often a running job's event file is read."""
 _RETRY_SECONDS = 1.0
@@ -114,7 +118,7 @@ class Attendant:
                 job.name,
                 reads=[job.spec["dataset"]],
                 writes=[job.spec["model"], job.name],
-                ttl_seconds=_TOKEN_SECONDS,
+                ttl_seconds=self._token_seconds(),
             )
             join_address = await engine.credentials.join_address()
         except LeptonError as error:
@@ -140,6 +144,13 @@ class Attendant:
             "TMPDIR": str(directory),
         }
         return await asyncio.to_thread(process.start, engine.command, directory, environment)
+
+    def _token_seconds(self) -> int:
+        limit: int = self.job.spec["resources"]["timeout_seconds"]
+        if not limit:
+            return _TOKEN_SECONDS
+        left = max(0, math.ceil(limit - self.job.run_seconds))
+        return min(_TOKEN_SECONDS, left + _SPARE_SECONDS)
 
     def _clear(self, directory: Path) -> None:
         """Makes room where an earlier job with this id left its files, or even its process.

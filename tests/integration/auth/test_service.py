@@ -148,7 +148,7 @@ async def test_workspaces_bound_what_is_seen(auth: Auth) -> None:
 
 
 async def test_job_credentials_are_for_training_only(auth: Auth) -> None:
-    """Neither an admin nor another service gets them."""
+    """Neither an admin nor another service gets them, and no client of the gateway uses them."""
     request = pb.IssueJobCredentialsRequest(job="jobs/j1", writes=["models/m"])
     call = auth.certificates.IssueJobCredentials(request, metadata=bearer(auth.admin))
     assert await _refused(call) == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
@@ -157,7 +157,11 @@ async def test_job_credentials_are_for_training_only(auth: Auth) -> None:
     with acting_as_service("default"):
         issued = await stub.IssueJobCredentials(request)
     assert issued.join_token
-    me = await auth.users.GetCaller(pb.GetCallerRequest(), metadata=bearer(issued.access_token))
+    token = bearer(issued.access_token)
+    call = auth.users.GetCaller(pb.GetCallerRequest(), metadata=token)
+    assert await _refused(call) == ("PERMISSION_DENIED", "PEER_TOKEN_MISMATCH")
+    carried: Any = auth_pb2_grpc.AuthServiceStub(training.channel("auth"))
+    me = await carried.GetCaller(pb.GetCallerRequest(), metadata=token)
     assert (me.subject, me.workspace) == ("jobs/j1", "workspaces/default")
 
 

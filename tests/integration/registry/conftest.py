@@ -71,6 +71,9 @@ class Registry:
     mesh: ServiceMesh
     gateway: MeshRuntime
     models: Any
+    """Called as the gateway calls for its clients."""
+    models_of_jobs: Any
+    """Called by a service that carries a job's token on; the gateway may not."""
     tokens: dict[str, str]
     deleted: list[tuple[str, str]]
     """What storage was asked to delete, and by whom."""
@@ -82,18 +85,19 @@ async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Re
     await mesh.start("gateway", "storage", "training", "registry")
     await mesh.serve("storage", MeshSettings, build_storage)
     await mesh.serve("registry", RegistrySettings, bootstrap.build)
-    gateway = await mesh.member("gateway")
+    gateway, training = await mesh.member("gateway"), await mesh.member("training")
     yield Registry(
         mesh,
         gateway,
         registry_pb2_grpc.RegistryServiceStub(gateway.channel("registry")),
-        await _tokens(mesh, gateway),
+        registry_pb2_grpc.RegistryServiceStub(training.channel("registry")),
+        await _tokens(mesh, gateway, training),
         FakeStorage.deleted,
     )
     await mesh.stop()
 
 
-async def _tokens(mesh: ServiceMesh, gateway: MeshRuntime) -> dict[str, str]:
+async def _tokens(mesh: ServiceMesh, gateway: MeshRuntime, training: MeshRuntime) -> dict[str, str]:
     auth: Any = auth_pb2_grpc.AuthServiceStub(gateway.channel("auth"))
 
     async def log_in(user: str, password: str) -> str:
@@ -109,7 +113,6 @@ async def _tokens(mesh: ServiceMesh, gateway: MeshRuntime) -> dict[str, str]:
         )
         await auth.CreateUser(request, metadata=(("authorization", f"Bearer {tokens['admin']}"),))
         tokens[role] = await log_in(role, password)
-    training = await mesh.member("training")
     certificates: Any = auth_pb2_grpc.CertificateServiceStub(training.channel("auth"))
     with acting_as_service("default"):
         issued = await certificates.IssueJobCredentials(

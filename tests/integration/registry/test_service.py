@@ -143,23 +143,27 @@ async def test_storage_has_the_last_word(registry: Registry) -> None:
 async def test_a_job_registers_its_own_model(registry: Registry) -> None:
     """With its token; other models are refused, and so are the methods not meant for jobs."""
     job = bearer(registry.tokens["job"])
-    await registry.models.CreateModel(pb.CreateModelRequest(model_id="trained"), metadata=job)
+    await registry.models_of_jobs.CreateModel(
+        pb.CreateModelRequest(model_id="trained"), metadata=job
+    )
     request = pb.CreateModelVersionRequest(
         parent="models/trained", model_version=_version(), request_id="r1"
     )
-    made = await registry.models.CreateModelVersion(request, metadata=job)
+    made = await registry.models_of_jobs.CreateModelVersion(request, metadata=job)
     assert (made.lineage.job, made.creator) == ("jobs/j1", "jobs/j1")
-    assert await registry.models.CreateModelVersion(request, metadata=job) == made
-    other = registry.models.CreateModel(pb.CreateModelRequest(model_id="others"), metadata=job)
+    assert await registry.models_of_jobs.CreateModelVersion(request, metadata=job) == made
+    other = registry.models_of_jobs.CreateModel(
+        pb.CreateModelRequest(model_id="others"), metadata=job
+    )
     assert await _refused(other) == ("PERMISSION_DENIED", "RESOURCE_NOT_GRANTED")
     # A file that it may not read it may not register either.
     stranger = _version(artifact="artifacts/a2", sha256="b" * 64)
     attached = _version(attachments={"report": "artifacts/a2"})
     for version in (stranger, attached):
         request = pb.CreateModelVersionRequest(parent="models/trained", model_version=version)
-        taken = registry.models.CreateModelVersion(request, metadata=job)
+        taken = registry.models_of_jobs.CreateModelVersion(request, metadata=job)
         assert await _refused(taken) == ("PERMISSION_DENIED", "RESOURCE_NOT_GRANTED")
-    listed = registry.models.ListModels(pb.ListModelsRequest(), metadata=job)
+    listed = registry.models_of_jobs.ListModels(pb.ListModelsRequest(), metadata=job)
     assert await _refused(listed) == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
 
 

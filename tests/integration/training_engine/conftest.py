@@ -35,7 +35,7 @@ class FakeCredentials:
     """``CredentialIssuer`` that remembers what it was asked for."""
 
     asked: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
-
+    seconds: list[int] = field(default_factory=list)
     refusal: LeptonError | None = None
 
     async def issue(
@@ -43,6 +43,7 @@ class FakeCredentials:
     ) -> JobCredentials:
         if self.refusal is not None:
             raise self.refusal
+        self.seconds.append(ttl_seconds)
         self.asked.append((workspace, job, tuple(reads), tuple(writes)))
         return JobCredentials("join", "token")
 

@@ -310,6 +310,7 @@ async def test_time_counts_while_the_job_runs(
     assert process.stop_recorded(training.files.root) == 1
     stopped = await training.jobs.get("w", "jobs/limited")
     assert await training.repository.change(stopped, [State.RUNNING], record) is not None
+    assert training.credentials.seconds == [25 * 3600]  # its hour, and a day
 
     training = await start(script(body), grace=0.2)
     if state is State.SUCCEEDED:

@@ -142,6 +142,13 @@ BAD = [
         metadata=lambda mesh: bearer(mesh.token("jobs/j1", kind="job", workspace="other")),
     ),
     Row(
+        "a job's token from outside the mesh",
+        "PERMISSION_DENIED",
+        "PEER_TOKEN_MISMATCH",
+        rule=Rule(jobs=True),
+        metadata=lambda mesh: bearer(mesh.token("jobs/j1", kind="job")),
+    ),
+    Row(
         "a user where only services may",
         "PERMISSION_DENIED",
         "CALLER_NOT_ALLOWED",
@@ -233,6 +240,13 @@ GOOD: list[tuple[str, Rule, Any, Callable[[Mesh], Metadata], Caller]] = [
         JOB,
         lambda mesh: bearer(mesh.token("jobs/j1", kind="job", reads=["datasets/d/versions/1"])),
         Caller("job", "jobs/j1", "lab", reads=frozenset({"datasets/d/versions/1"})),
+    ),
+    (
+        "a service that carries a job's token on",
+        Rule(jobs=True),
+        "registry",
+        lambda mesh: bearer(mesh.token("jobs/j1", kind="job", writes=["models/m"])),
+        Caller("job", "jobs/j1", "lab", writes=frozenset({"models/m"})),
     ),
     (
         "service on its own behalf",

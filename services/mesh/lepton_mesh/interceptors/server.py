@@ -39,6 +39,8 @@ log = logging.getLogger("lepton_mesh.calls")
 
 AUTHORIZATION = "authorization"
 WORKSPACE = "x-lepton-workspace"
+GATEWAY = "gateway"
+"""The service that carries calls of clients outside the mesh."""
 FORWARDED = "x-forwarded-proto"
 """Envoy sets it on every request it forwards: such a call is not the gateway's own."""
 
@@ -250,15 +252,21 @@ async def _quiet(context: grpc.aio.ServicerContext[Any, Any]) -> None:
 
 
 def _token_caller(token: str, claims: Claims, peer: SpiffeId | None) -> Caller:
-    """The token's caller. A job may present its own token only, and a service anyone's."""
-    if (
-        peer is not None
-        and peer.job
-        and (claims.kind, claims.subject, claims.workspace)
-        != ("job", f"jobs/{peer.job}", peer.workspace)
-    ):
+    """The token's caller: a job presents its own token only, and nobody brings it in from outside.
+
+    A service may carry a job's token on, as the registry does to storage: it had it from the job
+    itself. The gateway may not: whoever calls through it has shown no certificate of the job.
+    """
+    if peer is not None and peer.job:
+        own = ("job", f"jobs/{peer.job}", peer.workspace)
+        if (claims.kind, claims.subject, claims.workspace) != own:
+            raise PeerTokenMismatch(
+                f"{peer} may present its own token only", peer=peer, subject=claims.subject
+            )
+    elif claims.kind == "job" and (peer is None or peer.service in (None, GATEWAY)):
         raise PeerTokenMismatch(
-            f"{peer} may present its own token only", peer=peer, subject=claims.subject
+            f"the token of {claims.subject} is good only with that job's own certificate",
+            subject=claims.subject,
         )
     return Caller(
         kind=claims.kind,
