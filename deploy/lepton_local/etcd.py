@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lepton_mesh.discovery import PREFIX
 from lepton_mesh.errors import FailedPrecondition
 from lepton_mesh.etcd import EtcdClient
 from lepton_mesh.etcd.admin import EtcdAdmin
 
-SERVICES_PREFIX = "/lepton/services/"
 LEPTON_PREFIX = "/lepton/"
 JOB_USER = "job"
 ROOT_USER = "root"
@@ -112,10 +112,10 @@ async def provision_auth(client: EtcdClient, services: Iterable[str]) -> None:
     await admin.grant_role(ROOT_USER, ROOT_USER)
     for service in services:
         await _add_user(admin, service)
-        await admin.grant_prefix(service, f"{SERVICES_PREFIX}{service}/", "readwrite")
+        await admin.grant_prefix(service, f"{PREFIX}{service}/", "readwrite")
         await admin.grant_prefix(service, LEPTON_PREFIX, "read")
     await _add_user(admin, JOB_USER)
-    await admin.grant_prefix(JOB_USER, SERVICES_PREFIX, "read")
+    await admin.grant_prefix(JOB_USER, PREFIX, "read")
     await admin.enable_auth()
 
 

@@ -130,7 +130,7 @@ class Supervisor:
         self._step("starting etcd")
         self._spawn_etcd()
         async with self._etcd() as client:
-            await provision_auth(client, [*SERVICES, "supervisor"])
+            await provision_auth(client, SERVICES)
             await forget_instances(client)
             # All at once: the others wait for auth's join listener while they import.
             self._step("starting the services")
