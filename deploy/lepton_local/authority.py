@@ -19,8 +19,7 @@ from lepton_auth.config import AuthSettings
 from lepton_auth.first_admin import FIRST_ADMIN
 from lepton_local.home import Home
 from lepton_mesh import credential_files
-
-_GATEWAY_ADDRESSES = ("127.0.0.1", "::1")
+from lepton_mesh.errors import LeptonError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +50,23 @@ class Authority:
         password: Its password when it was made just now; empty otherwise.
     """
 
-    def __init__(self, home: Home, settings: AuthSettings, gateway_names: Sequence[str]) -> None:
+    def __init__(self, home: Home, settings: AuthSettings) -> None:
         self._home = home
         self._settings = settings
-        self._gateway_names = list(gateway_names)
         self.files = ClientFiles.of(home)
         self.user = FIRST_ADMIN
         self.password = ""
 
     @classmethod
-    def of(cls, home: Home, gateway_names: Sequence[str] = ()) -> Authority:
+    def of(cls, home: Home) -> Authority:
         """The authority of a stack that was up before."""
         state = {"LEPTON_STATE_DIR": str(home.service("auth"))}
-        return cls(home, AuthSettings.load("auth", state), gateway_names)
+        return cls(home, AuthSettings.load("auth", state))
 
     @classmethod
-    async def open(cls, home: Home, gateway_names: Sequence[str]) -> Authority:
-        """Makes what is missing of the authority, its database and the first admin.
-
-        Args:
-            home: The stack.
-            gateway_names: DNS names by which users call the gateway.
-        """
-        authority = cls.of(home, gateway_names)
+    async def open(cls, home: Home) -> Authority:
+        """Makes what is missing of the authority, its database and the first admin."""
+        authority = cls.of(home)
         made = json.loads(await offline.init(authority._settings, argparse.Namespace()))
         authority.password = made["password"] or ""
         shutil.copyfile(made["root_certificate"], home.ca_file)
@@ -96,11 +89,39 @@ class Authority:
         )
         return await offline.api_key(self._settings, request)
 
-    async def write_join_token(self, service: str, path: Path) -> None:
-        """Writes a one-time join token for a service, readable by its owner only."""
-        names = (self._gateway_names, _GATEWAY_ADDRESSES) if service == "gateway" else ([], ())
-        token = await offline.join_token(self._settings, _request(service, *names))
+    async def write_join_token(
+        self, service: str, dns_names: Sequence[str] = (), ip_addresses: Sequence[str] = ()
+    ) -> Path:
+        """Writes a one-time join token for a service, readable by its owner only.
+
+        Args:
+            service: One that joins by token.
+            dns_names: Those by which users call it: the gateway only.
+            ip_addresses: The same. A certificate that it holds with others is removed.
+
+        Returns:
+            The token's file.
+        """
+        request = _request(service, dns_names, ip_addresses)
+        token = await offline.join_token(self._settings, request)
+        directory = self._home.service(service)
+        path = directory / "join-token"
         await asyncio.to_thread(_replace_private, path, token.encode())
+        await asyncio.to_thread(_keep_if_named, directory / "identity", dns_names, ip_addresses)
+        return path
+
+
+def _keep_if_named(identity: Path, dns_names: Sequence[str], ip_addresses: Sequence[str]) -> None:
+    """Removes a certificate with other names: as long as it is valid, nobody asks for another."""
+    held = credential_files.load(identity)
+    if held is None:
+        return
+    try:
+        names = held.names
+    except (ValueError, LeptonError):
+        return  # its holder finds it invalid, and joins anew
+    if {*names.dns_names, *names.ip_addresses} != {*dns_names, *ip_addresses}:
+        shutil.rmtree(identity)
 
 
 def _replace_private(path: Path, content: bytes) -> None:

@@ -50,13 +50,24 @@ def _home(path: Path | None) -> Home:
 
 @click.command()
 @_home_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address users call.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address users call; 0.0.0.0 and :: stand for all.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8443,
     show_default=True,
     help="Port users call; 0: any free one.",
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="A further DNS name or address that users call; may be repeated.",
 )
 @click.option("--profile-name", default="local", show_default=True, help="CLI profile to write.")
 @click.option(
@@ -66,13 +77,21 @@ def _home(path: Path | None) -> Home:
 )
 @_told
 def up(
-    home: Path | None, host: str, port: int, profile_name: str, reset_admin_password: bool
+    home: Path | None,
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    profile_name: str,
+    *,
+    reset_admin_password: bool,
 ) -> None:
     """Start the local stack and wait until it is ready."""
     stack = _home(home)
     if reset_admin_password:
         _show_password(*reset_password(stack))
-    record, profile = bring_up(stack, host, port, profile_name, _show_password)
+    record, profile = bring_up(
+        stack, host, port, profile_name, names=names, show_password=_show_password
+    )
     if profile is None:
         click.echo(f"already up at https://{record.gateway}")
         return

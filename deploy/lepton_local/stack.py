@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import psutil
 from lepton.cli.output import on_terminal
 from lepton_local import ports, processes
 from lepton_local.home import Home, StackBusy, StackRecord
+from lepton_local.listener import Listener
 
 if TYPE_CHECKING:
     from lepton_local.authority import Authority
@@ -39,6 +40,8 @@ def bring_up(
     host: str,
     port: int,
     profile_name: str,
+    *,
+    names: Sequence[str] = (),
     show_password: ShowPassword = lambda _user, _password: None,
 ) -> tuple[StackRecord, Path | None]:
     """Starts a stack, waits until it is READY and writes the CLI profile.
@@ -48,6 +51,7 @@ def bring_up(
         host: Address that users' connections are accepted on.
         port: Their port; 0 takes a free one.
         profile_name: The profile to write.
+        names: DNS names and addresses, besides ``host``, that users may call it by.
         show_password: Called at the very first start, however that goes on.
 
     Returns:
@@ -57,16 +61,21 @@ def bring_up(
     Raises:
         StackError: It could not be started; nothing of it is left running.
         PortInUse: The same, before anything was made.
+        BadParameter: ``host`` or a name is none.
         StackBusy: A stack in this directory is ending, and takes long.
     """
+    try:
+        listener = Listener.of(host, port, names)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
     deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
     while not _is_up(stack):
         _create(stack)
         try:
             with stack.locked() as lock:
-                _make_room(stack, host, port)
+                _make_room(stack, listener)
                 authority = _open_authority(stack, profile_name, show_password)
-                supervisor = _spawn_supervisor(stack, lock, host, port)
+                supervisor = _spawn_supervisor(stack, lock, listener)
                 return _finish(stack, supervisor, authority, profile_name)
         except StackBusy:
             # Another `lepton up` is at it, or a `lepton down`: soon there is a record, or no lock.
@@ -110,10 +119,10 @@ def _create(stack: Home) -> None:
         raise StackError(f"cannot write to {stack.path}: {error.strerror}") from None
 
 
-def _make_room(stack: Home, host: str, port: int) -> None:
+def _make_room(stack: Home, listener: Listener) -> None:
     # A supervisor that was killed could not end what it had started.
     processes.end(processes.belonging_to(stack), 2.0)
-    ports.check_free(host, port)
+    ports.check_free(listener.host, listener.port)
 
 
 def _open_authority(stack: Home, profile_name: str, show_password: ShowPassword) -> Authority:
@@ -122,7 +131,7 @@ def _open_authority(stack: Home, profile_name: str, show_password: ShowPassword)
     from lepton_local.account import forget_key  # noqa: PLC0415  # see above
     from lepton_local.authority import Authority  # noqa: PLC0415  # see above
 
-    authority = asyncio.run(Authority.open(stack, []))
+    authority = asyncio.run(Authority.open(stack))
     if authority.password:
         # At once: whatever fails from here on, there is no other copy.
         show_password(authority.user, authority.password)
@@ -130,14 +139,16 @@ def _open_authority(stack: Home, profile_name: str, show_password: ShowPassword)
     return authority
 
 
-def _spawn_supervisor(stack: Home, lock: int, host: str, port: int) -> subprocess.Popen[bytes]:
+def _spawn_supervisor(stack: Home, lock: int, listener: Listener) -> subprocess.Popen[bytes]:
     # A record from before would be taken for the new supervisor's.
     stack.forget()
     with stack.log("supervisor").open("ab") as output:
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "lepton_local.supervisor", "--home", str(stack.path)),
-                *("--lock", str(lock), "--gateway-host", host, "--gateway-port", str(port)),
+                *("--lock", str(lock)),
+                *("--gateway-host", listener.host, "--gateway-port", str(listener.port)),
+                *(f"--gateway-name={name}" for name in listener.names),
             ],
             env=processes.base_environ(stack),
             stdin=subprocess.DEVNULL,

@@ -17,13 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lepton_local import ports, processes
 from lepton_local.authority import Authority
 from lepton_local.etcd import EtcdFiles, etcd_command, find_etcd, provision_auth
 from lepton_local.home import SERVICES, Home, ProcessRecord, StackRecord
+from lepton_local.listener import Listener
 from lepton_local.mesh import etcd_client, forget_instances, gateway_serves, unready
 from lepton_local.processes import Program
 from lepton_mesh.errors import FailedPrecondition, LeptonError
@@ -73,24 +74,23 @@ class Supervisor:
 
     Args:
         home: Its directory.
-        gateway_host: Address that users' connections are accepted on.
-        gateway_port: Their port; 0 takes a free one.
+        listener: Where users' connections are accepted.
     """
 
-    def __init__(self, home: Home, gateway_host: str, gateway_port: int) -> None:
+    def __init__(self, home: Home, listener: Listener) -> None:
         self._home = home
         self._began = time.monotonic()
         self._stopping = asyncio.Event()
         self._children: dict[str, _Child] = {}
-        etcd, join, free = ports.free_ports(3)
+        etcd, join, free = ports.free_ports(ports.LOOPBACK, ports.LOOPBACK, listener.host)
+        self._listener = replace(listener, port=listener.port or free)
         self._record = StackRecord(
             state="STARTING",
             supervisor=processes.record_of(os.getpid()),
-            gateway=f"{_reachable(gateway_host)}:{gateway_port or free}",
+            gateway=self._listener.address,
             etcd=f"{ports.LOOPBACK}:{etcd}",
             join=f"{ports.LOOPBACK}:{join}",
         )
-        self._gateway_host = gateway_host
 
     def stop(self) -> None:
         """Makes :meth:`run` end the stack and return."""
@@ -122,10 +122,8 @@ class Supervisor:
         return started
 
     async def _start(self) -> None:
-        host, _, _ = self._record.gateway.rpartition(":")
         self._step("making certificates")
-        names = sorted({"localhost", *([host] if not _is_ip(host) else [])})
-        self._authority = await Authority.open(self._home, names)
+        self._authority = Authority.of(self._home)
         await self._authority.issue_own()
         self._step("starting etcd")
         self._spawn_etcd()
@@ -190,8 +188,7 @@ class Supervisor:
         await self._authority.issue_own()
         for service in SERVICES:
             if service != "auth":
-                directory = self._home.service(service)
-                await self._authority.write_join_token(service, directory / "join-token")
+                await self._write_join_token(service)
 
     async def _restart_ended(self) -> None:
         """Starts again what has ended and has waited its pause; waits for none of them."""
@@ -282,14 +279,19 @@ class Supervisor:
             argv.append("serve")
             environ["LEPTON_JOIN_LISTEN_PORT"] = self._record.join.rpartition(":")[2]
         else:
-            token_file = directory / "join-token"
-            await self._authority.write_join_token(service, token_file)
             environ["LEPTON_JOIN_ADDRESS"] = self._record.join
-            environ["LEPTON_JOIN_TOKEN_FILE"] = str(token_file)
+            environ["LEPTON_JOIN_TOKEN_FILE"] = str(await self._write_join_token(service))
         if service == "gateway":
-            environ["LEPTON_GATEWAY_HOST"] = self._gateway_host
-            environ["LEPTON_GATEWAY_PORT"] = self._record.gateway.rpartition(":")[2]
+            environ["LEPTON_GATEWAY_HOST"] = self._listener.host
+            environ["LEPTON_GATEWAY_PORT"] = str(self._listener.port)
         self._spawn(Program(service, argv, environ, self._home.log(service)), directory)
+
+    async def _write_join_token(self, service: str) -> Path:
+        if service != "gateway":
+            return await self._authority.write_join_token(service)
+        return await self._authority.write_join_token(
+            service, self._listener.dns_names(), self._listener.ip_addresses()
+        )
 
     @contextlib.asynccontextmanager
     async def _etcd(self) -> AsyncIterator[EtcdClient]:
@@ -302,17 +304,8 @@ def _clock_offset() -> float:
     return time.time() - time.monotonic()
 
 
-def _reachable(host: str) -> str:
-    """The name by which users on this machine reach a listener on ``host``."""
-    return "localhost" if host in {ports.LOOPBACK, "0.0.0.0", "localhost"} else host  # noqa: S104  # compared, not bound
-
-
-def _is_ip(host: str) -> bool:
-    return host.replace(".", "").isdigit() or ":" in host
-
-
-async def _run(home: Home, host: str, port: int) -> int:
-    supervisor = Supervisor(home, host, port)
+async def _run(home: Home, listener: Listener) -> int:
+    supervisor = Supervisor(home, listener)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
@@ -324,14 +317,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="lepton_local.supervisor")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--lock", type=int, required=True)
-    parser.add_argument("--gateway-host", default=ports.LOOPBACK)
-    parser.add_argument("--gateway-port", type=int, default=8443)
+    parser.add_argument("--gateway-host", required=True)
+    parser.add_argument("--gateway-port", type=int, required=True)
+    parser.add_argument("--gateway-name", action="append", default=[])
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # The lock of the home: open, and thereby held, until this process ends.
     os.set_inheritable(arguments.lock, False)
-    home = Home(arguments.home)
-    sys.exit(asyncio.run(_run(home, arguments.gateway_host, arguments.gateway_port)))
+    listener = Listener(
+        arguments.gateway_host, arguments.gateway_port, tuple(arguments.gateway_name)
+    )
+    sys.exit(asyncio.run(_run(Home(arguments.home), listener)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,41 @@ def test_logs_prints_what_a_service_wrote(lepton: Command) -> None:
 def test_doctor_finds_nothing_missing(lepton: Command) -> None:
     findings = lepton.json("doctor")
     assert {each["level"] for each in findings} <= {"ok", "note"}
+
+
+def test_users_call_every_address_that_the_stack_is_told(tmp_path: Path) -> None:
+    """Each address in turn, in one home: the certificate follows, and profiles work over TLS."""
+    own = Command(tmp_path / "home", tmp_path / "config.yaml")
+    (tmp_path / "home").mkdir()
+    for options, expected, names in (
+        (("--host", "127.0.0.2"), "127.0.0.2", ["127.0.0.2"]),
+        (("--host", "::1", "--name", "lepton.example.org"), "[::1]", ["::1", "lepton.example.org"]),
+        (("--host", "0.0.0.0"), "localhost", ["localhost", socket.gethostname()]),  # noqa: S104
+    ):
+        if "::1" in options and not _has_ipv6():
+            continue
+        try:
+            own.ok("up", "--port", "0", *options)
+            assert own.json("whoami")["subject"] == "users/admin"
+            host, _, port = own.json("status")["gateway"].rpartition(":")
+            assert host == expected
+            context = ssl.create_default_context(cafile=tmp_path / "home" / "ca.pem")
+            for name in names:
+                with (
+                    socket.create_connection((host.strip("[]"), int(port)), 10) as plain,
+                    context.wrap_socket(plain, server_hostname=name),
+                ):
+                    pass
+        finally:
+            own.ok("down")
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 def test_what_was_killed_comes_back_with_its_data(

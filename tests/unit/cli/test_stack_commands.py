@@ -27,6 +27,14 @@ def home(tmp_path: Path) -> Home:
         ("logs nothing", 2, "'nothing' is not one of"),
         ("logs storage -n -1", 2, "-1 is not in the range"),
         ("up --port 65536", 2, "65536 is not in the range"),
+        (
+            "up --host no_such_host.invalid",
+            2,
+            "'no_such_host.invalid' is no address of this machine",
+        ),
+        ("up --host fe80::1%lo", 2, "neither a DNS name nor an IP address"),
+        ("up --host 192.0.2.99 --port 0", 1, "192.0.2.99 is no address of this machine"),
+        ("up --name gr\u00fcn", 2, "neither a DNS name nor an IP address"),
         ("doctor --port x", 2, "'x' is not a valid integer"),
         ("status --home /dev/null", 2, "/dev/null/stack.json: Not a directory"),
     ],
@@ -51,7 +59,7 @@ def test_logs_prints_the_last_lines(count: int, lines: str, lepton: Command, hom
 
 
 def test_what_the_mesh_raises_is_one_line(lepton: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise FailedPrecondition("port 8443 is taken; stop who has it, or give another --port")
 
     monkeypatch.setattr(commands, "bring_up", refuse)

@@ -72,7 +72,7 @@ def supervisors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Pop
 def test_a_taken_port_makes_nothing(home: Home, terminal: _Terminal) -> None:
     """The admin, whose password is shown once, is not made for a start that cannot be."""
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortInUse):
-        bring_up(home, "127.0.0.1", taken.getsockname()[1], "local", terminal)
+        bring_up(home, "127.0.0.1", taken.getsockname()[1], "local", show_password=terminal)
     assert terminal.shown == []
     assert not home.service("auth").exists()
 
@@ -91,10 +91,10 @@ def test_the_first_password_outlives_a_failed_start(
 
         failing.setattr(stack, "_wait_ready", fail)
         with pytest.raises(KeyboardInterrupt):
-            bring_up(home, "127.0.0.1", 0, "local", terminal)
+            bring_up(home, "127.0.0.1", 0, "local", show_password=terminal)
     ((user, password),) = terminal.shown
     assert (user, len(password)) == ("admin", 24)
-    _, profile = bring_up(home, "127.0.0.1", 0, "local", terminal)
+    _, profile = bring_up(home, "127.0.0.1", 0, "local", show_password=terminal)
     assert profile is not None
     assert len(terminal.shown) == 1
 
@@ -117,7 +117,7 @@ def test_of_two_first_starts_one_makes_the_authority(
     profiles: list[Path | None] = []
 
     def start() -> None:
-        profiles.append(bring_up(home, "127.0.0.1", 0, "local", terminal)[1])
+        profiles.append(bring_up(home, "127.0.0.1", 0, "local", show_password=terminal)[1])
 
     threads = [threading.Thread(target=start) for _ in range(2)]
     for thread in threads:
@@ -165,7 +165,7 @@ def test_what_a_killed_stack_left_is_ended_before_its_port_is_looked_at(
 
 def test_a_lost_password_is_replaced(home: Home, terminal: _Terminal) -> None:
     home.create()
-    first = asyncio.run(Authority.open(home, [])).password
+    first = asyncio.run(Authority.open(home)).password
     user, password = reset_password(home)
     assert user == "admin"
     assert len(password) == len(first)

@@ -11,6 +11,7 @@ import pytest
 
 from lepton_local import supervisor as module
 from lepton_local.home import Home
+from lepton_local.listener import Listener
 from lepton_local.processes import Program, base_environ
 from lepton_local.supervisor import Supervisor
 
@@ -32,7 +33,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     """A supervisor whose services are processes that end at once, and that looks often."""
     home = Home(tmp_path / "home")
     home.create()
-    supervised = Supervisor(home, "127.0.0.1", 0)
+    supervised = Supervisor(home, Listener("127.0.0.1", 0))
     for name in ("_LOOK_SECONDS", "_FAILED_LOOK_SECONDS", "_FIRST_PAUSE_SECONDS"):
         monkeypatch.setattr(module, name, 0.01)
 
