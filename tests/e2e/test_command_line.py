@@ -125,7 +125,7 @@ def test_an_api_key_works_until_it_is_deleted(lepton: Command, tmp_path: Path) -
     )
     assert script.json("whoami")["subject"] == "users/owner"
     (key,) = owner.json("key", "list")
-    owner.ok("key", "delete", key["name"])
+    owner.ok("key", "delete", key["name"], "--yes")
     assert script("model", "list").returncode == 4
 
 

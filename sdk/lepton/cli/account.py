@@ -10,7 +10,17 @@ import click
 
 from lepton.api.auth.v1 import auth_pb2 as pb
 from lepton.cli.errors import InputError
-from lepton.cli.output import moment, note, output_option, show, show_list
+from lepton.cli.output import (
+    confirm,
+    moment,
+    note,
+    output_option,
+    show,
+    show_list,
+    show_plain,
+    to_plain,
+    yes_option,
+)
 from lepton.cli.passwords import password_option
 from lepton.cli.roles import ROLES, role_name
 from lepton.cli.session import client
@@ -116,8 +126,18 @@ def key() -> None:
 @click.option(
     "--days", type=click.IntRange(1, 36_500), help="Days that it holds.  [default: for ever]"
 )
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["secret", "json", "yaml"]),
+    default="secret",
+    show_default=True,
+    help="Format of the result; json and yaml tell the key's name too.",
+)
 @click.pass_context
-def create_key(ctx: click.Context, display_name: str, role: str | None, days: int | None) -> None:
+def create_key(
+    ctx: click.Context, display_name: str, role: str | None, days: int | None, output: str
+) -> None:
     """Create an API key; its secret is printed this once, to stdout."""
     request = pb.CreateApiKeyRequest(
         display_name=display_name, role=ROLES[role] if role else pb.ROLE_UNSPECIFIED
@@ -127,7 +147,10 @@ def create_key(ctx: click.Context, display_name: str, role: str | None, days: in
     with client(ctx) as lepton, translated():
         created = lepton.auth.CreateApiKey(request, timeout=30)
     note(f"created {created.api_key.name}; keep the secret, it is not shown again")
-    click.echo(created.secret)
+    if output == "secret":
+        click.echo(created.secret)
+    else:
+        show_plain(to_plain(created), output)
 
 
 @key.command("list")
@@ -147,10 +170,12 @@ def list_keys(ctx: click.Context, output: str) -> None:
 
 @key.command("delete")
 @click.argument("name")
+@yes_option
 @click.pass_context
-def delete_key(ctx: click.Context, name: str) -> None:
+def delete_key(ctx: click.Context, name: str, yes: bool) -> None:
     """Revoke an API key at once."""
     name = name if name.startswith("apiKeys/") else f"apiKeys/{name}"
+    confirm(f"Revoke {name}?", yes)
     with client(ctx) as lepton, translated():
         lepton.auth.DeleteApiKey(pb.DeleteApiKeyRequest(name=name), timeout=30)
     note(f"deleted {name}")

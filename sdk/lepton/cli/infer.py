@@ -40,10 +40,11 @@ from lepton.client import TensorError, tensors
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["table", "json", "yaml", "npz"]),
+    type=click.Choice(["table", "json", "yaml", "name", "npz"]),
     default="table",
     show_default=True,
-    help="Format of the result; npz goes to stdout, which must not be a terminal.",
+    help="Format of the result; name gives the outputs' names, npz goes to stdout, which must "
+    "not be a terminal.",
 )
 @click.option(
     "--timeout",
@@ -146,6 +147,9 @@ def _show(results: dict[str, tensors.Array], output: str) -> None:
         show_plain({name: _plain(array) for name, array in results.items()}, output)
         return
     for name, array in results.items():
+        if output == "name":
+            click.echo(name)
+            continue
         click.echo(f"{name}  {tensors.datatype(array)} {list(array.shape)}")
         with np.printoptions(precision=4, suppress=True, threshold=100):
             click.echo(str(array))

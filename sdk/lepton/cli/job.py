@@ -9,10 +9,19 @@ import click
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton.cli.completion import names_of
 from lepton.cli.documents import read_mapping
-from lepton.cli.output import moment, note, output_option, show, show_list
+from lepton.cli.output import (
+    confirm,
+    moment,
+    note,
+    output_option,
+    printable,
+    show,
+    show_list,
+    yes_option,
+)
 from lepton.cli.progress import follow_job
 from lepton.cli.session import client
-from lepton.client import Client, LeptonError, spec_from_mapping
+from lepton.client import Client, spec_from_mapping
 from lepton.client.names import job_name
 
 _COLUMNS = (
@@ -55,6 +64,8 @@ def create(
         created = lepton.jobs.create(spec, job_id=job_id, validate_only=validate_only)
         if validate_only:
             note("the spec is valid")
+            if output != "table":
+                show(created, output, _COLUMNS)
             return
         if follow:
             created = _follow(lepton, created.name)
@@ -120,9 +131,11 @@ def cancel(ctx: click.Context, name: str, output: str) -> None:
 
 @job.command()
 @click.argument("name", shell_complete=names_of("jobs"))
+@yes_option
 @click.pass_context
-def delete(ctx: click.Context, name: str) -> None:
+def delete(ctx: click.Context, name: str, yes: bool) -> None:
     """Delete the record and files of a job that has ended; its models stay."""
+    confirm(f"Delete {job_name(name)} with its files?", yes)
     with client(ctx) as lepton:
         lepton.jobs.delete(name)
     note(f"deleted {job_name(name)}")
@@ -162,6 +175,14 @@ def _follow(lepton: Client, name: str) -> pb.Job:
 
 
 def _fail_unless_succeeded(ended: pb.Job) -> None:
-    if ended.state != pb.Job.SUCCEEDED:
-        state = pb.Job.State.Name(ended.state)
-        raise LeptonError(f"{ended.name} {state} [{ended.failure_reason}]: {ended.failure_message}")
+    """One line that ends in the reason; what the job said last follows it."""
+    if ended.state == pb.Job.SUCCEEDED:
+        return
+    state = pb.Job.State.Name(ended.state)
+    lines = [printable(line) for line in ended.failure_message.splitlines() if line]
+    what, *more = lines or [""]
+    told = f"{ended.name} {state}" + (f": {what.rstrip(':')}" if what else "")
+    note(f"lepton: {told} [{ended.failure_reason or state}]")
+    for line in more:
+        note(line)
+    raise click.exceptions.Exit(1)

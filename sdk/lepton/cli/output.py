@@ -128,6 +128,11 @@ def yes_option(command: Command) -> Command:
     return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(command)
 
 
+def printable(text: str) -> str:
+    """Text without what would drive a terminal."""
+    return "".join(each for each in text if each.isprintable())
+
+
 def on_terminal() -> bool:
     """Whether somebody watches stderr."""
     return sys.stderr.isatty()
@@ -155,4 +160,4 @@ def _table(resources: Sequence[Any], columns: Columns) -> None:
 
 def _cell(text: str) -> str:
     """Text on one line, without what would drive a terminal: others may have written it."""
-    return "".join(each for each in " ".join(text.split()) if each.isprintable())
+    return printable(" ".join(text.split()))

@@ -137,7 +137,7 @@ def folder(tmp_path: Path) -> Path:
         ("job get gone", 3, "jobs/gone"),
         ("job logs gone --workspace", 2, "--workspace"),
         ("endpoint delete gone", 3, "endpoints/gone"),
-        ("key delete gone", 3, "apiKeys/gone"),
+        ("key delete gone --yes", 3, "apiKeys/gone"),
         ("infer gone -i {d}/wide.npy", 3, "`lepton endpoint list` shows"),
         # Who calls.
         ("logout gone", 2, "there is no profile 'gone'"),

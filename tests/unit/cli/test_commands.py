@@ -99,7 +99,7 @@ def test_a_job_from_a_file(gateway: Gateway, lepton: Command, spec: Path) -> Non
     assert lepton.ok("job", "list", "-o", "name").out == "jobs/mine\n"
     assert lepton.json("job", "get", "mine")["state"] == "SUCCEEDED"
     assert lepton.json("job", "cancel", "mine")["state"] == "CANCELLED"
-    assert lepton.ok("job", "delete", "mine").err == "deleted jobs/mine\n"
+    assert lepton.ok("job", "delete", "mine", "--yes").err == "deleted jobs/mine\n"
     assert lepton.json("job", "list") == []
 
 
@@ -111,6 +111,8 @@ def test_a_job_from_standard_input(gateway: Gateway, lepton: Command) -> None:
 def test_a_spec_that_is_only_checked(gateway: Gateway, lepton: Command, spec: Path) -> None:
     done = lepton.ok("job", "create", "-f", spec, "--validate-only")
     assert (done.out, done.err) == ("", "the spec is valid\n")
+    checked = lepton.json("job", "create", "-f", spec, "--validate-only")
+    assert checked["spec"]["recipe"] == "cnn"
     assert gateway.training.jobs == {}
 
 
@@ -128,7 +130,24 @@ def test_a_followed_job_decides_the_exit_code(
     done = lepton("job", *words, "-o", "json")
     assert done.code == 1
     assert done.json["state"] == "FAILED"
-    assert done.err == "lepton: jobs/j1 FAILED [OUT_OF_MEMORY]: wants less batch\n"
+    assert done.err == "lepton: jobs/j1 FAILED: wants less batch [OUT_OF_MEMORY]\n"
+
+
+def test_the_end_of_a_failed_jobs_log_follows_the_line_that_says_why(
+    gateway: Gateway, lepton: Command
+) -> None:
+    job = gateway.training.add("j1")
+    job.state = training_pb2.Job.FAILED
+    job.failure_reason, job.failure_message = "WORKER_DIED", "it ended:\n  one\n\x1b[2Jtwo"
+    assert lepton("job", "watch", "j1").err.splitlines() == [
+        "lepton: jobs/j1 FAILED: it ended [WORKER_DIED]",
+        "  one",
+        "[2Jtwo",
+    ]
+    job.state = training_pb2.Job.CANCELLED
+    job.failure_reason = job.failure_message = ""
+    done = lepton("job", "watch", "j1")
+    assert (done.code, done.err) == (1, "lepton: jobs/j1 CANCELLED [CANCELLED]\n")
 
 
 def test_logs_are_printed_as_they_are(gateway: Gateway, lepton: Command) -> None:
@@ -175,6 +194,7 @@ def test_infer_takes_arrays_json_and_requests(
 ) -> None:
     expected = {"scores": [[2.0, 4.0], [6.0, 8.0]]}
     assert lepton.json("infer", "digits", "-i", images) == expected
+    assert lepton.ok("infer", "digits", "-i", images, "-o", "name").out == "scores\n"
     assert lepton.json("infer", "digits", "-i", f"image={images}") == expected
     nested = tmp_path / "images.json"
     nested.write_text("[[1, 2], [3, 4]]")
@@ -240,11 +260,12 @@ def test_users_and_keys(gateway: Gateway, lepton: Command) -> None:
     assert (key["name"], key["role"]) == ("apiKeys/k1", "ROLE_VIEWER")
     assert "expire_time" in key
     assert "lpk_new" not in lepton.ok("key", "list").out
-    assert lepton.ok("key", "delete", "k1").err == "deleted apiKeys/k1\n"
+    assert lepton.json("key", "create")["secret"] == "lpk_new"
+    assert lepton.ok("key", "delete", "k1", "--yes").err == "deleted apiKeys/k1\n"
 
 
 @pytest.mark.parametrize(
-    "words", [("data", "delete", "d"), ("model", "delete", "m"), ("user", "delete", "u")]
+    "words", [(noun, "delete", "x") for noun in ("data", "job", "key", "model", "user")]
 )
 def test_what_cannot_be_undone_is_not_done_unasked(
     words: tuple[str, ...], gateway: Gateway, lepton: Command

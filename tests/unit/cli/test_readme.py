@@ -11,13 +11,14 @@ import click
 from lepton.cli.root import cli
 
 README = Path(__file__).parents[3] / "README.md"
-_SHOWN = re.compile(r"^    (?:\w+=\$\()?(lepton .*)$", re.MULTILINE)
+_SHOWN = re.compile(r"^    (?:\$ )?(?:\w+=\$\()?(lepton .*)$", re.MULTILINE)
 _LISTED = re.compile(r"^\| (`lepton .*?) \| ", re.MULTILINE)
 
 
 def test_every_command_line_parses() -> None:
     lines = _SHOWN.findall(README.read_text())
     assert len(lines) > 10
+    assert "lepton job create -f spec.yaml --follow" in lines, "the transcript"
     for line in lines:
         _, *words = shlex.split(line.rstrip(")"), comments=True)
         command, context = _descend(words)
