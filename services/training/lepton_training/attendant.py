@@ -25,6 +25,7 @@ from lepton_mesh.errors import LeptonError
 from lepton_training import process
 from lepton_training.changes import Changes
 from lepton_training.events import WorkerEvent, read_events
+from lepton_training.failure import describe_failure, disk_full
 from lepton_training.job import Job, Measurement, Phase, State
 from lepton_training.job_files import JOIN_TOKEN_FILE, JobFiles
 from lepton_training.ports import CredentialIssuer, JobRepository
@@ -40,6 +41,8 @@ _SPARE_SECONDS = 24 * 3600
 _TAIL_SECONDS = 0.2
 """How often a running job's event file is read."""
 _RETRY_SECONDS = 1.0
+_STARTS_MAX = 4
+"""A job whose process cannot be started this often, with longer and longer pauses, fails."""
 _COUNT_SECONDS = 10.0
 """How much of a job's running time may be forgotten when this service is killed."""
 _SETTLE_SECONDS = 0.5
@@ -74,6 +77,8 @@ class Attendant:
         self.job = job
         self._cancel = asyncio.Event()
         self._final: WorkerEvent | None = None
+        self._unstarted = 0
+        """How often its process could not be started."""
         self._counted: float | None = None
         """Up to when (``time.monotonic``) the record has the running time; None: nothing runs."""
 
@@ -102,8 +107,9 @@ class Attendant:
                 return
             try:
                 found, seen_alive = await self._start(directory), True
-            except LeptonError as error:  # one that trying again does not mend
-                failure = await asyncio.to_thread(self._failure, error.reason, error.message)
+            except (LeptonError, OSError) as error:  # one that trying again does not mend
+                reason, message = describe_failure(error)
+                failure = await asyncio.to_thread(self._failure, reason, message)
                 await self._end(directory, None, failure)
                 return
 
@@ -131,9 +137,6 @@ class Attendant:
             await self._pause(_RETRY_SECONDS)
             return None
         await self._change({"attempts": job.attempts + 1})
-        await asyncio.to_thread(
-            engine.files.prepare, self.job, issued.join_token, issued.access_token
-        )
         environment = {
             **engine.environment,
             "LEPTON_JOB_DIR": str(directory),
@@ -143,7 +146,18 @@ class Attendant:
             "OMP_NUM_THREADS": str(job.cpus),
             "TMPDIR": str(directory),
         }
-        return await asyncio.to_thread(process.start, engine.command, directory, environment)
+        try:
+            await asyncio.to_thread(
+                engine.files.prepare, self.job, issued.join_token, issued.access_token
+            )
+            return await asyncio.to_thread(process.start, engine.command, directory, environment)
+        except OSError as error:
+            self._unstarted += 1
+            if disk_full(error) or self._unstarted >= _STARTS_MAX:
+                raise
+            log.warning("a job's process cannot be started; trying again", exc_info=True)
+            await self._pause(_RETRY_SECONDS * 2 ** (self._unstarted - 1))
+            return None
 
     def _token_seconds(self) -> int:
         limit: int = self.job.spec["resources"]["timeout_seconds"]

@@ -86,7 +86,7 @@ class Job:
     creator: str
     create_time: datetime
     cpus: int
-    """Cores it takes from the machine."""
+    """Cores it takes from its node; before it starts also 0, for all of them."""
     dataset_digest: str = ""
     request_id: str = ""
     state: State = State.QUEUED

@@ -112,7 +112,7 @@ class Jobs:
             spec={**spec.to_dict(), "dataset": version.name},
             creator=creator,
             create_time=datetime.now(UTC),
-            cpus=spec.resources.cpus or self._cores,
+            cpus=spec.resources.cpus,
             dataset_digest=version.digest,
             request_id=request_id,
         )

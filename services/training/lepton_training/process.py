@@ -37,7 +37,7 @@ def start(command: Sequence[str], directory: Path, environment: Mapping[str, str
     Its id is in ``process.json`` when this returns.
     """
     with (directory / "log.txt").open("ab") as log:
-        process = subprocess.Popen(  # its exit is reaped by wait_ended
+        process = subprocess.Popen(  # its exit is reaped by reap
             list(command),
             cwd=directory,
             env=dict(environment),
@@ -49,9 +49,14 @@ def start(command: Sequence[str], directory: Path, environment: Mapping[str, str
     # Popen would wait for it when collected, and warn: it may outlive us on purpose.
     process.returncode = 0
     found = ProcessId(process.pid, _start_ticks(process.pid) or 0, _BOOT_ID.read_text().strip())
-    temporary = directory / (PROCESS_FILE + ".tmp")
-    temporary.write_text(json.dumps(asdict(found)))
-    temporary.replace(directory / PROCESS_FILE)
+    try:
+        temporary = directory / (PROCESS_FILE + ".tmp")
+        temporary.write_text(json.dumps(asdict(found)))
+        temporary.replace(directory / PROCESS_FILE)
+    except OSError:  # one that is not recorded would never be found again
+        signal_group(found, signal.SIGKILL)
+        os.waitpid(found.pid, 0)
+        raise
     return found
 
 

@@ -1,7 +1,8 @@
 """The embedded engine: runs queued jobs as subprocesses, as many as the cores allow.
 
 Jobs start in the order they came; one that needs more cores than are free holds
-up those behind it, so that it does not wait for ever. Stopping the supervisor
+up those behind it, so that it does not wait for ever, unless this machine never
+has as many: it is left to a larger one. Stopping the supervisor
 leaves the jobs' processes running: the next one finds them.
 """
 
@@ -11,8 +12,6 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from lepton_training.attendant import Attendant, Engine
 from lepton_training.job import Job, State
 
@@ -20,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 """How often the queue is read without being told: another instance may have queued a job."""
+_LONGEST_PAUSE_SECONDS = 60.0
+"""Between attempts to attend to a job, while for instance the database's disk is full."""
 
 
 class Supervisor:
@@ -35,6 +36,10 @@ class Supervisor:
         self._cores = cores
         self._stopping = stopping
         self._attended: dict[tuple[str, str], tuple[Attendant, asyncio.Task[None]]] = {}
+        self._too_large: set[tuple[str, str]] = set()
+        """Queued jobs that the log has said this machine cannot run."""
+        self._failures: dict[tuple[str, str], int] = {}
+        """How often in a row attending to a job failed."""
         self._woken = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -69,7 +74,7 @@ class Supervisor:
             self._woken.clear()
             try:
                 await self._turn()
-            except SQLAlchemyError:
+            except Exception:  # whatever it is, the queue must go on
                 log.exception("the job queue cannot be read; trying again")
             try:
                 async with asyncio.timeout(_POLL_SECONDS):
@@ -90,7 +95,11 @@ class Supervisor:
                 found[0].cancel()
         free = self._cores - sum(attendant.job.cpus for attendant, _ in self._attended.values())
         for job in await self._engine.repository.queued():
-            if job.cpus > free:
+            cpus = job.cpus or self._cores
+            if cpus > self._cores:
+                self._leave_to_others(job)
+                continue
+            if cpus > free:
                 break
             started = await self._engine.repository.change(
                 job,
@@ -98,13 +107,23 @@ class Supervisor:
                 {
                     "state": State.RUNNING,
                     "node": self._engine.node,
+                    "cpus": cpus,
                     "start_time": datetime.now(UTC),
                 },
             )
             if started is not None:
-                free -= job.cpus
+                free -= cpus
                 self._attend(started)
                 self._engine.changes.notify(job.workspace, job.id)
+
+    def _leave_to_others(self, job: Job) -> None:
+        key = (job.workspace, job.id)
+        if key not in self._too_large:
+            self._too_large.add(key)
+            log.warning(
+                "a job asks for more cores than there are here; it waits for a larger node",
+                extra={"job": job.name, "cpus": job.cpus, "cores": self._cores},
+            )
 
     def _attend(self, job: Job) -> None:
         attendant = Attendant(self._engine, job)
@@ -112,10 +131,13 @@ class Supervisor:
         self._attended[(job.workspace, job.id)] = (attendant, task)
 
     async def _watch(self, attendant: Attendant) -> None:
+        key = (attendant.job.workspace, attendant.job.id)
         try:
             await attendant.run()
-        except Exception:  # the job must not be lost: the next turn attends to it anew
+            self._failures.pop(key, None)
+        except Exception:  # the job must not be lost: a later turn attends to it anew
+            failures = self._failures[key] = self._failures.get(key, 0) + 1
             log.exception("attending to a job failed", extra={"job": attendant.job.name})
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(min(_POLL_SECONDS * 2 ** (failures - 1), _LONGEST_PAUSE_SECONDS))
         finally:
             self.wake()

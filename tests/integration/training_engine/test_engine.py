@@ -233,6 +233,47 @@ async def test_a_job_that_may_not_have_credentials_fails(start: Start) -> None:
     assert (job.attempts, job.failure_message) == (0, "the training service may not issue them")
 
 
+@pytest.mark.parametrize(
+    ("number", "reason", "attempts"),
+    [
+        (errno.ENOSPC, "DISK_FULL", 1),
+        (errno.EDQUOT, "DISK_FULL", 1),
+        (errno.EIO, "WORKER_ERROR", 4),
+    ],
+)
+async def test_a_job_that_cannot_be_started_fails(
+    start: Start, monkeypatch: pytest.MonkeyPatch, number: int, reason: str, attempts: int
+) -> None:
+    """At once on a full disk, after a few attempts on anything else; a process is not forgotten."""
+    started = []
+
+    def refuse(path: Path, content: str) -> None:
+        started.append(content)
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("lepton_training.attendant._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("lepton_training.process.Path.write_text", refuse)
+    training = await start(script("time.sleep(600)"))
+    await training.create("unstarted")
+    job = await training.ended("unstarted")
+    assert (job.state, job.failure_reason, job.attempts) == (State.FAILED, reason, attempts)
+    assert len(training.credentials.asked) == len(started) == attempts
+    for content in started:
+        assert not process.group_alive(process.ProcessId(**json.loads(content)))
+
+
+async def test_a_job_too_large_for_this_node_holds_up_nobody(start: Start) -> None:
+    """One that was queued on a larger node waits for it; all cores means those of its node."""
+    training = await start(script("sys.exit(1)"), cores=4)
+    await training.supervisor.close()
+    await training.create("too-large", resources={"cpus": 4})
+    await training.create("all-cores", resources={"cpus": 0})
+    training = await start(script("sys.exit(1)"), cores=2)
+    job = await training.ended("all-cores")
+    assert (job.cpus, job.failure_reason) == (2, "WORKER_FAILED")
+    assert (await training.jobs.get("w", "jobs/too-large")).state is State.QUEUED
+
+
 async def test_a_damaged_dataset_fails_the_job_in_words(start: Start) -> None:
     """The worker's own error reaches the user."""
     training = await start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import resource
@@ -12,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lepton_mesh.errors import LeptonError
 from lepton_training.events import EventWriter, WorkerEvent, read_events
+from lepton_training.failure import describe_failure
 from lepton_training.job_files import read_request
 from lepton_training.worker.memory import keep_freed_memory
 from lepton_training.worker.platform import Platform
@@ -48,21 +47,6 @@ def execute(directory: Path, connect: Callable[[], Platform]) -> int:
             events.write("failed", reason=reason, message=message)
             return FAILED_STATUS
     return 0
-
-
-def describe_failure(error: BaseException) -> tuple[str, str]:
-    """The reason and the message that a job fails with."""
-    if isinstance(error, LeptonError):
-        return error.reason, error.message
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return (
-            "OUT_OF_MEMORY",
-            "the job needs more memory than it may use; raise resources.memory_mib or lower "
-            "hyperparameters.batch_size",
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "DISK_FULL", "no space is left for the job's files; free some and start it again"
-    return "WORKER_ERROR", f"{type(error).__name__}: {error}"
 
 
 @contextmanager
