@@ -2,6 +2,11 @@
 
 A body is JSON, or JSON followed by raw tensors when ``Inference-Header-Content-Length`` says
 where the JSON ends; each raw tensor's length is its parameter ``binary_data_size``.
+
+JSON has no NaN and no infinity (RFC 8259, section 6), and other servers disagree on what to
+write: Triton bare ``NaN``, which strict parsers refuse; KServe ``null``, for infinities too.
+Neither gives back what the model said, so here they are refused in both directions, and raw
+tensors carry them.
 """
 
 from __future__ import annotations
@@ -23,13 +28,23 @@ from lepton_inference.parameters import (
 from lepton_inference.signature import Checked, InferenceRequest, InputTensor
 from lepton_inference.tensors import Column, Datatype, TensorInvalid, element_count
 from lepton_inference.wire import datatype_named, output_shape, raw_output
-from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.errors import FailedPrecondition, InvalidArgument
 
 
 class BodyInvalid(InvalidArgument):
     """The body is not the JSON, or not the JSON and tensors, that the protocol says."""
 
     reason = "BODY_INVALID"
+
+
+class OutputNotFinite(FailedPrecondition):
+    """An output that JSON cannot carry; the request's own doing or the model's."""
+
+    reason = "OUTPUT_NOT_FINITE"
+
+
+_LENGTH_DIGITS = 19
+"""More than any length has; Python refuses to convert thousands of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +70,11 @@ def decode(model: str, version: str, header_length: bytes | None, body: bytes) -
     """
     end = len(body)
     if header_length is not None:
-        if not header_length.isdigit() or int(header_length) > len(body):
+        if (
+            not header_length.isdigit()
+            or len(header_length) > _LENGTH_DIGITS
+            or int(header_length) > len(body)
+        ):
             raise BodyInvalid(
                 "Inference-Header-Content-Length is not a length within the body of "
                 f"{len(body)} bytes"
@@ -89,7 +108,11 @@ def decode(model: str, version: str, header_length: bytes | None, body: bytes) -
 def encode(
     model: LoadedModel, asked: Asked, checked: Checked, outcome: Outcome
 ) -> tuple[bytes, int | None]:
-    """The body of the answer, and its JSON's length if raw tensors follow it."""
+    """The body of the answer, and its JSON's length if raw tensors follow it.
+
+    Raises:
+        OutputNotFinite: An output that is wanted as JSON has a NaN or an infinity.
+    """
     outputs: list[dict[str, Any]] = []
     raws: list[bytes | memoryview] = []
     batch, first = outcome
@@ -107,6 +130,7 @@ def encode(
             raws.append(raw)
         else:
             mine = array[first : first + checked.rows] if batch.batched else array
+            _check_finite(spec.name, mine)
             output["data"] = mine.reshape(-1).tolist()
         outputs.append(output)
     answer: dict[str, Any] = {
@@ -116,10 +140,19 @@ def encode(
     }
     if asked.request.id:
         answer["id"] = asked.request.id
-    header = json.dumps(answer).encode()
+    header = json.dumps(answer, allow_nan=False).encode()
     if not raws:
         return header, None
     return b"".join([header, *raws]), len(header)
+
+
+def _check_finite(name: str, values: np.ndarray[Any, Any]) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise OutputNotFinite(
+            f"output '{name}' has a NaN or an infinity, which JSON cannot carry; ask for it with "
+            "the parameter 'binary_data'",
+            output=name,
+        )
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -211,7 +244,10 @@ def _holds(values: np.ndarray[Any, Any], datatype: Datatype) -> bool:
             values.dtype.kind in "iu" and bool(np.isin(values, (0, 1)).all())
         )
     if kind == "f":
-        return values.dtype.kind in "iuf"
+        if values.dtype.kind not in "iuf":
+            return False
+        with np.errstate(over="ignore"):  # which is what is looked for
+            return bool(np.isfinite(values.astype(datatype.dtype)).all())
     if values.dtype.kind not in "iu":
         return False
     limits = np.iinfo(datatype.dtype)

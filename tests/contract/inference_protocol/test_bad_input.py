@@ -247,6 +247,14 @@ REST_ROWS: dict[str, tuple[str, str, bytes, dict[str, str], int]] = {
             ("deep nesting", b"[" * 100_000, {}),
             ("a bad length", b"{}", {"Inference-Header-Content-Length": "99"}),
             ("a length that is none", b"{}", {"Inference-Header-Content-Length": "x"}),
+            ("a length of many digits", b"{}", {"Inference-Header-Content-Length": "9" * 5000}),
+            ("more than FP32 holds", json.dumps(rest(data=[1e300, 0, 0, 0])).encode(), {}),
+            (
+                "more than any float holds",
+                json.dumps(rest()).replace("4]}", "1e999]}").encode(),
+                {},
+            ),
+            ("an output beyond FP32", json.dumps(rest(data=[3e38] * 4)).encode(), {}),
             (
                 "less binary than claimed",
                 json.dumps(rest(parameters={"binary_data_size": 16})).encode(),
@@ -276,6 +284,20 @@ def test_every_row_of_the_rest_table(asgi_server: Server) -> None:
         assert client.post("/v2/models/linear/infer", json=rest()).status_code == 200
         nested = client.post("/v2/models/linear/infer", json=rest(data=[[1, 2, 3, 4]]))
         assert nested.json()["outputs"][0]["data"] == [10.0] * 3
+
+
+def test_what_json_cannot_carry_is_refused_and_comes_raw(asgi_server: Server) -> None:
+    """An infinite output names itself and the remedy, and the remedy works."""
+    body = rest(data=[3e38] * 4)
+    with httpx.Client(base_url=f"http://{asgi_server.address}") as client:
+        refused = client.post("/v2/models/linear/infer", json=body)
+        assert refused.json()["reason"] == "OUTPUT_NOT_FINITE"
+        assert "'scores'" in refused.json()["error"]
+        assert "binary_data" in refused.json()["error"]
+        wanted = {"name": "scores", "parameters": {"binary_data": True}}
+        answer = client.post("/v2/models/linear/infer", json=body | {"outputs": [wanted]})
+    raw = answer.content[int(answer.headers["Inference-Header-Content-Length"]) :]
+    assert np.isinf(np.frombuffer(raw, np.float32)).all()
 
 
 def test_every_datatype_comes_back(infer: Any) -> None:
