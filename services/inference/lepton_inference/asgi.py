@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -23,6 +25,7 @@ from lepton_inference.framing import (
     unframe,
 )
 from lepton_inference.gate import PUBLIC_PATHS, Gate
+from lepton_inference.incoming import Incoming
 from lepton_inference.model import CallerGone, unless_gone
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.rest import Rest
@@ -142,14 +145,9 @@ class Application:
         self, workspace: Workspace, headers: Headers, body: bytes, receive: Receive
     ) -> bytes:
         """The framed answer to a framed ModelInferRequest."""
-        header = headers.get(b"grpc-timeout")
-        timeout = timeout_seconds(header) if header is not None else None
+        timeout = _timeout(headers)
         plan = workspace.plans.find(body)
-
-        async def gone() -> bool:
-            # Asked for more than there is, a server says whether anybody is there.
-            return bool((await receive())["type"] == "http.disconnect")
-
+        gone = partial(_gone, receive)
         if plan is None:
             if len(body) > self._limit:
                 raise too_large(self._limit)
@@ -209,20 +207,27 @@ class Application:
         await send(_GRPC_START)
         frames = Frames(headers.get(b"grpc-encoding", b""), self._limit)
         trailers = _GRPC_OK
+        # grpc-timeout is for the whole stream.
+        timeout, started = _timeout(headers), time.monotonic()
+        incoming = Incoming(receive)
         try:
-            more = True
-            while more:
-                message = await receive()
-                more = message.get("more_body", False)
-                for content in frames.add(message.get("body", b"")):
-                    answer = frame(await self._protocol.stream_one(workspace, content))
+            while (chunk := await incoming.chunk()) is not None:
+                for content in frames.add(chunk):
+                    left = None if timeout is None else started + timeout - time.monotonic()
+                    answer = frame(
+                        await self._protocol.stream_one(workspace, content, left, incoming.gone)
+                    )
                     await send({"type": "http.response.body", "body": answer, "more_body": True})
+        except CallerGone:
+            return
         except LeptonError as error:
             trailers = _trailers(error)
         except OSError:
             raise
         except Exception as error:
             trailers = _trailers(_internal(error, path))
+        finally:
+            incoming.close()
         await send(_GRPC_EMPTY)
         await send(trailers)
 
@@ -238,8 +243,10 @@ class Application:
                 limit = self._limit
             body = await self._whole_body(b"", receive, limit)
             status, answer_headers, answer = await self._rest.answer(
-                scope["method"], path, headers, body
+                scope["method"], path, headers, body, partial(_gone, receive)
             )
+        except CallerGone:
+            return
         except LeptonError as error:
             status, answer_headers, answer = self._rest.error(error)
         except Exception as error:
@@ -261,6 +268,18 @@ class Application:
                 raise too_large(limit)
             more = message.get("more_body", False)
         return b"".join(chunks)
+
+
+async def _gone(receive: Receive) -> bool:
+    """Whether the client of a request whose body was read is gone."""
+    # Asked for more than there is, a server says whether anybody is there.
+    return bool((await receive())["type"] == "http.disconnect")
+
+
+def _timeout(headers: Headers) -> float | None:
+    """The seconds that a gRPC client will wait; None for no bound."""
+    header = headers.get(b"grpc-timeout")
+    return None if header is None else timeout_seconds(header)
 
 
 def _trailers(error: LeptonError) -> dict[str, Any]:

@@ -104,7 +104,9 @@ class GrpcPort:
         async def answer() -> bytes:
             workspace = await self._admit(method, context)
             async for body in requests:
-                await context.write(await self._protocol.stream_one(workspace, body))
+                # A caller who goes away cancels this; the time is for the whole stream.
+                left = context.time_remaining()
+                await context.write(await self._protocol.stream_one(workspace, body, left))
             return b""
 
         await _translated(method, context, answer)

@@ -115,12 +115,23 @@ class OpenInference:
         return frame(response)
 
     async def stream_one(
-        self, workspace: Workspace, body: bytes, seconds: float | None = None
+        self,
+        workspace: Workspace,
+        body: bytes,
+        seconds: float | None = None,
+        gone: Gone | None = None,
     ) -> bytes:
-        """One request of ModelStreamInfer; an error is an answer and the stream goes on."""
+        """One request of ModelStreamInfer; an error is an answer and the stream goes on.
+
+        Args:
+            workspace: The caller's.
+            body: The serialized ModelInferRequest.
+            seconds: That the caller will wait for the rest of the stream; None for no bound.
+            gone: Whether the caller went away, where the transport does not cancel.
+        """
         message = pb.ModelStreamInferResponse()
         try:
-            message.infer_response.ParseFromString(await self.infer(workspace, body, seconds))
+            message.infer_response.ParseFromString(await self.infer(workspace, body, seconds, gone))
         except LeptonError as error:
             message.error_message = error.message
         return message.SerializeToString()

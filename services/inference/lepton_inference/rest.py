@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lepton_inference import rest_codec, rest_json
 from lepton_inference.framing import inflate
 from lepton_inference.gate import Gate
+from lepton_inference.model import Gone
 from lepton_inference.open_inference import SERVICES, OpenInference
 from lepton_inference.serving import ServingState, Workspace
 from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
@@ -74,10 +75,13 @@ class Rest:
             "stats": _Route("GET", "ModelStatistics", self._statistics),
         }
 
-    async def answer(self, verb: str, path: str, headers: Headers, body: bytes) -> Answer:
+    async def answer(
+        self, verb: str, path: str, headers: Headers, body: bytes, gone: Gone | None = None
+    ) -> Answer:
         """Answers one request.
 
         Raises:
+            CallerGone: ``gone`` said so while an inference waited.
             LeptonError: To be answered by :meth:`error`.
         """
         if path.rstrip("/") != "/v2" and not path.startswith("/v2/"):
@@ -93,7 +97,8 @@ class Rest:
                     return _not_allowed("POST")
                 workspace = self._gate.known(headers) or await self._admit("ModelInfer", headers)
                 content = inflate(body, encoding, self._limit)
-                return await self._infer(workspace, model, version, headers, content)
+                target = _Target(model, version, content)
+                return await self._infer(workspace, target, headers, gone)
             route = self._model_routes.get(action) if model else None
         if route is None:
             if _is_declared(rest):
@@ -120,12 +125,13 @@ class Rest:
         return await self._gate.admit(f"/{SERVICES[0]}/{rpc}", headers)
 
     async def _infer(
-        self, workspace: Workspace, name: str, version: str, headers: Headers, body: bytes
+        self, workspace: Workspace, target: _Target, headers: Headers, gone: Gone | None
     ) -> Answer:
-        served = workspace.find(name)
-        asked = rest_codec.decode(name, version, headers.get(_HEADER_LENGTH), body)
-        model = served.pick(version, asked.request.routing_key)
-        checked, outcome = await model.infer(asked.request)
+        served = workspace.find(target.model)
+        length = headers.get(_HEADER_LENGTH)
+        asked = rest_codec.decode(target.model, target.version, length, target.body)
+        model = served.pick(target.version, asked.request.routing_key)
+        checked, outcome = await model.infer(asked.request, gone)
         answer, json_length = rest_codec.encode(model, asked, checked, outcome)
         if json_length is None:
             return 200, _JSON, answer

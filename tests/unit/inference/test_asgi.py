@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -64,16 +65,23 @@ class OpenGate:
         return self._serving.workspace("w")
 
 
+def framed_request() -> bytes:
+    message = pb.ModelInferRequest(
+        model_name="m",
+        inputs=[pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 2])],
+        raw_input_contents=[np.ones((1, 2), np.float32).tobytes()],
+    ).SerializeToString()
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
 class Exchange:
     """One request as a server hands it over."""
 
-    def __init__(self) -> None:
-        message = pb.ModelInferRequest(
-            model_name="m",
-            inputs=[pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 2])],
-            raw_input_contents=[np.ones((1, 2), np.float32).tobytes()],
-        ).SerializeToString()
-        self._body: bytes | None = b"\0" + len(message).to_bytes(4, "big") + message
+    path = "/inference.GRPCInferenceService/ModelInfer"
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/grpc"),)
+
+    def __init__(self, body: bytes | None = None) -> None:
+        self._body = framed_request() if body is None else body
         self.gone = False
         self.sent: list[dict[str, Any]] = []
 
@@ -92,9 +100,52 @@ class Exchange:
         return {
             "type": "http",
             "method": "POST",
-            "path": "/inference.GRPCInferenceService/ModelInfer",
-            "headers": [(b"content-type", b"application/grpc")],
+            "path": self.path,
+            "headers": list(self.headers),
         }
+
+
+class RestExchange(Exchange):
+    path = "/v2/models/m/infer"
+    headers = ((b"content-type", b"application/json"),)
+
+    def __init__(self) -> None:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 1]}
+        super().__init__(json.dumps({"inputs": [tensor]}).encode())
+
+
+class StreamExchange(Exchange):
+    """A stream whose client has sent ``messages`` requests and is still there."""
+
+    path = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+    def __init__(self, messages: int = 1, timeout: bytes = b"") -> None:
+        super().__init__()
+        self._left = messages
+        self.left = asyncio.Event()
+        self.answered = asyncio.Event()
+        if timeout:
+            self.headers = (*self.headers, (b"grpc-timeout", timeout))
+
+    def leave(self) -> None:
+        self.gone = True
+        self.left.set()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._left:
+            self._left -= 1
+            return {"type": "http.request", "body": framed_request(), "more_body": True}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await super().send(message)
+        if self.answers():
+            self.answered.set()
+
+    def answers(self) -> list[pb.ModelStreamInferResponse]:
+        bodies = [message.get("body", b"")[5:] for message in self.sent]
+        return [pb.ModelStreamInferResponse.FromString(body) for body in bodies if body]
 
 
 async def test_a_lost_caller_frees_its_place_in_the_queue() -> None:
@@ -125,3 +176,80 @@ async def test_a_lost_caller_frees_its_place_in_the_queue() -> None:
     ]
     await application.idle()
     await model.close()
+
+
+class Held:
+    """An application over one model that is held, and a request that holds it."""
+
+    def __init__(self) -> None:
+        self.session, serving = HeldSession(), Serving()
+        self.model = LoadedModel(ModelSource("m", "1", "test", ""), self.session, ModelSettings())
+        serving.put("w", Served("m", ServingState.READY, models=[self.model], weights=[1]))
+        self.application = Application(OpenInference(serving), OpenGate(serving), 1 << 20)
+
+    def serve(self, exchange: Exchange) -> asyncio.Task[None]:
+        return asyncio.create_task(
+            self.application(exchange.scope(), exchange.receive, exchange.send)
+        )
+
+    async def occupied(self) -> asyncio.Task[None]:
+        """A request that is being run until the session is let go."""
+        running = self.serve(Exchange())
+        await asyncio.to_thread(self.session.begun.wait, 10)
+        return running
+
+    async def queued(self) -> None:
+        async with asyncio.timeout(10):
+            # The batcher tells nobody that something waits.
+            while not self.model.batcher.waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    async def finish(self, running: asyncio.Task[None]) -> None:
+        self.session.go_on.set()
+        await running
+        await self.application.idle()
+        await self.model.close()
+
+
+async def test_a_lost_stream_frees_its_place_in_the_queue() -> None:
+    """Also where the client had sent its next requests already: none of them runs."""
+    held = Held()
+    running = await held.occupied()
+    stream = StreamExchange(messages=3)
+    serving = held.serve(stream)
+    await held.queued()
+    stream.leave()
+    await asyncio.wait_for(serving, 5)  # while the first batch is still held
+    await held.finish(running)
+    assert held.session.rows == [1]
+
+
+async def test_a_lost_rest_caller_frees_its_place_in_the_queue() -> None:
+    """REST is no different."""
+    held = Held()
+    running = await held.occupied()
+    lost = RestExchange()
+    serving = held.serve(lost)
+    await held.queued()
+    lost.gone = True
+    await asyncio.wait_for(serving, 5)
+    await held.finish(running)
+    assert held.session.rows == [1]
+    assert lost.sent == []
+
+
+async def test_a_stream_has_its_deadline() -> None:
+    """What waits beyond grpc-timeout is dropped before it costs compute."""
+    held = Held()
+    running = await held.occupied()
+    stream = StreamExchange(timeout=b"1m")
+    serving = held.serve(stream)
+    await held.queued()
+    await asyncio.sleep(0.01)  # the deadline itself, not a wait for something to happen
+    held.session.go_on.set()
+    await asyncio.wait_for(stream.answered.wait(), 5)
+    assert "deadline" in stream.answers()[0].error_message
+    stream.leave()
+    await asyncio.wait_for(serving, 5)
+    await held.finish(running)
+    assert held.session.rows == [1]
