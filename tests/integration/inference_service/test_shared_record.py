@@ -13,10 +13,9 @@ import pytest
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.adapters.model_cache import ModelCache
 from lepton_inference.adapters.sql_endpoints import SqlEndpoints
-from lepton_inference.batcher import BatchingSettings
 from lepton_inference.changes import Changes
 from lepton_inference.deployer import Deployer
-from lepton_inference.endpoint import Endpoint, ModelVersion, State
+from lepton_inference.endpoint import Endpoint, ModelVersion, State, Wanted
 from lepton_inference.endpoints import EndpointManager
 from lepton_inference.serving import Served, Serving
 from lepton_mesh.database import Database
@@ -59,26 +58,16 @@ class Instance:
         self.manager = EndpointManager(self.endpoints, Registry(), self.deployer, changes)
 
     async def create(self, version: str) -> Endpoint:
+        wanted = Wanted(targets=((version, 1),))
         return await self.manager.create(
-            workspace="lab",
-            endpoint_id="digits",
-            creator="users/ada",
-            targets=[(version, 1)],
-            batching=BatchingSettings(),
-            description="",
-            labels={},
+            workspace="lab", endpoint_id="digits", creator="users/ada", wanted=wanted
         )
 
-    async def update(self, version: str | None = None, description: str | None = None) -> Endpoint:
-        return await self.manager.update(
-            "lab",
-            "digits",
-            etag="",
-            targets=None if version is None else [(version, 1)],
-            batching=None,
-            description=description,
-            labels=None,
-        )
+    async def update(self, field: str, wanted: Wanted) -> Endpoint:
+        return await self.manager.update("lab", "digits", etag="", wanted=wanted, fields=(field,))
+
+    async def target(self, version: str) -> Endpoint:
+        return await self.update("targets", Wanted(targets=((version, 1),)))
 
     def served(self) -> Served | None:
         return self.serving.workspace("lab").endpoints.get("digits")
@@ -114,7 +103,7 @@ async def test_both_serve_what_either_was_told(two: tuple[Instance, Instance]) -
     first, second = two
     await first.create("models/m/versions/1")
     await until(lambda: first.version() == second.version() == "1")
-    await second.update("models/m/versions/2")
+    await second.target("models/m/versions/2")
     await until(lambda: first.version() == second.version() == "2")
     await first.manager.delete("lab", "digits")
     await first.create("models/m/versions/1")
@@ -129,7 +118,7 @@ async def test_a_change_of_words_loads_nothing(two: tuple[Instance, Instance]) -
     await first.create("models/m/versions/1")
     await until(lambda: first.version() == second.version() == "1")
     served = second.served()
-    await first.update(description="digits, as of today")
+    await first.update("description", Wanted(description="as of today"))
     await second.deployer.reconcile()
     assert second.served() is served
 
@@ -141,7 +130,7 @@ async def test_a_failure_is_on_record_and_takes_nothing_down(
     first, second = two
     await first.create("models/m/versions/1")
     await until(lambda: first.version() == second.version() == "1")
-    await first.update(BROKEN)
+    await first.target(BROKEN)
     async with asyncio.timeout(20):
         stop = asyncio.Event()
         async for endpoint in first.manager.watch("lab", "digits", stop):
