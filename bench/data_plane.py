@@ -3,7 +3,7 @@
 The gate that lets everybody in exists here and not in the service, so no setting of a
 service can open it.
 
-    async with data_plane(Path("mlp.onnx"), name="mlp") as address: ...
+    async with data_plane({"mlp": Path("mlp.onnx")}) as (address, pid): ...
 """
 
 from __future__ import annotations

@@ -103,7 +103,11 @@ async def build_with_grpc(runtime: MeshRuntime, settings: InferenceSettings) -> 
     """The service with the fallback data port, grpc.aio, in a process of its own."""
     inference = await InferenceService.open(runtime, settings)
     port = GrpcPort(
-        inference.protocol, inference.gate, runtime.check_peer, settings.max_message_bytes
+        inference.protocol,
+        inference.gate,
+        runtime.check_peer,
+        settings.max_message_bytes,
+        settings.max_connection_age_seconds,
     )
     address = await port.start(
         server_credentials(runtime.identity), settings.listen_host, settings.oip_port

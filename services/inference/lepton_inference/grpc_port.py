@@ -22,6 +22,7 @@ from lepton_mesh.interceptors.status import (
     public_message,
     to_status,
 )
+from lepton_mesh.server import server_options
 from lepton_mesh.spiffe import SpiffeId
 
 log = logging.getLogger(__name__)
@@ -43,17 +44,13 @@ class GrpcPort:
         gate: Gate,
         check_peer: CheckPeer,
         max_message_bytes: int,
+        max_connection_age_seconds: float = 900.0,
     ) -> None:
         self._protocol = protocol
         self._gate = gate
         self._check_peer = check_peer
         self._server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", max_message_bytes),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-            ]
+            options=server_options(max_message_bytes, max_connection_age_seconds)
         )
         self._server.add_generic_rpc_handlers((_Handlers(self),))
 

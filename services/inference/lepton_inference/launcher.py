@@ -98,12 +98,19 @@ class EnvoyProcess:
         Raises:
             DataPortFailed: The process ended, or did not listen in time.
         """
-        async with asyncio.timeout(seconds):
-            while self._process.poll() is None:
-                found = await asyncio.to_thread(self._listening)
-                if found is not None:
-                    return found
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(seconds):
+                while self._process.poll() is None:
+                    found = await asyncio.to_thread(self._listening)
+                    if found is not None:
+                        return found
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise DataPortFailed(
+                f"Envoy did not listen within {seconds:g} s: Python in it is still starting, or "
+                "hangs; the log above may say why",
+                seconds=seconds,
+            ) from None
         raise DataPortFailed(
             f"Envoy ended with status {self._process.returncode} before it listened; "
             "the log above says why",

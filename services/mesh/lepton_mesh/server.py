@@ -77,7 +77,7 @@ class MeshServer:
         names = [served.descriptor.full_name for served in servicers]
         self.health = Health(names)
         self._server = grpc.aio.server(
-            options=_options(max_message_bytes, max_connection_age_seconds)
+            options=server_options(max_message_bytes, max_connection_age_seconds)
         )
         methods = Methods()
         for served in servicers:
@@ -136,9 +136,10 @@ async def _unknown(request: bytes, context: grpc.aio.ServicerContext[bytes, byte
     raise MethodUnknown("this server has no such method; check its name and the API version")
 
 
-def _options(
+def server_options(
     max_message_bytes: int, max_connection_age_seconds: float
 ) -> tuple[tuple[str, int], ...]:
+    """gRPC's options of every server in the mesh."""
     return (
         # On by default, and then two servers share a port without a word.
         ("grpc.so_reuseport", 0),
