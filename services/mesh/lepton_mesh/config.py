@@ -68,7 +68,7 @@ class MeshSettings(BaseSettings):
     instance: str = ""
     """This process's name in discovery, unique in its service; default ``<service>-<random>``."""
     zone: str = "local"
-    """Where this instance runs, a label for balancing and dashboards."""
+    """Where this instance runs: a label in its record, for people; calls go by latency and load."""
 
     join_address: str = ""
     """``host:port`` of the auth service's join listener; needed for a first certificate."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import grpc
 from cryptography import x509
 
+from lepton_mesh.credential_files import write_private
 from lepton_mesh.errors import PermissionDenied
 from lepton_mesh.pki import CertificateUntrusted, Names, serial_hex
 from lepton_mesh.spiffe import SpiffeId
@@ -54,14 +59,21 @@ class Denylist:
     Args:
         fetch: Asks the auth service for the list; None for one that is set by hand.
         interval_seconds: How old the list gets.
+        file: Keeps the last list, so that a start while auth is away does not let everyone in.
+        on_fetched: Is told when (Unix time) the list in use was fetched.
     """
 
     def __init__(
         self,
         fetch: Callable[[], Awaitable[Iterable[str]]] | None = None,
         interval_seconds: float = 30.0,
+        *,
+        file: Path | None = None,
+        on_fetched: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._fetch = fetch
+        self._file = file
+        self._on_fetched = on_fetched
         self._interval = interval_seconds
         self._serials: frozenset[str] = frozenset()
         self._known = asyncio.Event()
@@ -80,7 +92,11 @@ class Denylist:
             async with asyncio.timeout(seconds):
                 await self._known.wait()
         except TimeoutError:
-            log.warning("serving before the denylist is known: the auth service gave no answer")
+            log.warning(
+                "serving with the denylist of an earlier run, or none: "
+                "the auth service gave no answer",
+                extra={"serials": len(self._serials)},
+            )
 
     async def refresh(self) -> None:
         """Fetches now; keeps the list it has, and logs, if that fails."""
@@ -88,12 +104,30 @@ class Denylist:
             return
         try:
             self.replace(await self._fetch())
+            fetched = time.time()
+            self._on_fetched(fetched)
+            if self._file is not None:
+                await asyncio.to_thread(_save, self._file, fetched, self._serials)
         except Exception as error:
             # Any failure: the old list is better than none, and than no task.
             log.warning("denylist not refreshed", extra={"error": type(error).__name__})
 
+    def load(self) -> None:
+        """Takes the list that an earlier run kept, unless there is a newer one already."""
+        if self._file is None or self._known.is_set():
+            return
+        try:
+            kept = json.loads(self._file.read_bytes())
+            self._serials = frozenset(str(serial) for serial in kept["serials"])
+            self._on_fetched(float(kept["fetched"]))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.warning("the denylist that was kept is not readable", extra={"error": str(error)})
+
     def start(self) -> None:
-        """Refreshes in the background until :meth:`close`."""
+        """Loads what was kept, and refreshes in the background until :meth:`close`."""
+        self.load()
         self._task = asyncio.create_task(self._follow(), name="denylist")
 
     async def close(self) -> None:
@@ -159,6 +193,17 @@ def peer_certificate(auth_context: Mapping[str, Iterable[bytes]]) -> PeerCertifi
     for pem in auth_context.get(_PEM, ()):
         return _parse(pem)
     return None
+
+
+def _save(file: Path, fetched: float, serials: Iterable[str]) -> None:
+    """Replaces ``file`` at once; a crash leaves the old list or the new one."""
+    new = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+    try:
+        content = {"fetched": fetched, "serials": sorted(serials)}
+        write_private(new, json.dumps(content).encode())
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=1024)

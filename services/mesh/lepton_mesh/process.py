@@ -58,7 +58,7 @@ __all__ = ["Listener", "Served", "Service", "run_service", "serve"]
 log = logging.getLogger(__name__)
 
 DENYLIST_SECONDS = 2.0
-"""How long a start waits for the list of revoked certificates; then it goes on without."""
+"""How long a start waits for the list of revoked certificates; then it goes on with the last."""
 
 SettingsT = TypeVar("SettingsT", bound=MeshSettings)
 
@@ -96,7 +96,7 @@ class Service:
     ports: Mapping[str, str] = field(default_factory=dict)
     """Further ``name -> host:port`` of the instance record, such as ``oip``."""
     capacity: int = 1
-    """Relative weight of this instance in balancing and dashboards."""
+    """Relative size of this instance, told in its record; the balancer goes by latency and load."""
     max_concurrent_rpcs: int = 1024
     """Calls beyond this answer RESOURCE_EXHAUSTED."""
     listeners: Sequence[Listener] = ()

@@ -37,6 +37,7 @@ FetchRevoked = Callable[[], Awaitable[Iterable[str]]]
 """The serial numbers of the certificates that were revoked, lower-case hex."""
 
 FETCH_TIMEOUT_SECONDS = 5.0
+DENYLIST_FILE = "denylist.json"
 AUTH_READS = frozenset(
     {
         "/lepton.api.auth.v1.AuthService/GetJwks",
@@ -44,6 +45,12 @@ AUTH_READS = frozenset(
     }
 )
 """What every process asks auth again when an instance of it fails."""
+HEDGED_READS = AUTH_READS | {
+    "/lepton.api.registry.v1.RegistryService/GetModelVersion",
+    "/lepton.api.storage.v1.StorageService/GetArtifact",
+    "/lepton.api.storage.v1.StorageService/GetDatasetVersion",
+}
+"""Reads that services make of each other: a slow one is sent to a second instance as well."""
 
 
 class MeshRuntime:
@@ -69,7 +76,7 @@ class MeshRuntime:
         """``host:port`` of the Prometheus endpoint; "" where it is off."""
         self.draining = asyncio.Event()
         """Set when the process was told to stop: long streams should end."""
-        self._channels: dict[tuple[str, frozenset[str], frozenset[str]], MeshChannel] = {}
+        self._channels: dict[tuple[str, frozenset[str]], MeshChannel] = {}
         self._balanced: list[BalancedChannel] = []
         self._stack = AsyncExitStack()
         auth = self.channel("auth", idempotent=AUTH_READS)
@@ -135,15 +142,14 @@ class MeshRuntime:
         service: str,
         *,
         idempotent: Set[str] = frozenset(),
-        hedged: Set[str] = frozenset(),
     ) -> MeshChannel:
         """A channel to all instances of ``service``; the same one for the same arguments.
 
         Args:
-            idempotent: Full method names that may be repeated when an instance fails.
-            hedged: Reads that may be sent to a second instance when the first is slow.
+            idempotent: Full method names that may be repeated when an instance fails. Those of
+                :data:`HEDGED_READS` are on every channel.
         """
-        key = (service, frozenset(idempotent), frozenset(hedged))
+        key = (service, frozenset(idempotent))
         if key not in self._channels:
             size = self.settings.max_message_bytes
             options = [
@@ -156,7 +162,7 @@ class MeshRuntime:
                     service,
                     connector(self.identity, service, options=options),
                     idempotent=idempotent,
-                    hedged=hedged,
+                    hedged=HEDGED_READS,
                 )
             )
             self._channels[key] = MeshChannel(self._balanced[-1], service, self.telemetry)
@@ -168,7 +174,11 @@ class MeshRuntime:
         Before :meth:`start_verifying`, and for the auth service itself.
         """
         self.verifier = TokenVerifier(fetch_keys)
-        self.denylist = Denylist(fetch_revoked)
+        self.denylist = Denylist(
+            fetch_revoked,
+            file=self.settings.state_dir / DENYLIST_FILE,
+            on_fetched=self.telemetry.denylist_fetched.set,
+        )
         self.check_peer = PeerCheck(self.settings.trust_domain, self.denylist)
 
     def start_verifying(self) -> None:

@@ -36,6 +36,7 @@ SERVER_IN_FLIGHT: Final = "lepton_server_calls_in_flight"
 CLIENT_SECONDS: Final = "lepton_client_call_seconds"
 CERTIFICATE_EXPIRY: Final = "lepton_certificate_expiry_timestamp_seconds"
 CERTIFICATE_FAILURES: Final = "lepton_certificate_renewal_failures_total"
+DENYLIST_FETCHED: Final = "lepton_denylist_fetched_timestamp_seconds"
 
 METHOD: Final = "method"
 CODE: Final = "code"
@@ -109,6 +110,11 @@ class Telemetry:
         )
         self.certificate_expiry = Gauge(
             CERTIFICATE_EXPIRY, "When this process' certificate ends.", registry=self.registry
+        )
+        self.denylist_fetched = Gauge(
+            DENYLIST_FETCHED,
+            "When auth last gave the list of revoked certificates; 0 for never.",
+            registry=self.registry,
         )
         self.certificate_failures = Counter(
             CERTIFICATE_FAILURES, "Renewals that failed.", registry=self.registry
