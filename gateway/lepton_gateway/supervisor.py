@@ -195,9 +195,15 @@ class Envoy:
             log.error(
                 "Envoy ended with status %d and is started again: %s", status, self._last_words()
             )
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            await self._spawn()
+            spawned = False
+            while not spawned:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                try:
+                    await self._spawn()
+                    spawned = True
+                except OSError as error:  # no memory, no descriptors, no room for the log
+                    log.warning("Envoy cannot be started now, and is tried again: %s", error)
 
     async def _rotate_access_log(self) -> None:
         while True:

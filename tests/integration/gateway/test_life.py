@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -259,6 +260,28 @@ async def test_a_crashed_envoy_is_started_again(bare_world: World) -> None:
                 break
             await asyncio.sleep(0.02)
     assert world.gateway.envoy.pid not in (0, first)
+
+
+async def test_an_envoy_that_cannot_be_started_now_is_started_later(
+    bare_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine short of memory or descriptors for a moment does not end the gateway for good."""
+    world = bare_world
+    await storage_world(world)
+    assert world.gateway is not None
+    envoy, spawn, refusals = world.gateway.envoy, world.gateway.envoy._spawn, [1, 2]
+
+    async def short_of_memory() -> None:
+        if refusals:
+            refusals.pop()
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        await spawn()
+
+    monkeypatch.setattr(envoy, "_spawn", short_of_memory)
+    first = envoy.pid
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: envoy.pid not in (0, first))
+    assert refusals == []
 
 
 async def test_a_port_in_use_is_said_and_nothing_is_left(bare_world: World) -> None:
