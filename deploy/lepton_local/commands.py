@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 
 from lepton.cli.output import show_plain
-from lepton_local import processes
+from lepton_local import log_files, processes
 from lepton_local.home import SERVICES, Home
 from lepton_local.stack import StackError, bring_down, bring_up, reset_password
 from lepton_mesh.errors import LeptonError
@@ -42,6 +41,15 @@ def _home_option(command: Command) -> Command:
         default=None,
         help="Directory of the stack.  [default: $LEPTON_HOME, else ~/.local/state/lepton]",
     )(command)
+
+
+class _Lines(click.IntRange):
+    """A number of lines; 0, or ``all``, for every one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "all":
+            return 0
+        return int(super().convert(value, param, ctx))
 
 
 def _home(path: Path | None) -> Home:
@@ -158,10 +166,10 @@ def status(home: Path | None, output: str) -> None:
 @click.option(
     "-n",
     "--lines",
-    type=click.IntRange(min=0),
-    default=100,
+    type=_Lines(min=0),
+    default=200,
     show_default=True,
-    help="Lines to begin with; 0: all.",
+    help="Lines to begin with; 0 or all: everything.",
 )
 @_home_option
 @_told
@@ -169,15 +177,12 @@ def logs(service: str, follow: bool, lines: int, home: Path | None) -> None:
     """Print the log of one process of the stack."""
     path = _home(home).log(service)
     try:
-        with path.open(errors="replace") as file:
-            kept = file.read().splitlines()
-            for line in kept[-lines:] if lines else kept:
-                click.echo(line)
-            while follow:
-                if chunk := file.read():
-                    click.echo(chunk, nl=False)
-                else:
-                    time.sleep(0.2)
+        written = path.stat().st_size
+        for line in log_files.last_lines(path, lines) if lines else log_files.all_lines(path):
+            click.echo(line)
+        if follow:
+            for text in log_files.follow(path, written):
+                click.echo(text, nl=False)
     except FileNotFoundError:
         raise StackError(f"no log at {path}; the stack was never up there") from None
 

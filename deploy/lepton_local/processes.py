@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from lepton_local import log_files
 from lepton_local.home import Home, ProcessRecord
 
 MARK = "_LEPTON_STACK"
@@ -46,6 +47,7 @@ def start(program: Program, cwd: Path) -> subprocess.Popen[bytes]:
     Raises:
         OSError: The program or its log cannot be opened.
     """
+    log_files.keep_small(program.log)
     with program.log.open("ab") as log:
         return subprocess.Popen(
             list(program.argv),
@@ -123,14 +125,3 @@ async def stop(child: subprocess.Popen[bytes], grace_seconds: float) -> None:
         if child.poll() is None:
             child.kill()
     await asyncio.to_thread(child.wait)
-
-
-def last_lines(log: Path, count: int = 5) -> str:
-    """The end of a log, for an error message."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return "\n".join(line for line in lines[-count:] if line.strip())

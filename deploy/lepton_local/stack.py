@@ -14,7 +14,7 @@ import click
 import psutil
 
 from lepton.cli.output import on_terminal
-from lepton_local import ports, processes
+from lepton_local import log_files, ports, processes
 from lepton_local.home import Home, StackBusy, StackRecord
 from lepton_local.listener import Listener
 
@@ -142,6 +142,7 @@ def _open_authority(stack: Home, profile_name: str, show_password: ShowPassword)
 def _spawn_supervisor(stack: Home, lock: int, listener: Listener) -> subprocess.Popen[bytes]:
     # A record from before would be taken for the new supervisor's.
     stack.forget()
+    log_files.keep_small(stack.log("supervisor"))
     with stack.log("supervisor").open("ab") as output:
         return subprocess.Popen(
             [
@@ -188,7 +189,7 @@ def _wait_ready(stack: Home, supervisor: subprocess.Popen[bytes] | None) -> Stac
         if record and record.state == "FAILED":
             raise StackError(f"the stack could not be started: {record.error}")
         if supervisor is not None and supervisor.poll() is not None:
-            lines = processes.last_lines(stack.log("supervisor"))
+            lines = "\n".join(log_files.last_lines(stack.log("supervisor"), 5))
             raise StackError(f"the supervisor ended at its start; its log ends with:\n{lines}")
         time.sleep(_POLL_SECONDS)
     raise StackError(

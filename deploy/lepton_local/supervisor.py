@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lepton_local import ports, processes
+from lepton_local import log_files, ports, processes
 from lepton_local.authority import Authority
 from lepton_local.etcd import EtcdFiles, etcd_command, find_etcd, provision_auth
 from lepton_local.home import SERVICES, Home, ProcessRecord, StackRecord
@@ -47,6 +47,7 @@ _STOP_ORDER = (
 )
 """Who calls stops before who is called."""
 _RENEW_SECONDS = 30 * 60
+_TRIM_SECONDS = 30.0
 _ASLEEP_SECONDS = 60.0
 """How far the wall clock may run ahead of the one that stands still in sleep."""
 _FIRST_PAUSE_SECONDS = 0.5
@@ -163,7 +164,8 @@ class Supervisor:
             ) from None
 
     async def _supervise(self) -> None:
-        renewed, offset = time.monotonic(), _clock_offset()
+        renewed = trimmed = time.monotonic()
+        offset = _clock_offset()
         while not self._stopping.is_set():
             pause = _LOOK_SECONDS
             try:
@@ -175,12 +177,19 @@ class Supervisor:
                     # etcd reads its files anew at each handshake.
                     await self._authority.issue_own()
                     renewed = time.monotonic()
+                if time.monotonic() - trimmed > _TRIM_SECONDS:
+                    trimmed = time.monotonic()
+                    await asyncio.to_thread(self._trim_logs)
             except Exception:
                 # A full disk or a locked database: a stack that serves must not end for it.
                 log.exception("tried again in %s s", _FAILED_LOOK_SECONDS)
                 pause = _FAILED_LOOK_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
+
+    def _trim_logs(self) -> None:
+        for name in (*SERVICES, "etcd", "supervisor"):
+            log_files.keep_small(self._home.log(name))
 
     async def _after_sleep(self) -> None:
         """A machine that slept longer than certificates live: every service joins anew."""
@@ -238,10 +247,10 @@ class Supervisor:
             raise StartFailed("stopped before it was ready")
         for name, child in self._children.items():
             if child.process.poll() is not None:
-                lines = processes.last_lines(self._home.log(name))
+                lines = log_files.last_lines(self._home.log(name), 5)
                 raise StartFailed(
-                    f"{name} ended with {child.process.returncode} at its start; "
-                    f"the end of {self._home.log(name)}:\n{lines}"
+                    f"{name} ended with {child.process.returncode} at its start; the end of "
+                    f"{self._home.log(name)}:\n" + "\n".join(lines)
                 )
 
     def _step(self, text: str) -> None:

@@ -25,6 +25,7 @@ def home(tmp_path: Path) -> Home:
         ("status", 1, "start it with `lepton up`"),
         ("logs storage", 1, "the stack was never up there"),
         ("logs nothing", 2, "'nothing' is not one of"),
+        ("logs storage -n few", 2, "'few' is not a valid integer"),
         ("logs storage -n -1", 2, "-1 is not in the range"),
         ("up --port 65536", 2, "65536 is not in the range"),
         (
@@ -52,10 +53,17 @@ def test_down_with_nothing_up(lepton: Command, home: Home) -> None:
     assert (done.out, done.err) == ("", f"nothing is up in {home.path}\n")
 
 
-@pytest.mark.parametrize(("count", "lines"), [(0, "abc"), (2, "bc"), (9, "abc")])
-def test_logs_prints_the_last_lines(count: int, lines: str, lepton: Command, home: Home) -> None:
+@pytest.mark.parametrize(("count", "lines"), [(0, "abc"), ("all", "abc"), (2, "bc"), (9, "abc")])
+def test_logs_prints_the_last_lines(
+    count: int | str, lines: str, lepton: Command, home: Home
+) -> None:
     home.log("storage").write_text("a\nb\nc\n")
     assert lepton.ok("logs", "storage", "-n", count).out == "".join(f"{c}\n" for c in lines)
+
+
+def test_logs_prints_two_hundred_lines_unless_told(lepton: Command, home: Home) -> None:
+    home.log("storage").write_text("".join(f"{number}\n" for number in range(1000)))
+    assert lepton.ok("logs", "storage").out.split() == [str(number) for number in range(800, 1000)]
 
 
 def test_what_the_mesh_raises_is_one_line(lepton: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lepton_local import log_files
 from lepton_local import supervisor as module
 from lepton_local.home import Home
 from lepton_local.listener import Listener
@@ -81,6 +83,29 @@ async def test_a_passing_failure_does_not_end_the_stack(
     monkeypatch.setattr(stack, "_stopping", Enough())
     await stack._supervise()
     assert authority.asked >= 3
+
+
+async def test_a_log_that_grows_is_begun_anew(
+    stack: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its process writes to it, and without a restart."""
+    monkeypatch.setattr(module, "_TRIM_SECONDS", -1.0)
+    monkeypatch.setattr(log_files, "MAX_BYTES", 10)
+    grown = stack._home.log("etcd")
+    grown.write_text("more than ten bytes\n")
+
+    class Once:
+        def is_set(self) -> bool:
+            return log_files.earlier(grown).exists()
+
+        async def wait(self) -> None:
+            raise TimeoutError
+
+    monkeypatch.setattr(stack, "_stopping", Once())
+    async with asyncio.timeout(10):
+        await stack._supervise()
+    assert grown.read_text() == ""
+    assert log_files.earlier(grown).read_text() == "more than ten bytes\n"
 
 
 def test_a_failed_prediction_ends_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
