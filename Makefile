@@ -76,6 +76,7 @@ bench: setup-dev ## Measure; writes bench/results/latest.json (load from h2load)
 	$(BIN)/python -m bench $(ARGS)
 
 lock: setup-dev ## Pin what is installed now into the constraints file
+	@mkdir -p build
 	@{ sed -n '/^#/p' $(CONSTRAINTS); $(BIN)/python -m pip list --format=freeze --exclude lepton-cloud \
 	  --exclude pip --exclude setuptools | sed 's/+cpu$$//' | sort --ignore-case; echo 'onnxruntime-gpu==1.31.1'; } > build/lock.txt
 	mv build/lock.txt $(CONSTRAINTS)
