@@ -1,0 +1,73 @@
+"""Where a stack keeps everything, and the record of what it runs."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from lepton_local.home import Home, ProcessRecord, StackBusy, StackRecord
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "state" / "lepton")
+    home.create()
+    return home
+
+
+@pytest.mark.parametrize(
+    ("environ", "path"),
+    [
+        ({"LEPTON_HOME": "/a/b", "XDG_STATE_HOME": "/c"}, "/a/b"),
+        ({"XDG_STATE_HOME": "/c"}, "/c/lepton"),
+        ({"LEPTON_HOME": "", "XDG_STATE_HOME": ""}, "~/.local/state/lepton"),
+        ({}, "~/.local/state/lepton"),
+        ({"LEPTON_HOME": "here"}, "here"),
+    ],
+)
+def test_which_stack_is_meant(environ: dict[str, str], path: str) -> None:
+    assert Home.default(environ).path == Path(path).expanduser().absolute()
+
+
+def test_only_its_owner_enters(home: Home) -> None:
+    home.create()  # may be repeated
+    assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(home.logs.stat().st_mode) == 0o700
+
+
+def test_the_layout(home: Home) -> None:
+    """What backups and scripts count on."""
+    places = (home.ca_file, home.service("auth"), home.log("etcd"))
+    assert [str(place.relative_to(home.path)) for place in places] == [
+        "ca.pem",
+        "auth",
+        "logs/etcd.log",
+    ]
+
+
+def test_the_record_is_read_as_it_was_written(home: Home) -> None:
+    assert home.read() is None
+    record = StackRecord(
+        state="READY",
+        supervisor=ProcessRecord(7, 1.5),
+        step="s",
+        gateway="[::1]:8443",
+        seconds_to_ready=6.25,
+        processes={"etcd": ProcessRecord(8, 2.5, restarts=3)},
+    )
+    home.write(record)
+    assert home.read() == record
+    assert [path.name for path in home.path.iterdir() if path.is_file()] == ["stack.json"]
+    assert stat.S_IMODE((home.path / "stack.json").stat().st_mode) == 0o600
+    home.forget()
+    home.forget()
+    assert home.read() is None
+
+
+def test_the_lock_is_held_once(home: Home) -> None:
+    with home.locked(), pytest.raises(StackBusy, match="--home"), home.locked():
+        pass
+    with home.locked():
+        pass
