@@ -58,7 +58,13 @@ class InferenceService:
         manager = EndpointManager(endpoints, registry, self._deployer, changes)
         self._servicer = InferenceServicer(manager, runtime.draining)
         self.protocol = OpenInference(serving)
-        self.gate = TokenGate(serving, _RuntimeVerifier(runtime), settings.trust_domain)
+        self.gate = TokenGate(
+            serving,
+            _RuntimeVerifier(runtime),
+            settings.trust_domain,
+            # Looked up late: the runtime's list is replaced once while the process starts.
+            revoked=lambda serial: serial in runtime.denylist,
+        )
 
     @classmethod
     async def open(cls, runtime: MeshRuntime, settings: InferenceSettings) -> InferenceService:
@@ -105,7 +111,8 @@ async def build_with_grpc(runtime: MeshRuntime, settings: InferenceSettings) -> 
     port = GrpcPort(
         inference.protocol,
         inference.gate,
-        runtime.check_peer,
+        # Looked up late, as above.
+        lambda context: runtime.check_peer(context),
         settings.max_message_bytes,
         settings.max_connection_age_seconds,
     )

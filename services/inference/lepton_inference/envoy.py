@@ -9,6 +9,8 @@ from typing import Any
 
 from pyvoy import PyvoyServer
 
+from lepton_inference.gate import PEER_SERIAL
+
 LISTENER = "oip"
 _TYPE = "type.googleapis.com/envoy."
 
@@ -113,7 +115,26 @@ def _connection_manager(port: DataPort) -> dict[str, Any]:
     if port.tls is not None:
         manager["forward_client_cert_details"] = "SANITIZE_SET"
         manager["set_current_client_cert_details"] = {"uri": True}
+        manager["http_filters"] = [_serial_header(), *manager["http_filters"]]
     return manager
+
+
+def _serial_header() -> dict[str, Any]:
+    """Hands the serial of the client's certificate on, for the denylist."""
+    header = PEER_SERIAL.decode()
+    return {
+        "name": "envoy.filters.http.header_mutation",
+        "typed_config": {
+            "@type": _TYPE + "extensions.filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {
+                "request_mutations": [
+                    # Whatever the client says of itself goes first.
+                    {"remove": header},
+                    {"append": {"header": {"key": header, "value": "%DOWNSTREAM_PEER_SERIAL%"}}},
+                ]
+            },
+        },
+    }
 
 
 def _transport_socket(port: DataPort) -> dict[str, Any]:

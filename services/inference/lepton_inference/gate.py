@@ -1,27 +1,38 @@
 """Who may call the data plane, and in which workspace; written once for both adapters.
 
 The peer has already shown a certificate of the mesh (Envoy or gRPC asks for it and hands its
-SPIFFE id on). Here the caller's token is verified, the authorization table asked, and the
-caller's workspace found. What was found holds for that token and peer until the token
-expires, and is remembered: a busy client sends the same two headers with every request.
+SPIFFE id on). Here it is looked up among those that were revoked, the caller's token is
+verified, the authorization table asked, and the caller's workspace found. What was found holds
+for that token and certificate until the token expires or the certificate is revoked, and is
+remembered: a busy client sends the same headers with every request.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from lepton.oip.v2 import open_inference_pb2
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES
 from lepton_inference.serving import Serving, Workspace
 from lepton_mesh.authorization import AuthorizationTable, Rule, authorize
-from lepton_mesh.caller import Caller, Role
+from lepton_mesh.caller import Role
 from lepton_mesh.claims import Claims, TokenInvalid, TokenMissing
-from lepton_mesh.errors import PermissionDenied, Unauthenticated
+from lepton_mesh.errors import Unauthenticated
+from lepton_mesh.interceptors.server import token_caller
+from lepton_mesh.peers import PeerRevoked
 from lepton_mesh.spiffe import InvalidSpiffeId, SpiffeId
 
 AUTHORIZATION = b"authorization"
 FORWARDED_CERTIFICATE = b"x-forwarded-client-cert"
+PEER_SERIAL = b"x-lepton-peer-serial"
+"""The serial number of the peer's certificate in hex. Envoy sets it, whatever a client sends;
+gRPC's own port, which looks it up itself, does not."""
+
+_Key = tuple[bytes | None, bytes | None, bytes | None]
+_Known = tuple[str, float, str]
+"""Workspace, when the token expires (Unix time), serial of the peer's certificate."""
 
 _PUBLIC = Rule(public=True)
 _VIEWER = Rule(min_role=Role.VIEWER)
@@ -54,12 +65,6 @@ class PeerUnknown(Unauthenticated):
     reason = "PEER_UNKNOWN"
 
 
-class PeerNotAllowed(PermissionDenied):
-    """A job presents a token that is not its own."""
-
-    reason = "PEER_TOKEN_NOT_ITS_OWN"
-
-
 class Gate(Protocol):
     """Admits callers to the data plane."""
 
@@ -76,7 +81,7 @@ class Gate(Protocol):
 
         Raises:
             PeerUnknown, TokenMissing, TokenInvalid, TokenExpired: Who asks is not known.
-            PermissionDenied: They may not.
+            PeerRevoked, PeerTokenMismatch, PermissionDenied: They may not.
         """
         ...
 
@@ -87,25 +92,32 @@ class Verifier(Protocol):
     async def verify(self, token: str) -> Claims: ...
 
 
+Revoked = Callable[[str], bool]
+"""Whether a certificate was revoked, by its serial number in lower-case hex, now."""
+
+
 class TokenGate:
     """The gate of production: mTLS peers of one trust domain, and verified tokens."""
 
     _LIMIT = 4096
 
-    def __init__(self, serving: Serving, verifier: Verifier, trust_domain: str) -> None:
+    def __init__(
+        self, serving: Serving, verifier: Verifier, trust_domain: str, revoked: Revoked
+    ) -> None:
         self._serving = serving
         self._verifier = verifier
         self._trust_domain = trust_domain
-        self._known: dict[tuple[bytes | None, bytes | None], tuple[str, float]] = {}
+        self._revoked = revoked
+        self._known: dict[_Key, _Known] = {}
 
     def known(self, headers: dict[bytes, bytes]) -> Workspace | None:
         """See Gate."""
-        key = headers.get(AUTHORIZATION), headers.get(FORWARDED_CERTIFICATE)
+        key = _key(headers)
         found = self._known.get(key)
         if found is None:
             return None
-        workspace, expires = found
-        if expires <= time.time():
+        workspace, expires, serial = found
+        if expires <= time.time() or self._revoked(serial):
             del self._known[key]
             return None
         return self._serving.workspace(workspace)
@@ -114,27 +126,21 @@ class TokenGate:
         """See Gate."""
         rule = TABLE.rule(method)
         peer = self._peer(headers.get(FORWARDED_CERTIFICATE))
+        # As the denylist writes it; OpenSSL pads to whole bytes.
+        serial = headers.get(PEER_SERIAL, b"").decode("latin-1").lower().lstrip("0")
+        if self._revoked(serial):
+            raise PeerRevoked(
+                f"the certificate {serial} of {peer} was revoked; join again", peer=peer
+            )
         if rule.public:
             return self._serving.workspace("")
-        authorization = headers.get(AUTHORIZATION)
-        token = _bearer(authorization)
+        token = _bearer(headers.get(AUTHORIZATION))
         claims = await self._verifier.verify(token)
-        if peer.job and claims.subject != f"jobs/{peer.job}":
-            raise PeerNotAllowed(f"{peer} may present its own token only", peer=peer)
-        caller = Caller(
-            kind=claims.kind,
-            subject=claims.subject,
-            workspace=claims.workspace,
-            role=claims.role,
-            peer=peer,
-            reads=claims.reads,
-            writes=claims.writes,
-        )
+        caller = token_caller(token, claims, peer)
         authorize(rule, caller, method)
         if len(self._known) >= self._LIMIT:
             self._known.clear()
-        key = authorization, headers.get(FORWARDED_CERTIFICATE)
-        self._known[key] = claims.workspace, float(claims.expires)
+        self._known[_key(headers)] = claims.workspace, float(claims.expires), serial
         return self._serving.workspace(claims.workspace)
 
     def _peer(self, forwarded: bytes | None) -> SpiffeId:
@@ -154,6 +160,14 @@ class TokenGate:
                 f"this service to '{self._trust_domain}'"
             )
         return peer
+
+
+def _key(headers: dict[bytes, bytes]) -> _Key:
+    return (
+        headers.get(AUTHORIZATION),
+        headers.get(FORWARDED_CERTIFICATE),
+        headers.get(PEER_SERIAL),
+    )
 
 
 def _bearer(authorization: bytes | None) -> str:

@@ -12,13 +12,14 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from cryptography import x509
 from google.rpc import error_details_pb2, status_pb2
 
 from lepton.api.inference.v1 import inference_pb2 as api
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_mesh.caller import Role
 from lepton_mesh.errors import AlreadyExists, InvalidArgument, LeptonError, NotFound
-from lepton_mesh.pki import CertificateAuthority
+from lepton_mesh.pki import CertificateAuthority, serial_hex
 from tests.inference_models import linear
 from tests.integration.inference_service.world import World
 
@@ -167,6 +168,29 @@ async def test_who_may_not_is_refused(world: World) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await infer(channel, request(), world.bearer())
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("plane", ["envoy", "grpc"])
+async def test_a_revoked_certificate_is_refused(world: World, plane: str) -> None:
+    """On either data port, and whatever serial the client claims to have."""
+    world.models.register("digits/versions/1", linear(1.0))
+    stolen = world.identity("training")
+    pem = await asyncio.to_thread((stolen / "cert.pem").read_bytes)
+    world.revoked.append(serial_hex(x509.load_pem_x509_certificate(pem)))
+    world.run_inference(LEPTON_DATA_PLANE=plane)
+    record = await world.instance()
+    await create(world, "models/digits/versions/1")
+    await world.endpoint_in_state("endpoints/digits", "READY")
+    claimed = (*world.bearer(), ("x-lepton-peer-serial", "77"))
+    async with world.channel(record.ports["oip"], stolen) as channel:
+        for metadata in (world.bearer(), claimed):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await infer(channel, request(), metadata)
+            assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+            assert reason_of(caught.value) == "PEER_CERTIFICATE_REVOKED"
+    async with world.channel(record.ports["oip"]) as channel:
+        forged = (*world.bearer(), ("x-lepton-peer-serial", world.revoked[0]))
+        assert await score(channel, forged) == 4.0
 
 
 async def test_what_cannot_be_served_is_said(world: World) -> None:

@@ -99,6 +99,8 @@ class World:
         files = EtcdFiles(*(directory / name for name in ("cert.pem", "key.pem", "ca.pem")))
         self.etcd = EtcdServer(None, root / "etcd", files)
         self.signing_key = ec.generate_private_key(ec.SECP256R1())
+        self.revoked: list[str] = []
+        """Serials that auth lists as revoked; what a process fetches when it starts."""
         self.processes: list[subprocess.Popen[bytes]] = []
         self._stack = AsyncExitStack()
         self._stop = asyncio.Event()
@@ -284,7 +286,9 @@ class World:
             other = descriptor.services_by_name["CertificateService"]
             servicers.append(
                 Served(
-                    auth_pb2_grpc.add_CertificateServiceServicer_to_server, _Certificates(), other
+                    auth_pb2_grpc.add_CertificateServiceServicer_to_server,
+                    _Certificates(self.revoked),
+                    other,
                 )
             )
             methods |= {f"/{other.full_name}/{method.name}": every for method in other.methods}
@@ -328,7 +332,14 @@ class _Auth(auth_pb2_grpc.AuthServiceServicer):
 
 
 class _Certificates(auth_pb2_grpc.CertificateServiceServicer):
+    def __init__(self, revoked: list[str]) -> None:
+        self._revoked = revoked
+
     async def ListRevokedCertificates(
         self, request: Any, context: Any
     ) -> auth_pb2.ListRevokedCertificatesResponse:
-        return auth_pb2.ListRevokedCertificatesResponse()
+        return auth_pb2.ListRevokedCertificatesResponse(
+            revoked_certificates=[
+                auth_pb2.RevokedCertificate(serial_number=serial) for serial in self._revoked
+            ]
+        )

@@ -57,7 +57,7 @@ class Endless:
 )
 async def test_an_endless_body_is_not_kept(method: str, path: str, content_type: bytes) -> None:
     serving = Serving()
-    gate = TokenGate(serving, NoTokens(), "lepton.local")
+    gate = TokenGate(serving, NoTokens(), "lepton.local", lambda _: False)
     application = Application(OpenInference(serving), gate, 64 << 20)
     request = Endless(method, path, content_type)
     await application(request.scope, request.receive, request.send)

@@ -199,7 +199,7 @@ def identity(check_peer: CheckPeer, verifier: TokenVerifier) -> Interceptor:
         if call.rule.public:  # whatever credentials come along
             caller = Caller("anonymous", subject="", workspace="", peer=peer)
         elif token := _bearer(call.metadata.get(AUTHORIZATION)):
-            caller = _token_caller(token, await verifier.verify(token), peer)
+            caller = token_caller(token, await verifier.verify(token), peer)
         else:
             caller = _own_caller(call, peer)
         call.caller = caller
@@ -251,7 +251,7 @@ async def _quiet(context: grpc.aio.ServicerContext[Any, Any]) -> None:
                         return
 
 
-def _token_caller(token: str, claims: Claims, peer: SpiffeId | None) -> Caller:
+def token_caller(token: str, claims: Claims, peer: SpiffeId | None) -> Caller:
     """The token's caller: a job presents its own token only, and nobody brings it in from outside.
 
     A service may carry a job's token on, as the registry does to storage: it had it from the job
