@@ -57,7 +57,7 @@ def export(directory: Path, request: ExportRequest) -> dict[str, Any]:
     rows = np.load(directory / request.rows)
     target = directory / "model.onnx"
     # At least two rows: the exporter would take a batch of one for a constant.
-    example = torch.from_numpy(rows[:2].copy())
+    example = torch.from_numpy(np.resize(rows, (2, *rows.shape[1:])))
     program = torch.onnx.export(
         served,
         (example,),
