@@ -33,8 +33,8 @@ class JobActive(FailedPrecondition):
     reason = "JOB_ACTIVE"
 
 
-class JobNameInvalid(InvalidArgument):
-    reason = "JOB_NAME_INVALID"
+class RequestIdInvalid(InvalidArgument):
+    reason = "JOB_REQUEST_ID_INVALID"
 
 
 class State(StrEnum):

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lepton_mesh.errors import FailedPrecondition, Unavailable
+from lepton_mesh.resources import InvalidId, InvalidPage, Page, check_id, parse_name
 from lepton_training.changes import Changes
-from lepton_training.job import Event, Job, JobActive, JobNameInvalid, State
+from lepton_training.job import (
+    Event,
+    Job,
+    JobActive,
+    JobExists,
+    JobNotFound,
+    RequestIdInvalid,
+    State,
+)
 from lepton_training.job_files import JobFiles
 from lepton_training.ports import Datasets, JobRepository
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpecInvalid, parse_spec
 from lepton_training.supervisor import Supervisor
 
-_ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_PAGE_DEFAULT, _PAGE_MAX = 100, 1000
+_REQUEST_ID_MAX = 128
+PAGE_KEY = (int, str)
+"""Types of a page's key: microseconds of the create time since 1970, and the job's id."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EVENTS_AT_ONCE = 500
 _POLL_SECONDS = 1.0
 _LOG_POLL_SECONDS = 0.25
@@ -87,12 +97,14 @@ class Jobs:
 
         Raises:
             JobSpecInvalid: With every fault of the spec.
-            JobNameInvalid, JobExists: The id cannot be used.
+            InvalidId, JobExists: The id cannot be used.
+            RequestIdInvalid: It is too long, or has characters that cannot be shown.
         """
-        if job_id and not _ID.fullmatch(job_id):
-            raise JobNameInvalid(
-                f"'{job_id}' cannot be a job's id; use lower-case letters, digits and '-', "
-                "beginning with a letter, at most 63"
+        if job_id:
+            check_id(job_id, "job_id")
+        if len(request_id) > _REQUEST_ID_MAX or not request_id.isprintable():
+            raise RequestIdInvalid(
+                f"request_id has at most {_REQUEST_ID_MAX} characters that can be shown"
             )
         spec = parse_spec(document, cores=self._cores)
         version = await self._datasets.resolve(spec.dataset)
@@ -117,19 +129,35 @@ class Jobs:
             request_id=request_id,
         )
         if validate_only:
+            await self._check_free(job)
             return job
         created = await self._repository.create(job)
         self._supervisor.wake()
         return created
 
+    async def _check_free(self, job: Job) -> None:
+        try:
+            found = await self._repository.get(job.workspace, job.id)
+        except JobNotFound:
+            return
+        if not job.request_id or found.request_id != job.request_id:
+            raise JobExists(f"{job.name} exists; choose another id", job=job.name)
+
     async def get(self, workspace: str, name: str) -> Job:
-        """Raises JobNotFound."""
+        """Raises JobNotFound, InvalidName."""
         return await self._repository.get(workspace, _job_id(name))
 
-    async def list_page(self, workspace: str, size: int, token: str) -> tuple[list[Job], str]:
-        """At most ``size`` jobs (100 when 0), newest first, and the next page's token."""
-        limit = min(size if size > 0 else _PAGE_DEFAULT, _PAGE_MAX)
-        return await self._repository.list_newest(workspace, limit, token)
+    async def list_page(self, workspace: str, page: Page) -> tuple[list[Job], str]:
+        """A page of jobs, newest first, and the next page's token; its key is :data:`PAGE_KEY`.
+
+        Raises InvalidPage.
+        """
+        jobs = await self._repository.list_newest(workspace, page.size + 1, _before(page))
+        if len(jobs) <= page.size:
+            return jobs, ""
+        last = jobs[page.size - 1]
+        since = (last.create_time - _EPOCH) // timedelta(microseconds=1)
+        return jobs[: page.size], page.token(since, last.id)
 
     async def cancel(self, workspace: str, name: str) -> Job:
         """Asks a job to stop; a job that has ended is returned as it is."""
@@ -199,6 +227,7 @@ class Jobs:
                 content = await asyncio.to_thread(self._files.read_log, workspace, job.id, offset)
             offset += len(content)
             *lines, rest = (rest + content).split(b"\n")
+            rest = rest[:_LINE_MAX]  # nobody sees more of it, however long it grows
             for line in lines:
                 parsed = parse_line(line, when)
                 when = parsed.time
@@ -230,7 +259,16 @@ def parse_line(line: bytes, earlier: datetime) -> LogLine:
 
 
 def _job_id(name: str) -> str:
-    kind, _, job_id = name.partition("/")
-    if kind != "jobs" or not _ID.fullmatch(job_id):
-        raise JobNameInvalid(f"'{name}' is not a job's name; expected jobs/<job>", job=name)
+    (job_id,) = parse_name("jobs/{job}", name)
     return job_id
+
+
+def _before(page: Page) -> tuple[datetime, str] | None:
+    """The create time and id that the page begins after."""
+    if page.after is None:
+        return None
+    microseconds, job_id = page.after
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds), check_id(job_id, "page_token")
+    except (OverflowError, InvalidId):
+        raise InvalidPage("page_token is not one that this list gave; begin without one") from None

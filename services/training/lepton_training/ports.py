@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from lepton_training.job import Event, Job, Measurement, State
@@ -15,17 +16,18 @@ class JobRepository(Protocol):
     async def create(self, job: Job) -> Job:
         """Adds a job with its first event; returns the job that had its ``request_id`` before.
 
+        Of several that come at once with one id or request id, one is added.
+
         Raises JobExists.
         """
 
     async def get(self, workspace: str, job_id: str) -> Job:
         """Raises JobNotFound."""
 
-    async def list_newest(self, workspace: str, limit: int, token: str) -> tuple[list[Job], str]:
-        """A page, newest first, and the token of the next page ("" on the last).
-
-        Raises PageTokenInvalid.
-        """
+    async def list_newest(
+        self, workspace: str, limit: int, before: tuple[datetime, str] | None
+    ) -> list[Job]:
+        """At most ``limit`` jobs, newest first, from the one after (create time, id) ``before``."""
 
     async def change(
         self,

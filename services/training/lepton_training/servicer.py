@@ -11,8 +11,9 @@ from lepton.api.training.v1 import training_pb2 as pb
 from lepton.api.training.v1 import training_pb2_grpc as pb_grpc
 from lepton_mesh.authorization import AuthorizationTable, Rule
 from lepton_mesh.caller import Role, current_caller
+from lepton_mesh.resources import Page
 from lepton_training import convert
-from lepton_training.jobs import Jobs
+from lepton_training.jobs import PAGE_KEY, Jobs
 from lepton_training.recipes import RECIPES
 
 _SERVICE = "/lepton.api.training.v1.TrainingService"
@@ -54,9 +55,8 @@ class TrainingServicer(pb_grpc.TrainingServiceServicer):
         return convert.job_message(await self._jobs.get(_workspace(), request.name))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
-        jobs, token = await self._jobs.list_page(
-            _workspace(), request.page_size, request.page_token
-        )
+        page = Page.of(request, "jobs", *PAGE_KEY)
+        jobs, token = await self._jobs.list_page(_workspace(), page)
         return pb.ListJobsResponse(
             jobs=[convert.job_message(job) for job in jobs], next_page_token=token
         )

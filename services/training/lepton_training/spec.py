@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.resources import ID_PATTERN
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.hyperparameters import Fault, Hyperparameters, parse_hyperparameters
 
-_ID = "[a-z][a-z0-9-]{0,62}"
-_DATASET = re.compile(rf"datasets/{_ID}/versions/([1-9][0-9]{{0,17}}|latest)")
-_MODEL = re.compile(rf"models/{_ID}")
+_DATASET = re.compile(rf"datasets/{ID_PATTERN}/versions/([1-9][0-9]{{0,17}}|latest)")
+_MODEL = re.compile(rf"models/{ID_PATTERN}")
 _LABELS_MAX = 64
 _SEED_MAX = 2**63 - 1
 

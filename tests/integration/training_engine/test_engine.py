@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,12 +18,24 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lepton.api.training.v1 import training_pb2 as pb
 from lepton_mesh.errors import PermissionDenied
+from lepton_mesh.resources import InvalidId, InvalidName, InvalidPage, Page
 from lepton_training import process
 from lepton_training.events import EventWriter
-from lepton_training.job import Event, Job, JobActive, JobNotFound, Measurement, Phase, State
+from lepton_training.job import (
+    Event,
+    Job,
+    JobActive,
+    JobExists,
+    JobNotFound,
+    Measurement,
+    Phase,
+    RequestIdInvalid,
+    State,
+)
 from lepton_training.job_files import JobFilesRemain
-from lepton_training.jobs import JobElsewhere
+from lepton_training.jobs import PAGE_KEY, JobElsewhere
 from lepton_training.spec import JobSpecInvalid
 
 pytestmark = pytest.mark.integration
@@ -297,7 +310,18 @@ async def test_what_cannot_be_trained_is_refused(start: Start) -> None:
         validate_only=True,
     )
     assert checked.spec["hyperparameters"]["epochs"] == 5
-    assert await training.jobs.list_page("w", 0, "") == ([], "")
+    assert await training.jobs.list_page("w", Page(1, None, "jobs")) == ([], "")
+    job = await training.create("taken")
+    for request_id in ("", "another"):
+        with pytest.raises(JobExists):
+            await training.jobs.create(
+                "w",
+                "users/ada",
+                job.spec,
+                job_id="taken",
+                request_id=request_id,
+                validate_only=True,
+            )
 
 
 @pytest.mark.parametrize("how", ["after the service", "with the service"])
@@ -436,6 +460,59 @@ async def test_logs_stream_while_the_job_runs(start: Start) -> None:
     rest = [line async for line in lines]
     assert [line.text for line in rest] == ["two", "x" * 16384, "three"]
     assert rest[0].time == first.time
+
+
+async def test_a_line_that_does_not_end_is_bounded(start: Start) -> None:
+    """Of a log of 16 MiB without a line's end no more is held than is shown and read at once."""
+    training = await start(script("sys.exit(1)"))
+    await training.create("endless")
+    await training.ended("endless")
+    (training.files.directory("w", "endless") / "log.txt").write_bytes(b"x" * (16 << 20))
+    tracemalloc.start()
+    try:
+        assert await training.log("endless") == "x" * 16384
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+async def test_pages_of_jobs(start: Start) -> None:
+    """Every job once, newest first, by the tokens that the pages give."""
+    training = await start(script("time.sleep(600)"), cores=1)
+    for job_id in ("a", "b", "c"):
+        await training.create(job_id)
+    jobs, token = await training.jobs.list_page("w", Page(2, None, "jobs"))
+    asked = pb.ListJobsRequest(page_size=2, page_token=token)
+    rest = await training.jobs.list_page("w", Page.of(asked, "jobs", *PAGE_KEY))
+    assert [job.id for job in jobs] == ["c", "b"]
+    assert ([job.id for job in rest[0]], rest[1]) == (["a"], "")
+
+
+@pytest.mark.parametrize("key", [(10**30, "a"), (-(10**18), "a"), (0, "A\0")])
+async def test_a_crafted_page_token_is_refused(start: Start, key: tuple[int, str]) -> None:
+    """Times that do not exist and ids that no job has are the caller's fault, not ours."""
+    training = await start(script("pass"))
+    with pytest.raises(InvalidPage):
+        await training.jobs.list_page("w", Page(1, key, "jobs"))
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"request_id": "x" * 129}, RequestIdInvalid),
+        ({"request_id": "a\0b"}, RequestIdInvalid),
+        ({"job_id": "No Id"}, InvalidId),
+    ],
+)
+async def test_ids_are_checked(
+    start: Start, values: dict[str, str], error: type[Exception]
+) -> None:
+    """Before anything is asked or kept."""
+    training = await start(script("pass"))
+    with pytest.raises(error):
+        await training.jobs.create("w", "users/ada", {}, **values)
+    with pytest.raises(InvalidName):
+        await training.jobs.get("w", "models/a")
 
 
 async def _until_gone(found: process.ProcessId) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, select, tuple_
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from lepton_mesh.database import Database
-from lepton_mesh.errors import InvalidArgument
 from lepton_training.job import (
     TRANSITIONS,
     Event,
@@ -27,10 +25,6 @@ from lepton_training.job import (
 from lepton_training.models import EventRow, JobRow
 
 _TIMES = ("create_time", "start_time", "end_time")
-
-
-class PageTokenInvalid(InvalidArgument):
-    reason = "JOB_PAGE_TOKEN_INVALID"
 
 
 class SqlJobs:
@@ -64,7 +58,10 @@ class SqlJobs:
             _append(session, row, {"job": _record(job)})
             return job
 
-        return await self._database.write(insert)
+        try:
+            return await self._database.write(insert)
+        except IntegrityError:  # another call was first with this id or request id
+            return await self._database.write(insert)
 
     async def get(self, workspace: str, job_id: str) -> Job:
         def read(session: Session) -> Job:
@@ -72,21 +69,18 @@ class SqlJobs:
 
         return await self._database.read(read)
 
-    async def list_newest(self, workspace: str, limit: int, token: str) -> tuple[list[Job], str]:
-        before = _parse_token(token) if token else None
-
+    async def list_newest(
+        self, workspace: str, limit: int, before: tuple[datetime, str] | None
+    ) -> list[Job]:
         def read(session: Session) -> list[Job]:
             query = select(JobRow).where(JobRow.workspace == workspace)
             key = tuple_(JobRow.create_time, JobRow.id)
             if before is not None:
                 query = query.where(key < before)
-            query = query.order_by(JobRow.create_time.desc(), JobRow.id.desc()).limit(limit + 1)
+            query = query.order_by(JobRow.create_time.desc(), JobRow.id.desc()).limit(limit)
             return [_job(row) for row in session.scalars(query)]
 
-        jobs = await self._database.read(read)
-        if len(jobs) <= limit:
-            return jobs, ""
-        return jobs[:limit], _token(jobs[limit - 1])
+        return await self._database.read(read)
 
     async def change(
         self,
@@ -213,17 +207,3 @@ def _content(workspace: str, row: EventRow) -> Job | Measurement:
     if "job" in row.content:
         return _from_record(workspace, row.content["job"])
     return Measurement(**row.content["measurement"])
-
-
-def _token(job: Job) -> str:
-    return base64.urlsafe_b64encode(f"{job.create_time.isoformat()} {job.id}".encode()).decode()
-
-
-def _parse_token(token: str) -> tuple[datetime, str]:
-    try:
-        time, job_id = base64.urlsafe_b64decode(token.encode()).decode().split(" ")
-        return datetime.fromisoformat(time), job_id
-    except (ValueError, binascii.Error):
-        raise PageTokenInvalid(
-            "page_token is not one that ListJobs gave; leave it empty to begin again"
-        ) from None
