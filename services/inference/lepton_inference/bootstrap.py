@@ -112,7 +112,7 @@ async def build_with_grpc(runtime: MeshRuntime, settings: InferenceSettings) -> 
         inference.protocol,
         inference.gate,
         # Looked up late, as above.
-        lambda context: runtime.check_peer(context),
+        lambda context: runtime.check_peer(context),  # noqa: PLW0108  for that reason
         settings.max_message_bytes,
         settings.max_connection_age_seconds,
     )
