@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.asgi import Application
 from lepton_inference.envoy import DataPort, MutualTls
@@ -26,6 +28,7 @@ from lepton_inference.serving import Served, Serving, ServingState, Workspace
 from lepton_inference.settings import ModelSettings
 
 WORKSPACE = "bench"
+_SETTINGS = TypeAdapter(ModelSettings)
 
 
 class OpenGate:
@@ -51,7 +54,10 @@ def load_models(serving: Serving, models: dict[str, Path], settings: ModelSettin
 
 
 class _App:
-    """The ASGI application that runs inside Envoy; BENCH_MODELS is ``name=path`` pairs."""
+    """The ASGI application that runs inside Envoy.
+
+    BENCH_MODELS is ``name=path`` pairs, BENCH_SETTINGS how they are served, as JSON.
+    """
 
     def __init__(self) -> None:
         self._application: Application | None = None
@@ -65,7 +71,7 @@ class _App:
         serving = Serving()
         pairs = os.environ["BENCH_MODELS"].split(os.pathsep)
         models = {name: Path(path) for name, path in (pair.split("=", 1) for pair in pairs)}
-        load_models(serving, models, ModelSettings())
+        load_models(serving, models, _SETTINGS.validate_json(os.environ["BENCH_SETTINGS"]))
         self._application = Application(OpenInference(serving), OpenGate(serving), 64 << 20)
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -77,7 +83,9 @@ app = _App()
 
 @contextlib.asynccontextmanager
 async def data_plane(
-    models: dict[str, Path], tls: MutualTls | None = None
+    models: dict[str, Path],
+    tls: MutualTls | None = None,
+    settings: ModelSettings | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """Runs Envoy with the models in it; gives its ``host:port`` and process id."""
     with tempfile.TemporaryDirectory(prefix="lepton-") as directory:
@@ -86,7 +94,12 @@ async def data_plane(
         here = str(Path(__file__).parent)
         if here not in sys.path:
             sys.path.insert(0, here)
-        envoy = EnvoyProcess.start(port, environment={**os.environ, "BENCH_MODELS": pairs})
+        environment = {
+            **os.environ,
+            "BENCH_MODELS": pairs,
+            "BENCH_SETTINGS": _SETTINGS.dump_json(settings or ModelSettings()).decode(),
+        }
+        envoy = EnvoyProcess.start(port, environment=environment)
         try:
             yield await envoy.address(), envoy.pid
         finally:

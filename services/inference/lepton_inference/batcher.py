@@ -5,7 +5,8 @@ take two milliseconds at most runs inline, in the loop's own thread: handing it 
 thread costs more than it takes (13,500 against 20,500 req/s on the MLP 784-128-128-10). After
 each such batch the loop turns, so that what else it serves is never kept waiting for more than
 one. A larger batch runs on a worker thread, and what arrives meanwhile is the next batch.
-Nothing waits for a batch to fill unless the model's settings ask for a delay.
+Nothing waits for a batch to fill unless the model's settings ask for a delay, which is fixed
+or follows the load (:mod:`lepton_inference.adaptive`).
 
 A batch takes the highest level of priority first, and within a level one shape after another,
 so that no shape starves another; room that is left goes to lower levels of the same shape. A
@@ -31,6 +32,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lepton_inference.adaptive import AdaptiveDelay
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import Tails
 from lepton_inference.statistics import Statistics
@@ -197,6 +199,9 @@ class Batcher:
         self._full_rows = self._preferred[-1] if self._preferred else self._max_rows
         """Rows that nothing is waited for any more."""
         self._delay_ns = round(settings.max_delay_seconds * 1e9) if batched else 0
+        self._adaptive = (
+            AdaptiveDelay(settings.max_delay_seconds) if settings.adaptive_delay else None
+        )
         # A thread that no batch ever needs is never started.
         self._executor = ThreadPoolExecutor(instances, "inference")
         self._request_seconds = 0.0
@@ -245,8 +250,11 @@ class Batcher:
         line = lines.get(tails)
         if line is None:
             line = lines[tails] = _Line()
-        line.works.append(_Work(columns, rows, tails, deadline, future))
+        work = _Work(columns, rows, tails, deadline, future)
+        line.works.append(work)
         line.rows += rows
+        if self._adaptive is not None:
+            self._adaptive.arrived(work.enqueued_ns / 1e9)
         self._waiting += 1
         if (
             not self._scheduled
@@ -341,12 +349,18 @@ class Batcher:
         now = time.perf_counter_ns()
         first, least = next(iter(lines)), _NEVER_NS
         for tails, line in lines.items():
-            left = line.works[0].enqueued_ns + self._delay_ns - now
+            left = self._due_ns(line.works[0].enqueued_ns, now) - now
             if left <= 0 or line.rows >= self._full_rows:
                 return tails, 0
             if left < least:
                 first, least = tails, left
         return first, least
+
+    def _due_ns(self, oldest_ns: int, now_ns: int) -> int:
+        """When a line whose oldest request is that old is to run, full or not."""
+        if self._adaptive is None:
+            return oldest_ns + self._delay_ns
+        return int(self._adaptive.until(oldest_ns / 1e9, now_ns / 1e9) * 1e9)
 
     def _take(self, level: int, tails: Tails) -> tuple[list[_Work], int]:
         """A batch of that shape; expired and cancelled requests are left out of it.
@@ -429,7 +443,10 @@ class Batcher:
             inferred_ns=times.inferred_ns,
             ended_ns=ended,
         )
-        seconds = (ended - times.started_ns) / 1e9 / len(works)
+        seconds = (ended - times.started_ns) / 1e9
+        if self._adaptive is not None:
+            self._adaptive.ran(len(works), seconds)
+        seconds /= len(works)
         before = self._request_seconds or seconds
         self._request_seconds = before + (seconds - before) / 8
 

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton_inference.endpoint import Endpoint, Wanted
-from lepton_inference.settings import BatchingSettings, ModelSettings
+from lepton_inference.settings import BatchingSettings, ExecutionSettings, ModelSettings
 
 
 def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
@@ -25,6 +25,7 @@ def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
             for target in endpoint.targets
         ],
         batching=_batching_message(endpoint.settings.batching),
+        execution=pb.Execution(instances=endpoint.settings.execution.instances),
         state=endpoint.state.value,
         failure_reason=endpoint.failure_reason,
         failure_message=endpoint.failure_message,
@@ -42,7 +43,10 @@ def wanted_of(message: pb.Endpoint) -> Wanted:
     """What the user asks for, with defaults where nothing was said; bounds are not checked."""
     return Wanted(
         targets=tuple((target.model_version, target.weight) for target in message.targets),
-        settings=ModelSettings(batching=_batching(message.batching)),
+        settings=ModelSettings(
+            batching=_batching(message.batching),
+            execution=ExecutionSettings(instances=message.execution.instances or 1),
+        ),
         description=message.description,
         labels=dict(message.labels),
     )
@@ -55,6 +59,7 @@ def _batching(message: pb.Batching) -> BatchingSettings:
         max_delay_seconds=message.max_delay_us / 1e6,
         max_queue=message.max_queue or BatchingSettings.max_queue,
         preferred_rows=tuple(message.preferred_batch_rows),
+        adaptive_delay=message.adaptive_delay,
         priority_levels=levels,
         default_priority=message.default_priority or levels,
     )
@@ -66,6 +71,7 @@ def _batching_message(batching: BatchingSettings) -> pb.Batching:
         max_delay_us=round(batching.max_delay_seconds * 1e6),
         max_queue=batching.max_queue,
         preferred_batch_rows=batching.preferred_rows,
+        adaptive_delay=batching.adaptive_delay,
         priority_levels=batching.priority_levels,
         default_priority=batching.default_priority,
     )

@@ -87,13 +87,15 @@ class LoadedModel:
         self.settings = settings
         self.statistics = Statistics()
         self.max_rows = settings.batching.max_rows if self.signature.batched else 1
-        self.inline = session.placement.inline_rows >= self.max_rows
+        instances = settings.execution.instances
+        self.inline = instances == 1 and session.placement.inline_rows >= self.max_rows
         """Whether a batch is over so soon that nobody looks whether its callers are there."""
         self.batcher = Batcher(
             session,
             settings.batching,
             batched=self.signature.batched,
             inline_rows=session.placement.inline_rows,
+            instances=instances,
             statistics=self.statistics,
         )
 

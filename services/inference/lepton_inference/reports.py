@@ -27,6 +27,7 @@ def properties(model: LoadedModel) -> dict[str, str]:
     placement = model.session.placement
     said = {
         "execution_provider": placement.provider,
+        "adaptive_delay": str(model.settings.batching.adaptive_delay).lower(),
         "inline_rows": str(placement.inline_rows),
         "intra_op_threads": str(placement.threads),
         "artifact_digest": model.source.digest,
@@ -70,7 +71,7 @@ def config(model: LoadedModel) -> pb.ModelConfig:
             pb.ModelInstanceGroup(
                 name=f"{model.source.name}_0",
                 kind=kind.KIND_GPU if on_gpu else kind.KIND_CPU,
-                count=1,
+                count=model.settings.execution.instances,
                 gpus=[0] if on_gpu else [],
             )
         ],

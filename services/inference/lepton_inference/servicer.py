@@ -32,7 +32,7 @@ TABLE = AuthorizationTable(
 )
 
 _NAME = "endpoints/{endpoint}"
-_MUTABLE = ("targets", "batching", "description", "labels")
+_MUTABLE = ("targets", "batching", "execution", "description", "labels")
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):

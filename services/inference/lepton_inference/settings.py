@@ -14,6 +14,7 @@ MAX_DELAY_SECONDS = 10.0
 MAX_QUEUE = 1 << 20
 MAX_PREFERRED = 16
 MAX_PRIORITIES = 64
+MAX_INSTANCES = 64
 
 
 class EndpointInvalid(InvalidArgument):
@@ -32,6 +33,8 @@ class BatchingSettings:
     """Requests that may wait; the next is refused."""
     preferred_rows: tuple[int, ...] = ()
     """Sizes that a batch is cut to when more rows wait, ascending; empty for any size."""
+    adaptive_delay: bool = False
+    """Whether the delay follows the load, at most ``max_delay_seconds``."""
     priority_levels: int = 1
     """Levels of priority, 1 being served first."""
     default_priority: int = 1
@@ -39,15 +42,25 @@ class BatchingSettings:
 
 
 @dataclass(frozen=True)
+class ExecutionSettings:
+    """How a model runs."""
+
+    instances: int = 1
+    """Batches that may run at a time."""
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """Everything that decides how one loaded model is served."""
 
     batching: BatchingSettings = field(default_factory=BatchingSettings)
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
 
 
 def check_model_settings(settings: ModelSettings) -> None:
     """Raises EndpointInvalid for a setting out of bounds, or one without effect."""
     _check_batching(settings.batching)
+    _within("execution.instances", settings.execution.instances, 1, MAX_INSTANCES)
 
 
 def _check_batching(batching: BatchingSettings) -> None:
@@ -64,6 +77,11 @@ def _check_batching(batching: BatchingSettings) -> None:
             f"batching.preferred_batch_rows is {list(preferred)}; give sizes in ascending order, "
             f"each of 1 to max_batch_rows ({batching.max_rows})",
             field="batching.preferred_batch_rows",
+        )
+    if batching.adaptive_delay and not batching.max_delay_seconds:
+        raise EndpointInvalid(
+            "batching.adaptive_delay has no effect without batching.max_delay_us, its bound",
+            field="batching.adaptive_delay",
         )
     if batching.max_rows == 1 and (preferred or batching.max_delay_seconds):
         raise EndpointInvalid(

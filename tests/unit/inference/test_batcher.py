@@ -299,6 +299,37 @@ async def test_a_batch_too_large_for_the_loop_runs_on_a_worker() -> None:
     await batcher.close()
 
 
+async def test_several_instances_run_at_a_time() -> None:
+    """A second batch begins while the first is held, on another thread; a third waits."""
+    meeting = threading.Barrier(2, timeout=10)
+
+    class Meeting(Doubling):
+        def run(self, feeds: dict[str, Any]) -> list[Any]:
+            meeting.wait()
+            return super().run(feeds)
+
+    runner = Meeting()
+    batcher = Batcher(
+        runner,
+        BatchingSettings(max_rows=1),
+        batched=True,
+        inline_rows=64,
+        instances=2,
+        statistics=Statistics(),
+    )
+    await asyncio.gather(*(batcher.submit(row(1), 1, TAILS) for _ in range(4)))
+    assert threading.get_ident() not in runner.threads
+    assert len(runner.threads) == 2
+    await batcher.close()
+
+
+async def test_an_adaptive_delay_waits_for_nobody_when_nobody_comes() -> None:
+    """Lone requests, one after another, never wait out the bound."""
+    batcher = make(Doubling(), max_delay_seconds=10, adaptive_delay=True)
+    for _ in range(5):
+        await asyncio.wait_for(batcher.submit(row(1), 1, TAILS), 5)
+
+
 async def test_a_full_queue_says_when_to_come_again() -> None:
     """The queue's length times what a request has cost of late."""
     runner = Doubling()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.reports import config
-from lepton_inference.settings import BatchingSettings, ModelSettings
+from lepton_inference.settings import BatchingSettings, ExecutionSettings, ModelSettings
 from tests.unit.inference.test_asgi import HeldSession
 
 
@@ -18,9 +18,12 @@ async def test_the_configuration_is_what_was_set() -> None:
         preferred_rows=(8, 16),
         priority_levels=3,
         default_priority=2,
+        adaptive_delay=True,
     )
-    told = config(LoadedModel(source, HeldSession(), ModelSettings(batching)))
+    told = config(LoadedModel(source, HeldSession(), ModelSettings(batching, ExecutionSettings(3))))
     assert told.max_batch_size == 32
+    assert told.instance_group[0].count == 3
+    assert told.parameters["adaptive_delay"].string_value == "true"
     dynamic = told.dynamic_batching
     assert list(dynamic.preferred_batch_size) == [8, 16]
     assert dynamic.max_queue_delay_microseconds == 500

@@ -27,6 +27,7 @@ from lepton_inference.settings import BatchingSettings, EndpointInvalid, check_m
         ({"priority_levels": -1}, "priority_levels"),
         ({"priority_levels": 2, "default_priority": 3}, "default_priority"),
         ({"default_priority": 2}, "default_priority"),
+        ({"adaptive_delay": True}, "adaptive_delay"),
     ],
 )
 def test_what_cannot_be_is_refused(batching: dict[str, object], field: str) -> None:
@@ -42,3 +43,11 @@ def test_what_is_not_said_has_its_default() -> None:
     several = wanted_of(pb.Endpoint(batching=pb.Batching(priority_levels=3))).settings
     assert several.batching.default_priority == 3
     check_model_settings(several)
+
+
+@pytest.mark.parametrize("instances", [-1, 65])
+def test_instances_are_bounded(instances: int) -> None:
+    """The field is named."""
+    wanted = wanted_of(pb.Endpoint(execution=pb.Execution(instances=instances)))
+    with pytest.raises(EndpointInvalid, match=r"execution\.instances"):
+        check_model_settings(wanted.settings)

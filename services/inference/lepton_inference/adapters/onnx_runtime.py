@@ -116,7 +116,8 @@ def load(path: Path, settings: ModelSettings) -> OnnxSession:
     most = settings.batching.max_rows if signature.batched else 1
     rows = min(_TYPICAL_ROWS, most)
     seconds, threads = _measure(session, signature, rows), 1
-    cores = len(os.sched_getaffinity(0))
+    # Batches that run at a time share the cores out.
+    cores = max(1, len(os.sched_getaffinity(0)) // settings.execution.instances)
     if seconds > _INLINE_SECONDS and provider == _CPU and cores > 1:
         wide = _open(path, provider, threads=cores)
         with_all = _measure(wide, signature, rows)

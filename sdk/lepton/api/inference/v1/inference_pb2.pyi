@@ -26,23 +26,31 @@ class Target(_message.Message):
     def __init__(self, model_version: _Optional[str] = ..., weight: _Optional[int] = ..., resolved_version: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Batching(_message.Message):
-    __slots__ = ("max_batch_rows", "max_delay_us", "max_queue", "preferred_batch_rows", "priority_levels", "default_priority")
+    __slots__ = ("max_batch_rows", "max_delay_us", "max_queue", "preferred_batch_rows", "priority_levels", "default_priority", "adaptive_delay")
     MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_DELAY_US_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
     PREFERRED_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_LEVELS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    ADAPTIVE_DELAY_FIELD_NUMBER: _ClassVar[int]
     max_batch_rows: int
     max_delay_us: int
     max_queue: int
     preferred_batch_rows: _containers.RepeatedScalarFieldContainer[int]
     priority_levels: int
     default_priority: int
-    def __init__(self, max_batch_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue: _Optional[int] = ..., preferred_batch_rows: _Optional[_Iterable[int]] = ..., priority_levels: _Optional[int] = ..., default_priority: _Optional[int] = ...) -> None: ...
+    adaptive_delay: bool
+    def __init__(self, max_batch_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue: _Optional[int] = ..., preferred_batch_rows: _Optional[_Iterable[int]] = ..., priority_levels: _Optional[int] = ..., default_priority: _Optional[int] = ..., adaptive_delay: _Optional[bool] = ...) -> None: ...
+
+class Execution(_message.Message):
+    __slots__ = ("instances",)
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    instances: int
+    def __init__(self, instances: _Optional[int] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag")
+    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Endpoint.State]
@@ -73,6 +81,7 @@ class Endpoint(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     targets: _containers.RepeatedCompositeFieldContainer[Target]
     batching: Batching
@@ -86,7 +95,8 @@ class Endpoint(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    execution: Execution
+    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ...) -> None: ...
 
 class CreateEndpointRequest(_message.Message):
     __slots__ = ("endpoint_id", "endpoint")
