@@ -7,6 +7,10 @@ come for as long as one would have saved, it is over (the break-even rule of the
 problem: never more than twice the cost of knowing the future). Neither depends on how many
 wait already.
 
+Event loops keep time in milliseconds: a shorter wait would be a busy one, which takes from the
+requests what it gives to the batch. So where the fixed part is less than half of one, as it is
+for small models on a CPU, nothing waits.
+
 Both quantities are measured: the line through batch sizes and times by least squares, the
 arrivals by their number in the last tenth of a second; older ones fade away.
 """
@@ -17,6 +21,7 @@ import math
 
 _MEMORY_SECONDS = 0.1
 """How long arrivals count, fading."""
+_SHORTEST_WAIT_SECONDS = 0.0005
 _FADE = 0.98
 """What a batch's measurement is worth once the next one is there."""
 _LEAST_SPREAD = 0.25
@@ -67,6 +72,6 @@ class AdaptiveDelay:
         """When a batch whose oldest request came at ``oldest`` should go; ``now`` or before for
         at once. Ask again at each arrival: the answer moves with them."""
         fixed = self.fixed_seconds
-        if self._arrivals * fixed <= _MEMORY_SECONDS:
+        if fixed < _SHORTEST_WAIT_SECONDS or self._arrivals * fixed <= _MEMORY_SECONDS:
             return now
         return min(oldest + self._most, self._last_arrival + fixed)

@@ -33,6 +33,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lepton_inference.adaptive import AdaptiveDelay
+from lepton_inference.padding import Padding
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import Tails
 from lepton_inference.statistics import Statistics
@@ -149,8 +150,8 @@ class _Times:
     inferred_ns: int
 
 
-_Ran = tuple[Batch, _Times] | Exception
-"""What came of a batch."""
+_Ran = tuple[Batch | list[Outcome], _Times] | Exception
+"""What came of a batch; a padded one is cut up into an outcome for each request."""
 
 NO_DEADLINE = float("inf")
 
@@ -165,6 +166,7 @@ class Batcher:
         inline_rows: The largest batch that runs on the event loop; 0 for none.
         instances: Batches that may run at a time; more than one run on worker threads only.
         statistics: Where it counts.
+        padding: How requests of different lengths share a batch; None if they do not.
     """
 
     def __init__(
@@ -176,8 +178,10 @@ class Batcher:
         inline_rows: int,
         instances: int = 1,
         statistics: Statistics,
+        padding: Padding | None = None,
     ) -> None:
         self._runner = runner
+        self._padding = padding
         self._settings = settings
         self._batched = batched
         self._statistics = statistics
@@ -230,7 +234,7 @@ class Batcher:
         Args:
             columns: Its inputs, in the model's order.
             rows: Its rows, at most ``max_rows``.
-            tails: Requests are batched with those of equal tails.
+            tails: Requests are batched with those of equal tails, or padded to the longest.
             deadline: On the clock of :meth:`now`.
             priority: Its level; 0 for the default.
 
@@ -247,9 +251,10 @@ class Batcher:
             raise ModelUnloaded("the model was unloaded; send the request again")
         future: asyncio.Future[Outcome] = self._loop.create_future()
         lines = self._levels[priority - 1] if priority else self._default
-        line = lines.get(tails)
+        key = tails if self._padding is None else self._padding.key(tails)
+        line = lines.get(key)
         if line is None:
-            line = lines[tails] = _Line()
+            line = lines[key] = _Line()
         work = _Work(columns, rows, tails, deadline, future)
         line.works.append(work)
         line.rows += rows
@@ -372,14 +377,23 @@ class Batcher:
         limit = self._cut(sum([lines[tails].rows for lines in levels if tails in lines]))
         works: list[_Work] = []
         rows = 0
+        padding, longest = self._padding, None
         now = self.now()
         for lines in levels:
             line = lines.pop(tails, None)
             if line is None:
                 continue
             queue = line.works
-            while queue and (rows + queue[0].rows <= limit or not works):
-                work = queue.popleft()
+            while queue:
+                work = queue[0]
+                if works and rows + work.rows > limit:
+                    break
+                if padding is not None:
+                    longer = padding.longest(longest or work.tails, work.tails)
+                    if works and not padding.fits(longer, rows + work.rows):
+                        break
+                    longest = longer
+                queue.popleft()
                 line.rows -= work.rows
                 if self._lives(work, now):
                     works.append(work)
@@ -413,8 +427,11 @@ class Batcher:
         """One batch through the model, in whichever thread this is."""
         started = time.perf_counter_ns()
         try:
+            tails = works[0].tails
+            if self._padding is not None and any(work.tails != tails for work in works):
+                return self._run_padded(self._padding, works, rows, started)
             columns = list(zip(*[work.columns for work in works], strict=True))
-            feeds = self._runner.join(columns, rows, works[0].tails)
+            feeds = self._runner.join(columns, rows, tails)
             joined = time.perf_counter_ns()
             batch = Batch(self._runner.run(feeds), rows, self._batched)
         # ONNX Runtime raises its own kinds, some of them bare Exception; whatever it is, it
@@ -423,15 +440,31 @@ class Batcher:
             return error
         return batch, _Times(started, joined, time.perf_counter_ns())
 
+    def _run_padded(
+        self, padding: Padding, works: list[_Work], rows: int, started: int
+    ) -> tuple[list[Outcome], _Times]:
+        columns, tails = padding.pad([(work.columns, work.rows, work.tails) for work in works])
+        feeds = self._runner.join(columns, rows, tails)
+        joined = time.perf_counter_ns()
+        arrays = self._runner.run(feeds)
+        inferred = time.perf_counter_ns()
+        outcomes: list[Outcome] = []
+        first = 0
+        for work in works:
+            own = padding.cut(arrays, first, work.rows, work.tails)
+            outcomes.append((Batch(own, work.rows, True), 0))
+            first += work.rows
+        return outcomes, _Times(started, joined, inferred)
+
     def _settle(self, works: list[_Work], rows: int, ran: _Ran) -> None:
         if isinstance(ran, Exception):
             self._failed(works, ran)
             return
         batch, times = ran
         first = 0
-        for work in works:
+        for index, work in enumerate(works):
             if not work.future.done():
-                work.future.set_result((batch, first))
+                work.future.set_result((batch, first) if isinstance(batch, Batch) else batch[index])
             first += work.rows
         ended = time.perf_counter_ns()
         self._statistics.batch_done(

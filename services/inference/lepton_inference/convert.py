@@ -62,6 +62,7 @@ def _batching(message: pb.Batching) -> BatchingSettings:
         adaptive_delay=message.adaptive_delay,
         priority_levels=levels,
         default_priority=message.default_priority or levels,
+        pad_ragged=message.pad_ragged,
     )
 
 
@@ -74,6 +75,7 @@ def _batching_message(batching: BatchingSettings) -> pb.Batching:
         adaptive_delay=batching.adaptive_delay,
         priority_levels=batching.priority_levels,
         default_priority=batching.default_priority,
+        pad_ragged=batching.pad_ragged,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lepton_inference.batcher import NO_DEADLINE, Batcher, Outcome, Runner
+from lepton_inference.padding import Padding
 from lepton_inference.parameters import ParameterInvalid
 from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Checked, InferenceRequest, Signature
@@ -68,13 +69,41 @@ _GONE_POLL_SECONDS = 0.05
 
 async def unless_gone(future: asyncio.Future[Outcome], gone: Gone) -> Outcome:
     """The outcome; raises CallerGone, with the request out of its queue, once the caller went."""
-    while True:
-        done, _ = await asyncio.wait((future,), timeout=_GONE_POLL_SECONDS)
-        if done:
-            return future.result()
-        if await gone():
-            future.cancel()
-            raise CallerGone
+    watch = _Watch(future, gone)
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if watch.lost:
+            raise CallerGone from None
+        raise
+    finally:
+        watch.stop()
+
+
+class _Watch:
+    """Asks now and then whether a caller is there; costs those who are soon answered little."""
+
+    def __init__(self, future: asyncio.Future[Outcome], gone: Gone) -> None:
+        self.lost = False
+        self._future = future
+        self._gone = gone
+        self._task: asyncio.Task[None] | None = None
+        self._handle = future.get_loop().call_later(_GONE_POLL_SECONDS, self._begin)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = self._future.get_loop().create_task(self._poll())
+
+    async def _poll(self) -> None:
+        while True:
+            if await self._gone():
+                self.lost = self._future.cancel()
+                return
+            await asyncio.sleep(_GONE_POLL_SECONDS)
 
 
 class LoadedModel:
@@ -96,6 +125,7 @@ class LoadedModel:
             batched=self.signature.batched,
             inline_rows=session.placement.inline_rows,
             instances=instances,
+            padding=Padding(self.signature) if settings.batching.pad_ragged else None,
             statistics=self.statistics,
         )
 

@@ -28,6 +28,7 @@ def properties(model: LoadedModel) -> dict[str, str]:
     said = {
         "execution_provider": placement.provider,
         "adaptive_delay": str(model.settings.batching.adaptive_delay).lower(),
+        "pad_ragged": str(model.settings.batching.pad_ragged).lower(),
         "inline_rows": str(placement.inline_rows),
         "intra_op_threads": str(placement.threads),
         "artifact_digest": model.source.digest,

@@ -39,6 +39,8 @@ class BatchingSettings:
     """Levels of priority, 1 being served first."""
     default_priority: int = 1
     """The level of a request that names none."""
+    pad_ragged: bool = False
+    """Whether rows of different lengths are padded to share a batch."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,31 @@ def check_model_settings(settings: ModelSettings) -> None:
     _within("execution.instances", settings.execution.instances, 1, MAX_INSTANCES)
 
 
+def check_effect(settings: ModelSettings, *, batched: bool, ragged: bool) -> None:
+    """Raises EndpointInvalid for a setting that has no effect on a certain model.
+
+    Args:
+        settings: Which passed :func:`check_model_settings`.
+        batched: Whether requests to the model may share a batch.
+        ragged: Whether its inputs have free dimensions beyond the batch.
+    """
+    batching = settings.batching
+    for name, is_set, has_effect in (
+        ("max_delay_us", batching.max_delay_seconds > 0, batched),
+        ("preferred_batch_rows", bool(batching.preferred_rows), batched),
+        ("pad_ragged", batching.pad_ragged, batched and ragged),
+    ):
+        if is_set and not has_effect:
+            why = (
+                "its inputs have no free dimension beyond the batch"
+                if batched
+                else "its rows cannot share a batch"
+            )
+            raise EndpointInvalid(
+                f"batching.{name} has no effect on this model: {why}", field=f"batching.{name}"
+            )
+
+
 def _check_batching(batching: BatchingSettings) -> None:
     _within("batching.max_batch_rows", batching.max_rows, 1, MAX_ROWS)
     most = MAX_DELAY_SECONDS * 1e6
@@ -83,10 +110,10 @@ def _check_batching(batching: BatchingSettings) -> None:
             "batching.adaptive_delay has no effect without batching.max_delay_us, its bound",
             field="batching.adaptive_delay",
         )
-    if batching.max_rows == 1 and (preferred or batching.max_delay_seconds):
+    if batching.max_rows == 1 and (preferred or batching.max_delay_seconds or batching.pad_ragged):
         raise EndpointInvalid(
-            "batching.max_delay_us and batching.preferred_batch_rows have no effect while "
-            "batching.max_batch_rows is 1",
+            "batching.max_delay_us, batching.preferred_batch_rows and batching.pad_ragged have "
+            "no effect while batching.max_batch_rows is 1",
             field="batching.max_batch_rows",
         )
     _within("batching.priority_levels", batching.priority_levels, 1, MAX_PRIORITIES)

@@ -66,6 +66,11 @@ class Signature:
     batched: bool
     """Whether dimension 0 of every tensor is a batch of rows that do not see each other."""
 
+    @property
+    def ragged(self) -> bool:
+        """Whether requests choose more of the inputs' shapes than the number of rows."""
+        return any(dim < 0 for spec in self.inputs for dim in tail_of(spec.shape, self.batched))
+
     def check(self, request: InferenceRequest, max_rows: int) -> Checked:
         """The request's inputs in the model's order.
 

@@ -84,6 +84,8 @@ class TensorSpec:
     datatype: Datatype
     shape: tuple[int, ...]
     """-1 for a dimension that the request chooses."""
+    names: tuple[str, ...] = ()
+    """The dimensions' names in the model's graph, "" for one without."""
 
 
 def element_count(shape: Sequence[int], name: str) -> int:

@@ -44,6 +44,7 @@ def test_batches_of_one_size_are_taken_for_fixed() -> None:
         (0.002, 0.0005, True),  # four requests come while one batch is saved
         (0.002, 0.005, False),  # the next comes later than it would save
         (0.00002, 0.0005, False),  # a batch costs next to nothing
+        (0.0004, 0.0001, False),  # four come, but no loop can wait for so short a time
     ],
 )
 def test_a_batch_waits_while_company_saves_more_than_the_wait(

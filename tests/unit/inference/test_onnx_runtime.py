@@ -15,7 +15,7 @@ from lepton_inference import reports
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.adapters.onnx_runtime import ModelInvalid, ProviderMissing, load
 from lepton_inference.model import LoadedModel, ModelSource
-from lepton_inference.settings import ModelSettings
+from lepton_inference.settings import BatchingSettings, EndpointInvalid, ModelSettings
 from tests.inference_models import across_rows, identity, linear, with_external_weights
 
 
@@ -37,6 +37,19 @@ def test_a_small_model_runs_inline(tmp_path: Path) -> None:
 def test_rows_that_see_each_other_do_not_share_a_batch(tmp_path: Path) -> None:
     """A model that centres over the batch would answer one caller with another's data."""
     assert not load(file(tmp_path, across_rows()), ModelSettings()).signature.batched
+
+
+def test_lengths_that_requests_choose_keep_a_model_off_the_loop(tmp_path: Path) -> None:
+    """What was measured at one length says nothing of another."""
+    model = identity(onnx.TensorProto.FLOAT, ["batch", "length"])
+    assert load(file(tmp_path, model), ModelSettings()).placement.inline_rows == 0
+
+
+def test_padding_needs_a_free_dimension(tmp_path: Path) -> None:
+    """A setting that this model makes meaningless is refused when it is loaded."""
+    settings = ModelSettings(BatchingSettings(pad_ragged=True))
+    with pytest.raises(EndpointInvalid, match="pad_ragged"):
+        load(file(tmp_path, linear(1.0)), settings)
 
 
 def test_a_fixed_first_dimension_is_no_batch(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ async def test_the_configuration_is_what_was_set() -> None:
     told = config(LoadedModel(source, HeldSession(), ModelSettings(batching, ExecutionSettings(3))))
     assert told.max_batch_size == 32
     assert told.instance_group[0].count == 3
+    assert told.parameters["pad_ragged"].string_value == "false"
     assert told.parameters["adaptive_delay"].string_value == "true"
     dynamic = told.dynamic_batching
     assert list(dynamic.preferred_batch_size) == [8, 16]

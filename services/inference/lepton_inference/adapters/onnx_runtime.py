@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from lepton_inference.settings import ModelSettings
+from lepton_inference.settings import ModelSettings, check_effect
 from lepton_inference.signature import Signature, Tails
 from lepton_inference.tensors import BY_ONNX, Column, TensorSpec
 from lepton_mesh.errors import FailedPrecondition, InvalidArgument
@@ -106,6 +106,7 @@ def load(path: Path, settings: ModelSettings) -> OnnxSession:
         ModelInvalid: Not an ONNX model, or one whose weights lie outside of its folder, or
             with tensors of a kind the protocol does not have.
         ProviderMissing: A GPU is there, and its execution provider did not load.
+        EndpointInvalid: A setting has no effect on this model.
     """
     _check_external_data(path)
     provider, note = _provider()
@@ -113,6 +114,7 @@ def load(path: Path, settings: ModelSettings) -> OnnxSession:
     signature = _signature(session)
     if signature.batched and not _rows_are_independent(session, signature):
         signature = Signature(signature.inputs, signature.outputs, batched=False)
+    check_effect(settings, batched=signature.batched, ragged=signature.ragged)
     most = settings.batching.max_rows if signature.batched else 1
     rows = min(_TYPICAL_ROWS, most)
     seconds, threads = _measure(session, signature, rows), 1
@@ -127,7 +129,10 @@ def load(path: Path, settings: ModelSettings) -> OnnxSession:
         provider=provider,
         threads=threads,
         inline_rows=(
-            _inline_rows(session, signature, rows, most) if seconds <= _INLINE_SECONDS else 0
+            _inline_rows(session, signature, rows, most)
+            # Where the request chooses the lengths, no measurement says what a batch takes.
+            if seconds <= _INLINE_SECONDS and not signature.ragged
+            else 0
         ),
         note=note,
     )
@@ -224,7 +229,8 @@ def _spec(node: Any) -> TensorSpec:
             tensor=node.name,
         )
     shape = tuple(dim if isinstance(dim, int) and dim > 0 else -1 for dim in node.shape or ())
-    return TensorSpec(node.name, datatype, shape)
+    names = tuple(dim if isinstance(dim, str) else "" for dim in node.shape or ())
+    return TensorSpec(node.name, datatype, shape, names)
 
 
 def _sample(spec: TensorSpec, rows: int, batched: bool) -> np.ndarray[Any, Any]:

@@ -26,7 +26,7 @@ class Target(_message.Message):
     def __init__(self, model_version: _Optional[str] = ..., weight: _Optional[int] = ..., resolved_version: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Batching(_message.Message):
-    __slots__ = ("max_batch_rows", "max_delay_us", "max_queue", "preferred_batch_rows", "priority_levels", "default_priority", "adaptive_delay")
+    __slots__ = ("max_batch_rows", "max_delay_us", "max_queue", "preferred_batch_rows", "priority_levels", "default_priority", "adaptive_delay", "pad_ragged")
     MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_DELAY_US_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class Batching(_message.Message):
     PRIORITY_LEVELS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ADAPTIVE_DELAY_FIELD_NUMBER: _ClassVar[int]
+    PAD_RAGGED_FIELD_NUMBER: _ClassVar[int]
     max_batch_rows: int
     max_delay_us: int
     max_queue: int
@@ -41,7 +42,8 @@ class Batching(_message.Message):
     priority_levels: int
     default_priority: int
     adaptive_delay: bool
-    def __init__(self, max_batch_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue: _Optional[int] = ..., preferred_batch_rows: _Optional[_Iterable[int]] = ..., priority_levels: _Optional[int] = ..., default_priority: _Optional[int] = ..., adaptive_delay: _Optional[bool] = ...) -> None: ...
+    pad_ragged: bool
+    def __init__(self, max_batch_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue: _Optional[int] = ..., preferred_batch_rows: _Optional[_Iterable[int]] = ..., priority_levels: _Optional[int] = ..., default_priority: _Optional[int] = ..., adaptive_delay: _Optional[bool] = ..., pad_ragged: _Optional[bool] = ...) -> None: ...
 
 class Execution(_message.Message):
     __slots__ = ("instances",)
