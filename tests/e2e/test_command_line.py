@@ -176,6 +176,8 @@ def test_users_call_every_address_that_the_stack_is_told(tmp_path: Path) -> None
                     pass
         finally:
             own.ok("down")
+    if not _has_ipv6():
+        pytest.skip("this machine has no ::1; the IPv4 addresses were called")
 
 
 def _has_ipv6() -> bool:
