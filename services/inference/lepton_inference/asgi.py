@@ -17,6 +17,7 @@ from typing import Any
 from opentelemetry.trace import SpanKind
 
 from lepton_inference.batcher import NO_DEADLINE
+from lepton_inference.budget import Budget, Held
 from lepton_inference.framing import (
     Frames,
     status_trailers,
@@ -67,6 +68,8 @@ class Application:
         gate: Who may call.
         max_message_bytes: The largest request taken.
         telemetry: Where the spans of sampled traces go; None for nowhere.
+        max_json_bytes: The largest JSON of a REST request.
+        max_bytes_in_flight: Bytes of bodies in several pieces that are held at once.
     """
 
     def __init__(
@@ -75,12 +78,16 @@ class Application:
         gate: Gate,
         max_message_bytes: int,
         telemetry: Telemetry | None = None,
+        *,
+        max_json_bytes: int = 8 << 20,
+        max_bytes_in_flight: int = 256 << 20,
     ) -> None:
         self._telemetry = telemetry
         self._protocol = protocol
         self._gate = gate
         self._limit = max_message_bytes
-        self._rest = Rest(protocol, gate, max_message_bytes)
+        self._rest = Rest(protocol, gate, max_message_bytes, max_json_bytes)
+        self._budget = Budget(max_bytes_in_flight)
         self._infer_paths = frozenset(f"/{service}/ModelInfer" for service in SERVICES)
         self._stream_paths = frozenset(f"/{service}/ModelStreamInfer" for service in SERVICES)
         self._health_path = f"/{HEALTH_SERVICE}/Check"
@@ -118,13 +125,15 @@ class Application:
         if path not in self._infer_paths:
             await self._serve_other(path, scope, headers, receive, send)
             return
+        held: Held | None = None
         try:
             workspace = self._gate.known(headers) or await self._gate.admit(path, headers)
             message = await receive()
             # A chunk without a body, rather than a disconnect, is how a lost client shows.
             body: bytes = message.get("body", b"")
             if message.get("more_body"):
-                body = await self._whole_body(body, receive)
+                held = Held(self._budget)
+                body = await self._whole_body(body, receive, held)
             answer = await self._infer(workspace, headers, body, receive)
         except CallerGone:
             return
@@ -134,6 +143,9 @@ class Application:
         except Exception as error:
             await _send_error(send, _internal(error, path))
             return
+        finally:
+            if held is not None:
+                held.release()
         try:
             await send(_GRPC_START)
             await send({"type": "http.response.body", "body": answer})
@@ -152,9 +164,11 @@ class Application:
             if len(body) > self._limit:
                 raise too_large(self._limit)
             encoding = headers.get(b"grpc-encoding", b"")
-            content = unframe(body, encoding, self._limit)
-            if body[0] == 1:
+            if body[:1] == b"\1":
+                # zlib lets others run meanwhile, and a little may become much.
+                content = await asyncio.to_thread(unframe, body, encoding, self._limit)
                 return frame(await self._protocol.infer(workspace, content, timeout, gone))
+            unframe(body, encoding, self._limit)
             return await self._protocol.infer_framed(workspace, body, timeout, gone)
         batcher = plan.model.batcher
         deadline = NO_DEADLINE if timeout is None else batcher.now() + timeout
@@ -176,10 +190,11 @@ class Application:
             return  # the client is gone
 
     async def _serve_unary(self, path: str, headers: Headers, receive: Receive, send: Send) -> None:
+        held = Held(self._budget)
         try:
             workspace = await self._gate.admit(path, headers)
             limit = _PUBLIC_BODY_BYTES if path in PUBLIC_PATHS else self._limit
-            body = await self._whole_body(b"", receive, limit)
+            body = await self._whole_body(b"", receive, held, limit)
             content = unframe(body, headers.get(b"grpc-encoding", b""), self._limit)
             if path == self._health_path:
                 answer = self._protocol.check_health(content)
@@ -191,6 +206,8 @@ class Application:
         except Exception as error:
             await _send_error(send, _internal(error, path))
             return
+        finally:
+            held.release()
         await send(_GRPC_START)
         await send({"type": "http.response.body", "body": frame(answer)})
         await send(_GRPC_OK)
@@ -209,15 +226,17 @@ class Application:
         trailers = _GRPC_OK
         # grpc-timeout is for the whole stream.
         timeout, started = _timeout(headers), time.monotonic()
-        incoming = Incoming(receive)
+        incoming, held = Incoming(receive), Held(self._budget)
         try:
             while (chunk := await incoming.chunk()) is not None:
+                held.add(len(chunk))
                 for content in frames.add(chunk):
                     left = None if timeout is None else started + timeout - time.monotonic()
                     answer = frame(
                         await self._protocol.stream_one(workspace, content, left, incoming.gone)
                     )
                     await send({"type": "http.response.body", "body": answer, "more_body": True})
+                held.keep(frames.waiting)
         except CallerGone:
             return
         except LeptonError as error:
@@ -228,12 +247,14 @@ class Application:
             trailers = _trailers(_internal(error, path))
         finally:
             incoming.close()
+            held.release()
         await send(_GRPC_EMPTY)
         await send(trailers)
 
     async def _serve_rest(
         self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send
     ) -> None:
+        held = Held(self._budget)
         try:
             limit = _PUBLIC_BODY_BYTES
             if scope["method"] == "POST":
@@ -241,7 +262,7 @@ class Application:
                 # told so before a byte is kept.
                 await self._gate.admit(_MODEL_INFER, headers)
                 limit = self._limit
-            body = await self._whole_body(b"", receive, limit)
+            body = await self._whole_body(b"", receive, held, limit)
             status, answer_headers, answer = await self._rest.answer(
                 scope["method"], path, headers, body, partial(_gone, receive)
             )
@@ -251,13 +272,18 @@ class Application:
             status, answer_headers, answer = self._rest.error(error)
         except Exception as error:
             status, answer_headers, answer = self._rest.error(_internal(error, path))
+        finally:
+            held.release()
         await send({"type": "http.response.start", "status": status, "headers": answer_headers})
         await send({"type": "http.response.body", "body": answer})
 
-    async def _whole_body(self, first: bytes, receive: Receive, limit: int | None = None) -> bytes:
-        """The request's body; raises MessageTooLarge as soon as it is."""
+    async def _whole_body(
+        self, first: bytes, receive: Receive, held: Held, limit: int | None = None
+    ) -> bytes:
+        """The request's body; raises MessageTooLarge or BodiesTooMany as soon as it is."""
         limit = self._limit if limit is None else limit
         chunks, size = [first], len(first)
+        held.add(size)
         more = True
         while more:
             message = await receive()
@@ -266,6 +292,7 @@ class Application:
             size += len(chunk)
             if size > limit:
                 raise too_large(limit)
+            held.add(len(chunk))
             more = message.get("more_body", False)
         return b"".join(chunks)
 

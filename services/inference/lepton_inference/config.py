@@ -20,3 +20,8 @@ class InferenceSettings(MeshSettings):
     data_plane: Literal["auto", "envoy", "grpc"] = "auto"
     """``envoy``: Envoy with Python inside. ``grpc``: grpc.aio, slower and without REST.
     ``auto``: Envoy where it and a shared libpython are there, else grpc with a warning."""
+    max_json_bytes: int = Field(default=8 << 20, ge=1024)
+    """The largest JSON in a REST request, bytes; raw tensors after it do not count. Parsing it
+    holds up every other request, for half a second at the default."""
+    max_bytes_in_flight: int = Field(default=256 << 20, ge=1 << 20)
+    """Bytes of request bodies held at once, of those that come in several pieces."""

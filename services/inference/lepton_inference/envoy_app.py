@@ -64,7 +64,12 @@ class EnvoyApp:
         runtime = await stack.enter_async_context(await MeshRuntime.open(NAME, settings))
         inference = await InferenceService.open(runtime, settings)
         application = Application(
-            inference.protocol, inference.gate, settings.max_message_bytes, runtime.telemetry
+            inference.protocol,
+            inference.gate,
+            settings.max_message_bytes,
+            runtime.telemetry,
+            max_json_bytes=settings.max_json_bytes,
+            max_bytes_in_flight=settings.max_bytes_in_flight,
         )
         self._application = application
         return asyncio.create_task(self._serve(runtime, inference, application, control))

@@ -45,6 +45,11 @@ class Frames:
         self._limit = limit
         self._buffer = bytearray()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of a message that is not complete."""
+        return len(self._buffer)
+
     def add(self, chunk: bytes) -> Iterator[bytes]:
         """The messages that ``chunk`` completes."""
         self._buffer += chunk

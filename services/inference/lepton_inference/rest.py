@@ -5,6 +5,7 @@ Errors are ``{"error": "..."}`` with the status of lepton_mesh.errors.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -56,10 +57,17 @@ class _Target(NamedTuple):
 class Rest:
     """Answers REST requests."""
 
-    def __init__(self, protocol: OpenInference, gate: Gate, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        protocol: OpenInference,
+        gate: Gate,
+        max_body_bytes: int,
+        max_json_bytes: int = 8 << 20,
+    ) -> None:
         self._protocol = protocol
         self._gate = gate
         self._limit = max_body_bytes
+        self._json_limit = max_json_bytes
         self._server_routes = {
             "": _Route("GET", "ServerMetadata", self._server_metadata),
             "health/live": _Route("GET", "ServerLive", self._live),
@@ -96,7 +104,10 @@ class Rest:
                 if verb != "POST":
                     return _not_allowed("POST")
                 workspace = self._gate.known(headers) or await self._admit("ModelInfer", headers)
-                content = inflate(body, encoding, self._limit)
+                content = body
+                if encoding:
+                    # zlib lets others run meanwhile, and a little may become much.
+                    content = await asyncio.to_thread(inflate, body, encoding, self._limit)
                 target = _Target(model, version, content)
                 return await self._infer(workspace, target, headers, gone)
             route = self._model_routes.get(action) if model else None
@@ -129,7 +140,9 @@ class Rest:
     ) -> Answer:
         served = workspace.find(target.model)
         length = headers.get(_HEADER_LENGTH)
-        asked = rest_codec.decode(target.model, target.version, length, target.body)
+        asked = rest_codec.decode(
+            target.model, target.version, length, target.body, self._json_limit
+        )
         model = served.pick(target.version, asked.request.routing_key)
         checked, outcome = await model.infer(asked.request, gone)
         answer, json_length = rest_codec.encode(model, asked, checked, outcome)

@@ -182,10 +182,11 @@ class Held:
     """An application over one model that is held, and a request that holds it."""
 
     def __init__(self) -> None:
-        self.session, serving = HeldSession(), Serving()
+        self.session, self.serving = HeldSession(), Serving()
         self.model = LoadedModel(ModelSource("m", "1", "test", ""), self.session, ModelSettings())
-        serving.put("w", Served("m", ServingState.READY, models=[self.model], weights=[1]))
-        self.application = Application(OpenInference(serving), OpenGate(serving), 1 << 20)
+        served = Served("m", ServingState.READY, models=[self.model], weights=[1])
+        self.serving.put("w", served)
+        self.application = Application(OpenInference(self.serving), OpenGate(self.serving), 1 << 20)
 
     def serve(self, exchange: Exchange) -> asyncio.Task[None]:
         return asyncio.create_task(
@@ -253,3 +254,55 @@ async def test_a_stream_has_its_deadline() -> None:
     await asyncio.wait_for(serving, 5)
     await held.finish(running)
     assert held.session.rows == [1]
+
+
+class Pieces(RestExchange):
+    """A REST request whose body comes in two pieces, the second when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        if not self.begun.is_set():
+            self.begun.set()
+            return {"type": "http.request", "body": b" " * 600, "more_body": True}
+        await self.go_on.wait()
+        return await super().receive()
+
+
+async def test_bodies_beyond_what_may_be_held_are_refused() -> None:
+    """The second caller is told to come again; the first is answered, and gives its room back."""
+    held = Held()
+    application = held.application = Application(
+        OpenInference(held.serving), OpenGate(held.serving), 1 << 20, max_bytes_in_flight=1000
+    )
+    held.session.go_on.set()
+    first, second, third = Pieces(), Pieces(), Pieces()
+    serving = held.serve(first)
+    await first.begun.wait()
+    await held.serve(second)
+    assert second.sent[0]["status"] == 429
+    assert json.loads(second.sent[1]["body"])["reason"] == "BODIES_TOO_MANY"
+    first.go_on.set()
+    await serving
+    assert first.sent[0]["status"] == 200
+    third.go_on.set()
+    await held.serve(third)
+    assert third.sent[0]["status"] == 200
+    assert application._budget.held == 0
+    await held.model.close()
+
+
+async def test_json_that_would_stop_everybody_is_refused() -> None:
+    """With the remedy in the message."""
+    held = Held()
+    held.application = Application(
+        OpenInference(held.serving), OpenGate(held.serving), 1 << 20, max_json_bytes=16
+    )
+    exchange = RestExchange()
+    await held.serve(exchange)
+    answer = json.loads(exchange.sent[1]["body"])
+    assert (exchange.sent[0]["status"], answer["reason"]) == (400, "JSON_TOO_LARGE")
+    assert "binary_data_size" in answer["error"]
+    await held.model.close()
