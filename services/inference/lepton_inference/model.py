@@ -91,19 +91,19 @@ class _Watch:
         self._handle = future.get_loop().call_later(_GONE_POLL_SECONDS, self._begin)
 
     def stop(self) -> None:
+        # A question that is on its way is let come back: pyvoy answers into a future that may
+        # not have been cancelled meanwhile.
         self._handle.cancel()
-        if self._task is not None:
-            self._task.cancel()
 
     def _begin(self) -> None:
         self._task = self._future.get_loop().create_task(self._poll())
 
     async def _poll(self) -> None:
-        while True:
+        while not self._future.done():
             if await self._gone():
                 self.lost = self._future.cancel()
                 return
-            await asyncio.sleep(_GONE_POLL_SECONDS)
+            await asyncio.wait((self._future,), timeout=_GONE_POLL_SECONDS)
 
 
 class LoadedModel:

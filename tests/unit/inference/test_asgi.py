@@ -12,7 +12,7 @@ import numpy as np
 
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.asgi import Application
-from lepton_inference.model import LoadedModel, ModelSource
+from lepton_inference.model import LoadedModel, ModelSource, unless_gone
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Served, Serving, ServingState, Workspace
 from lepton_inference.settings import ModelSettings
@@ -306,3 +306,29 @@ async def test_json_that_would_stop_everybody_is_refused() -> None:
     assert (exchange.sent[0]["status"], answer["reason"]) == (400, "JSON_TOO_LARGE")
     assert "binary_data_size" in answer["error"]
     await held.model.close()
+
+
+async def test_a_question_for_the_caller_is_never_cut_off() -> None:
+    """An answer that comes while the server is asked lets it finish, and asks no more."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    asked, reply, ended = asyncio.Event(), loop.create_future(), asyncio.Event()
+    questions = []
+
+    async def gone() -> bool:
+        questions.append(1)
+        asked.set()
+        try:
+            return bool(await reply)
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(unless_gone(future, gone))
+    await asyncio.wait_for(asked.wait(), 5)
+    future.set_result("answer")
+    assert await waiting == "answer"
+    await asyncio.sleep(0)
+    assert not reply.cancelled()
+    reply.set_result(True)
+    await asyncio.wait_for(ended.wait(), 5)
+    assert len(questions) == 1
