@@ -91,7 +91,7 @@ def test_an_endpoint_predicts_and_goes(lepton: Command, trained: str, tmp_path: 
     np.save(images, np.zeros((3, 8, 8), np.uint8))
     (output,) = lepton.json("infer", "session", "-i", images).values()
     assert np.array(output).shape == (3, 10)
-    lepton.ok("endpoint", "delete", "session")
+    lepton.ok("endpoint", "delete", "session", "--yes")
     gone = lepton("infer", "session", "-i", images)
     assert gone.returncode == 3
     assert "session" in gone.stderr

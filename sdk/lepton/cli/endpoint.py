@@ -11,7 +11,16 @@ import click
 from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton.cli.completion import names_of
 from lepton.cli.documents import read_mapping
-from lepton.cli.output import moment, note, on_terminal, output_option, show, show_list
+from lepton.cli.output import (
+    confirm,
+    moment,
+    note,
+    on_terminal,
+    output_option,
+    show,
+    show_list,
+    yes_option,
+)
 from lepton.cli.session import client
 from lepton.client import Client, endpoint_from_mapping
 from lepton.client.names import endpoint_name
@@ -33,6 +42,10 @@ _COLUMNS = (
 )
 
 
+_MOST = 2**31 - 1
+"""What the API's numbers hold; the server has bounds of its own."""
+
+
 @click.group()
 def endpoint() -> None:
     """Serve models."""
@@ -41,17 +54,17 @@ def endpoint() -> None:
 def _batching_options(command: Command) -> Command:
     command = click.option(
         "--max-queue",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, _MOST),
         help="Most requests that wait; further ones are refused; 4096 when never given.",
     )(command)
     command = click.option(
         "--max-delay-us",
-        type=click.IntRange(min=0),
+        type=click.IntRange(0, _MOST),
         help="Longest wait for others, in microseconds; 0 when never given.",
     )(command)
     return click.option(
         "--max-batch-rows",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, _MOST),
         help="Most rows in a batch; 1 turns batching off; 64 when never given.",
     )(command)
 
@@ -168,9 +181,11 @@ def get(ctx: click.Context, name: str, output: str) -> None:
 
 @endpoint.command()
 @click.argument("name", shell_complete=names_of("endpoints"))
+@yes_option
 @click.pass_context
-def delete(ctx: click.Context, name: str) -> None:
+def delete(ctx: click.Context, name: str, yes: bool) -> None:
     """Stop serving NAME."""
+    confirm(f"Stop serving {endpoint_name(name)}?", yes)
     with client(ctx) as lepton:
         lepton.endpoints.delete(name)
     note(f"deleted {endpoint_name(name)}")

@@ -86,6 +86,7 @@ def folder(tmp_path: Path) -> Path:
         ("user create ann", 2, "no password; put it in LEPTON_PASSWORD"),
         ("endpoint update digits", 2, "nothing to change"),
         ("endpoint create e --model m --max-queue -1", 2, "-1"),
+        ("endpoint create e --model m --max-batch-rows 99999999999", 2, "2147483647"),
         ("infer digits", 2, "give the inputs"),
         ("infer digits -i a.npy -f b.json", 2, "give the inputs"),
         ("key create --days 0", 2, "--days"),
@@ -136,7 +137,7 @@ def folder(tmp_path: Path) -> Path:
         ("model get digits/7", 3, "models/digits/versions/7"),
         ("job get gone", 3, "jobs/gone"),
         ("job logs gone --workspace", 2, "--workspace"),
-        ("endpoint delete gone", 3, "endpoints/gone"),
+        ("endpoint delete gone --yes", 3, "endpoints/gone"),
         ("key delete gone --yes", 3, "apiKeys/gone"),
         ("infer gone -i {d}/wide.npy", 3, "`lepton endpoint list` shows"),
         # Who calls.

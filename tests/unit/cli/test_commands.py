@@ -179,7 +179,7 @@ def test_endpoints(gateway: Gateway, lepton: Command) -> None:
     changed = lepton.json("endpoint", "update", "digits", "--max-delay-us", 0)
     assert changed["batching"] == {"max_queue": 9}
     assert lepton.json("endpoint", "get", "endpoints/digits")["name"] == "endpoints/digits"
-    assert lepton.ok("endpoint", "delete", "digits").err == "deleted endpoints/digits\n"
+    assert lepton.ok("endpoint", "delete", "digits", "--yes").err == "deleted endpoints/digits\n"
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_users_and_keys(gateway: Gateway, lepton: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(noun, "delete", "x") for noun in ("data", "job", "key", "model", "user")]
+    "words", [(noun, "delete", "x") for noun in ("data", "endpoint", "job", "key", "model", "user")]
 )
 def test_what_cannot_be_undone_is_not_done_unasked(
     words: tuple[str, ...], gateway: Gateway, lepton: Command
