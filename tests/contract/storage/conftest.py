@@ -1,4 +1,4 @@
-"""Each object store and each database that storage must behave the same on."""
+"""Each object store that storage must behave the same on, and its database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from lepton_storage.adapters.objects_local import LocalObjectStore
 from lepton_storage.adapters.objects_s3 import S3ObjectStore
 from lepton_storage.adapters.sql import Sql
 from lepton_storage.ports import ObjectStore
-from tests.postgresql_server import PostgresqlServer, why_not
 
 
 @pytest.fixture(scope="session")
@@ -54,23 +53,9 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return S3ObjectStore(request.getfixturevalue("s3_store"))
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgresqlServer]:
-    if reason := why_not():
-        pytest.skip(reason)
-    server = PostgresqlServer()
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def sql(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sql]:
+@pytest.fixture
+def sql(database_url: str) -> Iterator[Sql]:
     """An empty database of storage."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'storage.db'}"
-    else:
-        url = request.getfixturevalue("postgresql").new_database()
-    database = Database.open(url, "lepton_storage.migrations")
+    database = Database.open(database_url, "lepton_storage.migrations")
     yield Sql(database)
     database.close()
