@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import subprocess
 import sys
@@ -175,3 +176,15 @@ def test_a_lost_password_is_replaced(home: Home, terminal: _Terminal) -> None:
 def test_no_password_without_a_stack(home: Home) -> None:
     with pytest.raises(StackError, match="there is no stack"):
         reset_password(home)
+
+
+def test_a_full_disk_is_told_before_anything_is_made(
+    home: Home, terminal: _Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd would end without a word that helps."""
+    nearly_full = shutil.disk_usage(home.path.parent)._replace(free=8 << 20)
+    monkeypatch.setattr(stack.shutil, "disk_usage", lambda _: nearly_full)
+    with pytest.raises(StackError, match=r"8 MiB are left on the disk that holds .*--home"):
+        bring_up(home, "127.0.0.1", 0, "local", show_password=terminal)
+    assert terminal.shown == []
+    assert not home.ca_file.exists()
