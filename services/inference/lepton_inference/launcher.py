@@ -82,7 +82,8 @@ class EnvoyProcess:
             pass_fds=pass_fds,
             # A terminal's Ctrl-C is for the parent, which drains before it stops the child.
             start_new_session=True,
-            # One system call, no lock, no allocation: safe between fork and exec.
+            # Python between fork and exec, where threads of gRPC may hold locks: so it does nothing
+            # but one system call, looked up beforehand.
             preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
         return cls(process, port)
