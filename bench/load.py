@@ -93,7 +93,7 @@ def drive(
             raise LoadError(f"h2load: {done.stderr.strip() or done.stdout.strip()}")
         # Columns: start in microseconds, status, duration in microseconds.
         rows = np.loadtxt(log, dtype=np.int64, ndmin=2)
-    _check(done.stdout, rows, answer_bytes)
+    _check(done.stdout, rows, answer_bytes, in_flight)
     durations = rows[:, 2] / 1000
     span = (rows[:, 0] + rows[:, 2]).max() - rows[:, 0].min()
     return Load(
@@ -103,12 +103,16 @@ def drive(
     )
 
 
-def _check(output: str, rows: np.ndarray, answer_bytes: int) -> None:
+def _check(output: str, rows: np.ndarray, answer_bytes: int, in_flight: int) -> None:
     failed = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", output)
     if failed is None or any(int(count) for count in failed.groups()):
         raise LoadError(f"requests failed:\n{output}")
-    if (rows[:, 1] != 200).any():
-        raise LoadError(f"statuses {sorted(set(rows[:, 1]))}")
+    # h2load notes no status of an answer whose headers came before the warm-up's end and whose
+    # body came after it: at most one a stream. Their bytes are counted below like all others.
+    statuses, counts = np.unique(rows[:, 1], return_counts=True)
+    seen = dict(zip(statuses.tolist(), counts.tolist(), strict=True))
+    if seen.pop(0, 0) > in_flight or set(seen) != {200}:
+        raise LoadError(f"statuses {dict(zip(statuses.tolist(), counts.tolist(), strict=True))}")
     data = re.search(r"headers \(space savings [^)]*\), \S+ \((\d+)\) data", output)
     finished = re.search(r"(\d+) succeeded", output)
     if data is None or finished is None:
