@@ -24,10 +24,12 @@ from lepton_inference.envoy import DataPort, MutualTls
 from lepton_inference.launcher import EnvoyProcess
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.open_inference import OpenInference
-from lepton_inference.serving import Served, Serving, ServingState, Workspace
+from lepton_inference.serving import Admitted, Served, Serving, ServingState
 from lepton_inference.settings import ModelSettings
+from lepton_mesh.caller import Caller, Role
 
 WORKSPACE = "bench"
+_ANYBODY = Caller("user", "users/anybody", WORKSPACE, Role.ADMIN)
 _SETTINGS = TypeAdapter(ModelSettings)
 
 
@@ -35,13 +37,13 @@ class OpenGate:
     """Lets everybody into one workspace."""
 
     def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+        self._admitted = Admitted(_ANYBODY, serving.workspace(WORKSPACE))
 
-    def known(self, headers: dict[bytes, bytes]) -> Workspace | None:
-        return self._serving.workspace(WORKSPACE)
+    def known(self, headers: dict[bytes, bytes]) -> Admitted | None:
+        return self._admitted
 
-    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Workspace:
-        return self._serving.workspace(WORKSPACE)
+    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Admitted:
+        return self._admitted
 
 
 def load_models(serving: Serving, models: dict[str, Path], settings: ModelSettings) -> None:

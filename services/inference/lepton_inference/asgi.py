@@ -30,7 +30,7 @@ from lepton_inference.incoming import Incoming
 from lepton_inference.model import CallerGone, unless_gone
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.rest import Rest
-from lepton_inference.serving import Workspace
+from lepton_inference.serving import Admitted
 from lepton_inference.wire import frame
 from lepton_mesh.errors import Internal, LeptonError
 from lepton_mesh.telemetry import Telemetry, parse_traceparent
@@ -127,14 +127,14 @@ class Application:
             return
         held: Held | None = None
         try:
-            workspace = self._gate.known(headers) or await self._gate.admit(path, headers)
+            admitted = self._gate.known(headers) or await self._gate.admit(path, headers)
             message = await receive()
             # A chunk without a body, rather than a disconnect, is how a lost client shows.
             body: bytes = message.get("body", b"")
             if message.get("more_body"):
                 held = Held(self._budget)
                 body = await self._whole_body(body, receive, held)
-            answer = await self._infer(workspace, headers, body, receive)
+            answer = await self._infer(admitted, headers, body, receive)
         except CallerGone:
             return
         except LeptonError as error:
@@ -154,11 +154,11 @@ class Application:
             return  # the client is gone, and with it everything that was kept for it
 
     async def _infer(
-        self, workspace: Workspace, headers: Headers, body: bytes, receive: Receive
+        self, admitted: Admitted, headers: Headers, body: bytes, receive: Receive
     ) -> bytes:
         """The framed answer to a framed ModelInferRequest."""
         timeout = _timeout(headers)
-        plan = workspace.plans.find(body)
+        plan = admitted.workspace.plans.find(body)
         gone = partial(_gone, receive)
         if plan is None:
             if len(body) > self._limit:
@@ -167,9 +167,9 @@ class Application:
             if body[:1] == b"\1":
                 # zlib lets others run meanwhile, and a little may become much.
                 content = await asyncio.to_thread(unframe, body, encoding, self._limit)
-                return frame(await self._protocol.infer(workspace, content, timeout, gone))
+                return frame(await self._protocol.infer(admitted, content, timeout, gone))
             unframe(body, encoding, self._limit)
-            return await self._protocol.infer_framed(workspace, body, timeout, gone)
+            return await self._protocol.infer_framed(admitted, body, timeout, gone)
         batcher = plan.model.batcher
         deadline = NO_DEADLINE if timeout is None else batcher.now() + timeout
         raw = memoryview(body)[plan.start :]
@@ -192,14 +192,15 @@ class Application:
     async def _serve_unary(self, path: str, headers: Headers, receive: Receive, send: Send) -> None:
         held = Held(self._budget)
         try:
-            workspace = await self._gate.admit(path, headers)
+            admitted = await self._gate.admit(path, headers)
             limit = _PUBLIC_BODY_BYTES if path in PUBLIC_PATHS else self._limit
             body = await self._whole_body(b"", receive, held, limit)
             content = unframe(body, headers.get(b"grpc-encoding", b""), self._limit)
             if path == self._health_path:
                 answer = self._protocol.check_health(content)
             else:
-                answer = self._protocol.call(path.rpartition("/")[2], workspace, content)
+                method = path.rpartition("/")[2]
+                answer = await self._protocol.call(method, admitted, content)
         except LeptonError as error:
             await _send_error(send, error)
             return
@@ -217,7 +218,7 @@ class Application:
     ) -> None:
         """ModelStreamInfer: answers in the order of the requests, each as soon as it is there."""
         try:
-            workspace = await self._gate.admit(path, headers)
+            admitted = await self._gate.admit(path, headers)
         except LeptonError as error:
             await _send_error(send, error)
             return
@@ -233,7 +234,7 @@ class Application:
                 for content in frames.add(chunk):
                     left = None if timeout is None else started + timeout - time.monotonic()
                     answer = frame(
-                        await self._protocol.stream_one(workspace, content, left, incoming.gone)
+                        await self._protocol.stream_one(admitted, content, left, incoming.gone)
                     )
                     await send({"type": "http.response.body", "body": answer, "more_body": True})
                 held.keep(frames.waiting)

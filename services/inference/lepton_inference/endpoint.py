@@ -89,6 +89,8 @@ class Endpoint:
     failure_reason: str = ""
     failure_message: str = ""
     execution_provider: str = ""
+    unloaded: bool = False
+    """Whether it is kept on record without being served."""
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
 

@@ -15,9 +15,9 @@ from typing import Protocol
 
 from lepton.oip.v2 import open_inference_pb2
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES
-from lepton_inference.serving import Serving, Workspace
+from lepton_inference.serving import Admitted, Serving
 from lepton_mesh.authorization import AuthorizationTable, Rule, authorize
-from lepton_mesh.caller import Role
+from lepton_mesh.caller import Caller, Role
 from lepton_mesh.claims import Claims, TokenInvalid, TokenMissing
 from lepton_mesh.errors import Unauthenticated
 from lepton_mesh.interceptors.server import token_caller
@@ -31,8 +31,8 @@ PEER_SERIAL = b"x-lepton-peer-serial"
 gRPC's own port, which looks it up itself, does not."""
 
 _Key = tuple[bytes | None, bytes | None, bytes | None]
-_Known = tuple[str, float, str]
-"""Workspace, when the token expires (Unix time), serial of the peer's certificate."""
+_Known = tuple[Admitted, float, str]
+"""Who, when the token expires (Unix time), serial of the peer's certificate."""
 
 _PUBLIC = Rule(public=True)
 _VIEWER = Rule(min_role=Role.VIEWER)
@@ -68,12 +68,15 @@ class PeerUnknown(Unauthenticated):
 class Gate(Protocol):
     """Admits callers to the data plane."""
 
-    def known(self, headers: dict[bytes, bytes]) -> Workspace | None:
-        """The workspace of a caller admitted before with these headers; None to ask admit."""
+    def known(self, headers: dict[bytes, bytes]) -> Admitted | None:
+        """The caller who was admitted before with these headers; None to ask admit.
+
+        For methods that a viewer may call, as those are that any token admits to.
+        """
         ...
 
-    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Workspace:
-        """The caller's workspace; an empty one for public methods.
+    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Admitted:
+        """The caller and their workspace; nobody, and an empty one, for public methods.
 
         Args:
             method: Full gRPC method name.
@@ -110,19 +113,19 @@ class TokenGate:
         self._revoked = revoked
         self._known: dict[_Key, _Known] = {}
 
-    def known(self, headers: dict[bytes, bytes]) -> Workspace | None:
+    def known(self, headers: dict[bytes, bytes]) -> Admitted | None:
         """See Gate."""
         key = _key(headers)
         found = self._known.get(key)
         if found is None:
             return None
-        workspace, expires, serial = found
+        admitted, expires, serial = found
         if expires <= time.time() or self._revoked(serial):
             del self._known[key]
             return None
-        return self._serving.workspace(workspace)
+        return admitted
 
-    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Workspace:
+    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Admitted:
         """See Gate."""
         rule = TABLE.rule(method)
         peer = self._peer(headers.get(FORWARDED_CERTIFICATE))
@@ -133,15 +136,16 @@ class TokenGate:
                 f"the certificate {serial} of {peer} was revoked; join again", peer=peer
             )
         if rule.public:
-            return self._serving.workspace("")
+            return Admitted(Caller("anonymous", "", "", peer=peer), self._serving.workspace(""))
         token = _bearer(headers.get(AUTHORIZATION))
         claims = await self._verifier.verify(token)
         caller = token_caller(token, claims, peer)
         authorize(rule, caller, method)
         if len(self._known) >= self._LIMIT:
             self._known.clear()
-        self._known[_key(headers)] = claims.workspace, float(claims.expires), serial
-        return self._serving.workspace(claims.workspace)
+        admitted = Admitted(caller, self._serving.workspace(claims.workspace))
+        self._known[_key(headers)] = admitted, float(claims.expires), serial
+        return admitted
 
     def _peer(self, forwarded: bytes | None) -> SpiffeId:
         """The SPIFFE id of the verified client certificate, from Envoy's header."""

@@ -14,7 +14,7 @@ import grpc
 
 from lepton_inference.gate import AUTHORIZATION, FORWARDED_CERTIFICATE, Gate
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
-from lepton_inference.serving import Workspace
+from lepton_inference.serving import Admitted
 from lepton_mesh.errors import FailedPrecondition, Internal, LeptonError
 from lepton_mesh.interceptors.status import (
     DETAILS_KEY,
@@ -85,13 +85,13 @@ class GrpcPort:
         """Answers one unary call."""
 
         async def answer() -> bytes:
-            workspace = await self._admit(method, context)
+            admitted = await self._admit(method, context)
             name = method.rpartition("/")[2]
             if name == "ModelInfer":
-                return await self._protocol.infer(workspace, body, context.time_remaining())
+                return await self._protocol.infer(admitted, body, context.time_remaining())
             if method == f"/{HEALTH_SERVICE}/Check":
                 return self._protocol.check_health(body)
-            return self._protocol.call(name, workspace, body)
+            return await self._protocol.call(name, admitted, body)
 
         return await _translated(method, context, answer)
 
@@ -99,16 +99,16 @@ class GrpcPort:
         """Answers ModelStreamInfer, in the order of the requests."""
 
         async def answer() -> bytes:
-            workspace = await self._admit(method, context)
+            admitted = await self._admit(method, context)
             async for body in requests:
                 # A caller who goes away cancels this; the time is for the whole stream.
                 left = context.time_remaining()
-                await context.write(await self._protocol.stream_one(workspace, body, left))
+                await context.write(await self._protocol.stream_one(admitted, body, left))
             return b""
 
         await _translated(method, context, answer)
 
-    async def _admit(self, method: str, context: Context) -> Workspace:
+    async def _admit(self, method: str, context: Context) -> Admitted:
         metadata = dict(context.invocation_metadata() or ())
         peer = self._check_peer(context)
         # What the client itself says of its certificate counts for nothing.

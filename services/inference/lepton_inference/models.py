@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Integer, String
+from sqlalchemy import JSON, Boolean, Integer, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from lepton_mesh.database import UtcDateTime
@@ -22,6 +22,9 @@ class EndpointRow(Base):
     id: Mapped[str] = mapped_column(String(63), primary_key=True)
     targets: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    shadow: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    ensemble: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    unloaded: Mapped[bool] = mapped_column(Boolean)
     state: Mapped[str] = mapped_column(String(16))
     failure_reason: Mapped[str] = mapped_column(String(64))
     failure_message: Mapped[str] = mapped_column(String(1000))

@@ -7,7 +7,7 @@ workspace's endpoints as the server's models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import reports
 from lepton_inference.model import Gone, LoadedModel
-from lepton_inference.serving import Served, Serving, ServingState, Workspace
+from lepton_inference.serving import Admitted, Served, Serving, ServingState
 from lepton_inference.wire import (
     FRAME,
     MessageInvalid,
@@ -35,6 +35,8 @@ SERVER_NAME = "lepton"
 EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "statistics")
 """What is really there, by Triton's names."""
 
+_Handler = Callable[[Admitted, Any], Awaitable[Message]]
+
 
 class MethodUnimplemented(Unimplemented):
     reason = "METHOD_UNIMPLEMENTED"
@@ -47,7 +49,7 @@ class OpenInference:
         self.serving = serving
         self.accepting = True
         """False while draining: not ready, and still answering."""
-        self._unary: dict[str, tuple[type[Message], Callable[[Workspace, Any], Message]]] = {
+        self._unary: dict[str, tuple[type[Message], _Handler]] = {
             "ServerLive": (pb.ServerLiveRequest, self._server_live),
             "ServerReady": (pb.ServerReadyRequest, self._server_ready),
             "ServerMetadata": (pb.ServerMetadataRequest, self._server_metadata),
@@ -63,12 +65,12 @@ class OpenInference:
         """Unary methods that :meth:`call` answers."""
         return frozenset(self._unary)
 
-    def call(self, method: str, workspace: Workspace, body: bytes) -> bytes:
+    async def call(self, method: str, admitted: Admitted, body: bytes) -> bytes:
         """Answers a unary method.
 
         Args:
             method: Without its service, such as ``ModelReady``.
-            workspace: The caller's.
+            admitted: Who asks.
             body: The serialized request.
 
         Raises:
@@ -79,11 +81,11 @@ class OpenInference:
         if known is None:
             raise MethodUnimplemented(f"{method} is not supported by this server", method=method)
         request_type, handler = known
-        return handler(workspace, parse(request_type, body)).SerializeToString()
+        return (await handler(admitted, parse(request_type, body))).SerializeToString()
 
     async def infer(
         self,
-        workspace: Workspace,
+        admitted: Admitted,
         body: bytes | memoryview,
         seconds: float | None = None,
         gone: Gone | None = None,
@@ -91,32 +93,32 @@ class OpenInference:
         """Answers ModelInfer.
 
         Args:
-            workspace: The caller's.
+            admitted: Who asks.
             body: The serialized ModelInferRequest.
             seconds: That the caller will wait; None for no bound.
             gone: Whether the caller went away, where the transport does not cancel.
         """
-        return (await self._infer(workspace, parse_request(body), seconds, gone))[0]
+        return (await self._infer(admitted, parse_request(body), seconds, gone))[0]
 
     async def infer_framed(
         self,
-        workspace: Workspace,
+        admitted: Admitted,
         body: bytes,
         seconds: float | None = None,
         gone: Gone | None = None,
     ) -> bytes:
         """As :meth:`infer`, with a gRPC frame around request and response."""
         message = parse_request(memoryview(body)[FRAME:])
-        response, model, batch = await self._infer(workspace, message, seconds, gone)
-        served = workspace.endpoints.get(message.model_name)
+        response, model, batch = await self._infer(admitted, message, seconds, gone)
+        served = admitted.workspace.endpoints.get(message.model_name)
         # A split over several models decides anew for each request.
         if served is not None and served.models == [model]:
-            workspace.plans.learn(body, message, model, batch)
+            admitted.workspace.plans.learn(body, message, model, batch)
         return frame(response)
 
     async def stream_one(
         self,
-        workspace: Workspace,
+        admitted: Admitted,
         body: bytes,
         seconds: float | None = None,
         gone: Gone | None = None,
@@ -124,14 +126,14 @@ class OpenInference:
         """One request of ModelStreamInfer; an error is an answer and the stream goes on.
 
         Args:
-            workspace: The caller's.
+            admitted: Who asks.
             body: The serialized ModelInferRequest.
             seconds: That the caller will wait for the rest of the stream; None for no bound.
             gone: Whether the caller went away, where the transport does not cancel.
         """
         message = pb.ModelStreamInferResponse()
         try:
-            message.infer_response.ParseFromString(await self.infer(workspace, body, seconds, gone))
+            message.infer_response.ParseFromString(await self.infer(admitted, body, seconds, gone))
         except LeptonError as error:
             message.error_message = error.message
         return message.SerializeToString()
@@ -151,12 +153,12 @@ class OpenInference:
 
     async def _infer(
         self,
-        workspace: Workspace,
+        admitted: Admitted,
         message: pb.ModelInferRequest,
         seconds: float | None,
         gone: Gone | None,
     ) -> tuple[bytes, LoadedModel, Any]:
-        served = workspace.find(message.model_name)
+        served = admitted.workspace.find(message.model_name)
         request = request_of(message)
         model = served.pick(message.model_version, request.routing_key)
         if seconds is not None:
@@ -165,58 +167,58 @@ class OpenInference:
         response = response_of(model, outcome, checked.rows, checked.outputs, request.id)
         return response, model, outcome[0]
 
-    def _server_live(self, _: Workspace, __: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+    async def _server_live(self, _: Admitted, __: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    def _server_ready(self, _: Workspace, __: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+    async def _server_ready(self, _: Admitted, __: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self.accepting)
 
-    def _server_metadata(
-        self, _: Workspace, __: pb.ServerMetadataRequest
+    async def _server_metadata(
+        self, _: Admitted, __: pb.ServerMetadataRequest
     ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(
             name=SERVER_NAME, version=server_version(), extensions=EXTENSIONS
         )
 
-    def _model_ready(
-        self, workspace: Workspace, request: pb.ModelReadyRequest
+    async def _model_ready(
+        self, admitted: Admitted, request: pb.ModelReadyRequest
     ) -> pb.ModelReadyResponse:
-        served = workspace.endpoints.get(request.name)
+        served = admitted.workspace.endpoints.get(request.name)
         versions = [model.source.version for model in served.models] if served else []
         ready = bool(versions) and request.version in ("", *versions)
         return pb.ModelReadyResponse(ready=ready)
 
-    def _model_metadata(
-        self, workspace: Workspace, request: pb.ModelMetadataRequest
+    async def _model_metadata(
+        self, admitted: Admitted, request: pb.ModelMetadataRequest
     ) -> pb.ModelMetadataResponse:
-        served = workspace.find(request.name)
+        served = admitted.workspace.find(request.name)
         return reports.metadata(served, served.pick(request.version))
 
-    def _model_config(
-        self, workspace: Workspace, request: pb.ModelConfigRequest
+    async def _model_config(
+        self, admitted: Admitted, request: pb.ModelConfigRequest
     ) -> pb.ModelConfigResponse:
-        model = workspace.find(request.name).pick(request.version)
+        model = admitted.workspace.find(request.name).pick(request.version)
         return pb.ModelConfigResponse(config=reports.config(model))
 
-    def _model_statistics(
-        self, workspace: Workspace, request: pb.ModelStatisticsRequest
+    async def _model_statistics(
+        self, admitted: Admitted, request: pb.ModelStatisticsRequest
     ) -> pb.ModelStatisticsResponse:
         if request.name:
-            served = workspace.find(request.name)
+            served = admitted.workspace.find(request.name)
             models = [served.pick(request.version)] if request.version else served.models
         else:
-            models = [model for served in workspace.endpoints.values() for model in served.models]
+            models = list(admitted.workspace.models())
         return pb.ModelStatisticsResponse(
             model_stats=[reports.statistics(model) for model in models]
         )
 
-    def _repository_index(
-        self, workspace: Workspace, request: pb.RepositoryIndexRequest
+    async def _repository_index(
+        self, admitted: Admitted, request: pb.RepositoryIndexRequest
     ) -> pb.RepositoryIndexResponse:
         return pb.RepositoryIndexResponse(
             models=[
                 entry
-                for served in workspace.endpoints.values()
+                for served in admitted.workspace.endpoints.values()
                 if served.state is ServingState.READY or not request.ready
                 for entry in _index_entries(served)
             ]

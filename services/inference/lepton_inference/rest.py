@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from lepton_inference import rest_codec, rest_json
@@ -16,7 +16,7 @@ from lepton_inference.framing import inflate
 from lepton_inference.gate import Gate
 from lepton_inference.model import Gone
 from lepton_inference.open_inference import SERVICES, OpenInference
-from lepton_inference.serving import ServingState, Workspace
+from lepton_inference.serving import Admitted, ServingState
 from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -45,7 +45,7 @@ class _Route(NamedTuple):
     verb: str
     rpc: str
     """The gRPC method that it stands for, which is what the gate is asked about."""
-    handler: Callable[[Workspace, _Target], Answer]
+    handler: Callable[[Admitted, _Target], Awaitable[Answer]]
 
 
 class _Target(NamedTuple):
@@ -103,13 +103,13 @@ class Rest:
             if action == "infer" and model:
                 if verb != "POST":
                     return _not_allowed("POST")
-                workspace = self._gate.known(headers) or await self._admit("ModelInfer", headers)
+                admitted = self._gate.known(headers) or await self._admit("ModelInfer", headers)
                 content = body
                 if encoding:
                     # zlib lets others run meanwhile, and a little may become much.
                     content = await asyncio.to_thread(inflate, body, encoding, self._limit)
                 target = _Target(model, version, content)
-                return await self._infer(workspace, target, headers, gone)
+                return await self._infer(admitted, target, headers, gone)
             route = self._model_routes.get(action) if model else None
         if route is None:
             if _is_declared(rest):
@@ -117,9 +117,9 @@ class Rest:
             raise PathUnknown(f"there is nothing at {path}", path=path)
         if verb != route.verb:
             return _not_allowed(route.verb)
-        workspace = await self._admit(route.rpc, headers)
-        return route.handler(
-            workspace, _Target(model, version, inflate(body, encoding, self._limit))
+        admitted = await self._admit(route.rpc, headers)
+        return await route.handler(
+            admitted, _Target(model, version, inflate(body, encoding, self._limit))
         )
 
     def error(self, error: LeptonError) -> Answer:
@@ -132,13 +132,13 @@ class Rest:
             headers = [*_JSON, (b"retry-after", str(seconds).encode())]
         return error.wire.http_status, headers, body
 
-    async def _admit(self, rpc: str, headers: Headers) -> Workspace:
+    async def _admit(self, rpc: str, headers: Headers) -> Admitted:
         return await self._gate.admit(f"/{SERVICES[0]}/{rpc}", headers)
 
     async def _infer(
-        self, workspace: Workspace, target: _Target, headers: Headers, gone: Gone | None
+        self, admitted: Admitted, target: _Target, headers: Headers, gone: Gone | None
     ) -> Answer:
-        served = workspace.find(target.model)
+        served = admitted.workspace.find(target.model)
         length = headers.get(_HEADER_LENGTH)
         asked = rest_codec.decode(
             target.model, target.version, length, target.body, self._json_limit
@@ -157,44 +157,44 @@ class Rest:
             answer,
         )
 
-    def _server_metadata(self, _: Workspace, __: _Target) -> Answer:
+    async def _server_metadata(self, _: Admitted, __: _Target) -> Answer:
         return _ok(rest_json.server_metadata())
 
-    def _live(self, _: Workspace, __: _Target) -> Answer:
+    async def _live(self, _: Admitted, __: _Target) -> Answer:
         return _ok({"live": True})
 
-    def _ready(self, _: Workspace, __: _Target) -> Answer:
+    async def _ready(self, _: Admitted, __: _Target) -> Answer:
         ready = self._protocol.accepting
         return _ok({"ready": ready}, 200 if ready else 503)
 
-    def _models(self, workspace: Workspace, _: _Target) -> Answer:
-        return _ok({"models": list(workspace.endpoints)})
+    async def _models(self, admitted: Admitted, _: _Target) -> Answer:
+        return _ok({"models": list(admitted.workspace.endpoints)})
 
-    def _metadata(self, workspace: Workspace, target: _Target) -> Answer:
-        served = workspace.find(target.model)
+    async def _metadata(self, admitted: Admitted, target: _Target) -> Answer:
+        served = admitted.workspace.find(target.model)
         return _ok(rest_json.metadata(served, served.pick(target.version)))
 
-    def _model_ready(self, workspace: Workspace, target: _Target) -> Answer:
-        workspace.find(target.model).pick(target.version)
+    async def _model_ready(self, admitted: Admitted, target: _Target) -> Answer:
+        admitted.workspace.find(target.model).pick(target.version)
         return _ok({"name": target.model, "ready": True})
 
-    def _config(self, workspace: Workspace, target: _Target) -> Answer:
-        return _ok(rest_json.config(workspace.find(target.model).pick(target.version)))
+    async def _config(self, admitted: Admitted, target: _Target) -> Answer:
+        return _ok(rest_json.config(admitted.workspace.find(target.model).pick(target.version)))
 
-    def _statistics(self, workspace: Workspace, target: _Target) -> Answer:
+    async def _statistics(self, admitted: Admitted, target: _Target) -> Answer:
         if target.model:
-            served = workspace.find(target.model)
+            served = admitted.workspace.find(target.model)
             models = [served.pick(target.version)] if target.version else served.models
         else:
-            models = [model for served in workspace.endpoints.values() for model in served.models]
+            models = list(admitted.workspace.models())
         return _ok({"model_stats": [rest_json.statistics(model) for model in models]})
 
-    def _index(self, workspace: Workspace, target: _Target) -> Answer:
+    async def _index(self, admitted: Admitted, target: _Target) -> Answer:
         only_ready = bool(rest_codec.json_object(target.body or b"{}").get("ready", False))
         return _ok(
             [
                 rest_json.index_entry(served, version)
-                for served in workspace.endpoints.values()
+                for served in admitted.workspace.endpoints.values()
                 if served.state is ServingState.READY or not only_ready
                 for version in [model.source.version for model in served.models] or [""]
             ]

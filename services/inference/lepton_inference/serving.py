@@ -17,6 +17,7 @@ from itertools import accumulate
 from lepton_inference.endpoint import EndpointNotFound
 from lepton_inference.model import LoadedModel
 from lepton_inference.wire import Plans
+from lepton_mesh.caller import Caller
 from lepton_mesh.errors import NotFound, Unavailable
 
 
@@ -110,6 +111,19 @@ class Workspace:
             )
         return served
 
+    def models(self) -> Iterator[LoadedModel]:
+        """The models of every endpoint."""
+        for served in self.endpoints.values():
+            yield from served.models
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Who asks, and what they see of what is served."""
+
+    caller: Caller
+    workspace: Workspace
+
 
 class Serving:
     """All workspaces of this instance."""
@@ -118,9 +132,12 @@ class Serving:
         self._workspaces: dict[str, Workspace] = {}
 
     def workspace(self, name: str) -> Workspace:
-        """The workspace of that name, empty if nothing is served in it."""
-        workspace = self._workspaces.get(name)
-        return _NOTHING if workspace is None else workspace
+        """The workspace of that name, empty if nothing is served in it.
+
+        It stays the same for as long as this instance lives: callers who were admitted to it
+        keep it, and see in it whatever is served by then.
+        """
+        return self._workspaces.setdefault(name, Workspace())
 
     def put(self, workspace: str, served: Served) -> list[LoadedModel]:
         """Serves the endpoint from now on.
@@ -128,7 +145,7 @@ class Serving:
         Returns:
             The models that the same endpoint had before and has no more; close them.
         """
-        place = self._workspaces.setdefault(workspace, Workspace())
+        place = self.workspace(workspace)
         before = place.endpoints.get(served.name)
         place.endpoints[served.name] = served
         place.plans.clear()
@@ -138,13 +155,11 @@ class Serving:
 
     def remove(self, workspace: str, name: str) -> list[LoadedModel]:
         """Serves the endpoint no more; returns its models, to be closed."""
-        place = self._workspaces.get(workspace)
-        served = place.endpoints.pop(name, None) if place is not None else None
-        if place is None or served is None:
+        place = self.workspace(workspace)
+        served = place.endpoints.pop(name, None)
+        if served is None:
             return []
         place.plans.clear()
-        if not place.endpoints:
-            del self._workspaces[workspace]
         return served.models
 
     def all(self) -> Iterator[tuple[str, Served]]:
@@ -152,7 +167,3 @@ class Serving:
         for workspace, place in list(self._workspaces.items()):
             for served in list(place.endpoints.values()):
                 yield workspace, served
-
-
-_NOTHING = Workspace()
-"""The workspace in which nothing is served; shared, and never written to."""

@@ -14,10 +14,11 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.asgi import Application
 from lepton_inference.model import LoadedModel, ModelSource, unless_gone
 from lepton_inference.open_inference import OpenInference
-from lepton_inference.serving import Served, Serving, ServingState, Workspace
+from lepton_inference.serving import Admitted, Served, Serving, ServingState
 from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Signature
 from lepton_inference.tensors import DATATYPES, TensorSpec
+from lepton_mesh.caller import Caller, Role
 
 SPEC = TensorSpec("x", DATATYPES["FP32"], (-1, 2))
 
@@ -56,13 +57,14 @@ class HeldSession:
 
 class OpenGate:
     def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+        caller = Caller("user", "users/ada", "w", Role.ADMIN)
+        self._admitted = Admitted(caller, serving.workspace("w"))
 
-    def known(self, headers: dict[bytes, bytes]) -> Workspace | None:
-        return self._serving.workspace("w")
+    def known(self, headers: dict[bytes, bytes]) -> Admitted | None:
+        return self._admitted
 
-    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Workspace:
-        return self._serving.workspace("w")
+    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Admitted:
+        return self._admitted
 
 
 def framed_request() -> bytes:

@@ -120,6 +120,7 @@ def _fill(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
         for target in endpoint.targets
     ]
     row.settings = _SETTINGS.dump_python(endpoint.settings, mode="json")
+    row.unloaded = endpoint.unloaded
     row.state = endpoint.state.value
     row.failure_reason = endpoint.failure_reason
     row.failure_message = endpoint.failure_message[:1000]
@@ -147,6 +148,7 @@ def _endpoint(row: EndpointRow) -> Endpoint:
             for target in row.targets
         ),
         settings=_SETTINGS.validate_python(row.settings),
+        unloaded=row.unloaded,
         state=State(row.state),
         failure_reason=row.failure_reason,
         failure_message=row.failure_message,
