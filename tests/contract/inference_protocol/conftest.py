@@ -1,28 +1,24 @@
-"""The protocol over both of its adapters, with the same models and an open gate."""
+"""The protocol at each of its doors, with the same models and an open gate.
+
+``server`` is each of the two adapters, in the clear: for what an adapter does. ``door`` is
+those and the ways on which other processes and users reach the first of them: for what a client
+may count on. ``rest_door`` is each of the doors that has REST.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
+from tests.contract.inference_protocol import doors
+from tests.contract.inference_protocol.doors import Server
 from tests.inference_models import across_rows, identity, linear, two_by_two
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
-from data_plane import OpenGate, data_plane, load_models
-
-from lepton_inference.grpc_port import GrpcPort
-from lepton_inference.open_inference import OpenInference
-from lepton_inference.serving import Serving
-from lepton_inference.settings import ModelSettings
 
 MODELS: dict[str, bytes] = {
     "linear": linear(1.0),
@@ -51,15 +47,6 @@ MODELS: dict[str, bytes] = {
 }
 
 
-@dataclass(frozen=True)
-class Server:
-    """A server of the protocol."""
-
-    address: str
-    rest: bool
-    pid: int
-
-
 def _in_thread(make: Callable[[], Any]) -> Iterator[Any]:
     """Runs the asynchronous context manager that ``make`` makes on an event loop of its own."""
     loop = asyncio.new_event_loop()
@@ -79,18 +66,6 @@ def _in_thread(make: Callable[[], Any]) -> Iterator[Any]:
         loop.close()
 
 
-@contextlib.asynccontextmanager
-async def _grpc_port(models: dict[str, Path]) -> Any:
-    serving = Serving()
-    load_models(serving, models, ModelSettings())
-    port = GrpcPort(OpenInference(serving), OpenGate(serving), lambda _: None, 64 << 20)
-    address = await port.start(None, "127.0.0.1", 0)
-    try:
-        yield address, 0
-    finally:
-        await port.stop(1)
-
-
 @pytest.fixture(scope="session")
 def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The models as files."""
@@ -105,19 +80,53 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def asgi_server(model_files: dict[str, Path]) -> Iterator[Server]:
     """Envoy with Python inside, in the clear."""
-    for address, pid in _in_thread(lambda: data_plane(model_files)):
-        yield Server(address, rest=True, pid=pid)
+    yield from _in_thread(lambda: doors.asgi(model_files))
 
 
 @pytest.fixture(scope="session")
 def grpc_server(model_files: dict[str, Path]) -> Iterator[Server]:
     """grpc.aio, in the clear."""
-    for address, pid in _in_thread(lambda: _grpc_port(model_files)):
-        yield Server(address, rest=False, pid=pid)
+    yield from _in_thread(lambda: doors.grpc_port(model_files))
+
+
+@pytest.fixture(scope="session")
+def secured(
+    model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Server]]:
+    """The data port with mutual TLS, and the gateway in front of it."""
+    yield from _in_thread(lambda: doors.secured(model_files, tmp_path_factory.mktemp("gateway")))
+
+
+@pytest.fixture(scope="session")
+def mtls_server(secured: tuple[Server, Server]) -> Server:
+    """The data port with mutual TLS."""
+    return secured[0]
+
+
+@pytest.fixture(scope="session")
+def gateway_server(secured: tuple[Server, Server]) -> Server:
+    """The gateway, with TLS and a token."""
+    return secured[1]
+
+
+def _named(request: pytest.FixtureRequest) -> Server:
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    return found
 
 
 @pytest.fixture(params=["asgi", "grpc"])
 def server(request: pytest.FixtureRequest) -> Server:
-    """Each of the two."""
-    found: Server = request.getfixturevalue(f"{request.param}_server")
-    return found
+    """Each of the two adapters."""
+    return _named(request)
+
+
+@pytest.fixture(params=["asgi", "grpc", "mtls", "gateway"])
+def door(request: pytest.FixtureRequest) -> Server:
+    """Each way in."""
+    return _named(request)
+
+
+@pytest.fixture(params=["asgi", "mtls", "gateway"])
+def rest_door(request: pytest.FixtureRequest) -> Server:
+    """Each way in that has REST."""
+    return _named(request)

@@ -3,7 +3,10 @@
 Their generated code cannot be loaded beside KServe's (both claim package ``inference``), and
 comparing descriptors must not depend on what the test process has loaded.
 
-    python public_client.py grpc|aio|http|descriptors [address]
+    python public_client.py grpc|aio|http|descriptors [door]
+
+``door`` is JSON: ``address``, and for TLS the files ``authority``, ``certificate`` and ``key``, and
+a ``token``. Clients are given them in the ways that their documentation shows.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import numpy as np
 IMAGE = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32)
 
 
-def grpc_client(address: str) -> dict[str, Any]:
+Door = dict[str, Any]
+
+
+def grpc_client(door: Door) -> dict[str, Any]:
     """Every basic method of the synchronous client, then refusals, then a stream."""
     import tritonclient.grpc as client
 
-    triton = client.InferenceServerClient(address)
+    triton = _let_in(client.InferenceServerClient(door["address"], **_grpc_tls(door)), door)
     image = _input(client, "image", IMAGE)
     seen: dict[str, Any] = {
         "live": triton.is_server_live(),
@@ -100,11 +106,11 @@ def _stream(triton: Any, client: Any, image: Any) -> list[Any]:
     return answers
 
 
-async def aio_client(address: str) -> dict[str, Any]:
+async def aio_client(door: Door) -> dict[str, Any]:
     """Many requests at once through the asynchronous client."""
     import tritonclient.grpc.aio as client
 
-    triton = client.InferenceServerClient(address)
+    triton = _let_in(client.InferenceServerClient(door["address"], **_grpc_tls(door)), door)
     inputs = []
     for number in range(64):
         tensor = client.InferInput("image", [1, 4], "FP32")
@@ -115,11 +121,11 @@ async def aio_client(address: str) -> dict[str, Any]:
     return {"firsts": [float(result.as_numpy("scores")[0, 0]) for result in results]}
 
 
-def http_client(address: str) -> dict[str, Any]:
+def http_client(door: Door) -> dict[str, Any]:
     """REST: JSON and binary tensors, both ways."""
     import tritonclient.http as client
 
-    triton = client.InferenceServerClient(address)
+    triton = _let_in(client.InferenceServerClient(door["address"], **_http_tls(door)), door)
     seen: dict[str, Any] = {
         "live": triton.is_server_live(),
         "ready": triton.is_server_ready(),
@@ -180,6 +186,40 @@ def descriptors() -> dict[str, Any]:
     return {"files": files}
 
 
+def _let_in(triton: Any, door: Door) -> Any:
+    """The client, which will send the token with every call."""
+    from tritonclient._plugin import InferenceServerClientPlugin
+
+    class Bearer(InferenceServerClientPlugin):  # type: ignore[misc]  # no types of its own
+        def __call__(self, request: Any) -> None:
+            request.headers["authorization"] = f"Bearer {door['token']}"
+
+    if door["token"]:
+        triton.register_plugin(Bearer())
+    return triton
+
+
+def _grpc_tls(door: Door) -> dict[str, Any]:
+    if not door["authority"]:
+        return {}
+    return {
+        "ssl": True,
+        "root_certificates": door["authority"],
+        "private_key": door["key"] or None,
+        "certificate_chain": door["certificate"] or None,
+    }
+
+
+def _http_tls(door: Door) -> dict[str, Any]:
+    if not door["authority"]:
+        return {}
+    files = {"ca_certs": "authority", "certfile": "certificate", "keyfile": "key"}
+    return {
+        "ssl": True,
+        "ssl_options": {name: door[file] for name, file in files.items() if door[file]},
+    }
+
+
 def _input(client: Any, name: str, value: Any) -> Any:
     from tritonclient.utils import np_to_triton_dtype
 
@@ -199,11 +239,11 @@ def _refusal(call: Callable[[], Any]) -> str:
 
 
 if __name__ == "__main__":
-    kind, address = sys.argv[1], sys.argv[-1]
+    kind, told = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     found = {
-        "grpc": lambda: grpc_client(address),
-        "aio": lambda: asyncio.run(aio_client(address)),
-        "http": lambda: http_client(address),
+        "grpc": lambda: grpc_client(told),
+        "aio": lambda: asyncio.run(aio_client(told)),
+        "http": lambda: http_client(told),
         "descriptors": descriptors,
     }[kind]()
     sys.stdout.write(json.dumps(found) + "\n")

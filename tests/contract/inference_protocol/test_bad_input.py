@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from tests.contract.inference_protocol.conftest import Server
+from tests.contract.inference_protocol.doors import Server
 
 Input = pb.ModelInferRequest.InferInputTensor
 ROW = np.ones((1, 4), np.float32).tobytes()
@@ -142,8 +141,8 @@ ROWS: dict[str, tuple[Any, grpc.StatusCode, str]] = {
 
 
 @pytest.fixture
-def infer(server: Server) -> Iterator[Any]:
-    with grpc.insecure_channel(server.address) as channel:
+def infer(door: Server) -> Iterator[Any]:
+    with door.channel() as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
         def send(request: Any) -> pb.ModelInferResponse:
@@ -171,9 +170,9 @@ def test_every_row_of_the_table(infer: Any) -> None:
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [4.0] * 3
 
 
-def test_unknown_methods_are_unimplemented(server: Server) -> None:
+def test_unknown_methods_are_unimplemented(door: Server) -> None:
     """Of the protocol's services and of others."""
-    with grpc.insecure_channel(server.address) as channel:
+    with door.channel() as channel:
         for method in ("/inference.GRPCInferenceService/Nothing", "/other.Service/Method"):
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary(method)(b"", timeout=20)
@@ -181,16 +180,16 @@ def test_unknown_methods_are_unimplemented(server: Server) -> None:
             assert error.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_our_own_service_name_and_health_are_served(server: Server) -> None:
+def test_our_own_service_name_and_health_are_served(door: Server) -> None:
     """The same methods under both names, and grpc.health.v1 beside them."""
-    with grpc.insecure_channel(server.address) as channel:
+    with door.channel() as channel:
         for service in ("inference", "lepton.oip.v2"):
             live = channel.unary_unary(f"/{service}.GRPCInferenceService/ServerLive")
             assert pb.ServerLiveResponse.FromString(live(b"", timeout=20)).live
         assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20) == b"\x08\x01"
 
 
-def test_an_expired_deadline_is_said(infer: Any, server: Server) -> None:
+def test_an_expired_deadline_is_said(infer: Any) -> None:
     """A timeout parameter of a microsecond is over before the batch runs."""
     with pytest.raises(grpc.RpcError) as caught:
         infer(message(**parameter("timeout", int64_param=1)))
@@ -273,9 +272,9 @@ REST_ROWS: dict[str, tuple[str, str, bytes, dict[str, str], int]] = {
 }
 
 
-def test_every_row_of_the_rest_table(asgi_server: Server) -> None:
+def test_every_row_of_the_rest_table(rest_door: Server) -> None:
     """The status as the table says, and {"error": ...} without internals."""
-    with httpx.Client(base_url=f"http://{asgi_server.address}") as client:
+    with rest_door.http() as client:
         for name, (verb, path, body, headers, status) in REST_ROWS.items():
             answer = client.request(verb, path, content=body, headers=headers)
             assert answer.status_code == status, (name, answer.text)
@@ -286,10 +285,10 @@ def test_every_row_of_the_rest_table(asgi_server: Server) -> None:
         assert nested.json()["outputs"][0]["data"] == [10.0] * 3
 
 
-def test_what_json_cannot_carry_is_refused_and_comes_raw(asgi_server: Server) -> None:
+def test_what_json_cannot_carry_is_refused_and_comes_raw(rest_door: Server) -> None:
     """An infinite output names itself and the remedy, and the remedy works."""
     body = rest(data=[3e38] * 4)
-    with httpx.Client(base_url=f"http://{asgi_server.address}") as client:
+    with rest_door.http() as client:
         refused = client.post("/v2/models/linear/infer", json=body)
         assert refused.json()["reason"] == "OUTPUT_NOT_FINITE"
         assert "'scores'" in refused.json()["error"]

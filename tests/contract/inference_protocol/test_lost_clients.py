@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from tests.contract.inference_protocol.conftest import Server
+from tests.contract.inference_protocol.doors import Server
 
 # Sends 256 calls, cancels half of them and dies with the other half in flight.
 _VANISHING = """

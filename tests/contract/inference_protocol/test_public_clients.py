@@ -1,4 +1,4 @@
-"""Triton's own clients, unchanged, against both adapters; and its descriptors against ours."""
+"""Triton's own clients, unchanged, at every door; and its descriptors against ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from lepton.oip.v2 import open_inference_pb2
-from tests.contract.inference_protocol.conftest import MODELS, Server
+from tests.contract.inference_protocol.conftest import MODELS
+from tests.contract.inference_protocol.doors import Server
 
 CLIENT = Path(__file__).with_name("public_client.py")
 SUMS = [[10.0] * 3, [26.0] * 3]
@@ -31,9 +32,9 @@ def ask(*arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_the_grpc_client_is_content(server: Server) -> None:
+def test_the_grpc_client_is_content(door: Server) -> None:
     """Every basic method, batching, several inputs, text, compression, refusals, a stream."""
-    seen = ask("grpc", server.address)
+    seen = ask("grpc", door.as_json())
     assert (seen["live"], seen["ready"], seen["model_ready"]) == (True, True, True)
     assert seen["model_unready"] is False
     assert (seen["server"], seen["config"]) == ("lepton", "linear")
@@ -60,14 +61,14 @@ def test_the_grpc_client_is_content(server: Server) -> None:
     assert second.startswith("there is no endpoint 'nobody'")
 
 
-def test_the_aio_client_gets_its_own_rows(server: Server) -> None:
+def test_the_aio_client_gets_its_own_rows(door: Server) -> None:
     """Sixty-four requests in shared batches: each gets the answer to its own question."""
-    assert ask("aio", server.address)["firsts"] == [4.0 * number for number in range(64)]
+    assert ask("aio", door.as_json())["firsts"] == [4.0 * number for number in range(64)]
 
 
-def test_the_http_client_is_content(asgi_server: Server) -> None:
+def test_the_http_client_is_content(rest_door: Server) -> None:
     """REST: JSON and binary tensors in all four pairings, text, compression, refusals."""
-    seen = ask("http", asgi_server.address)
+    seen = ask("http", rest_door.as_json())
     assert (seen["live"], seen["ready"], seen["model_ready"]) == (True, True, True)
     assert seen["model_unready"] is False
     assert (seen["server"], seen["config"]) == ("lepton", 64)
