@@ -9,7 +9,7 @@ PACKAGES := sdk/lepton services/mesh/lepton_mesh services/auth/lepton_auth servi
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev up down demo test lint format protos protos-check bench lock clean
+.PHONY: help setup setup-dev clients up down demo test lint format protos protos-check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,15 @@ $(VENV)/.setup-dev: $(VENV)/.setup
 	$(PIP) --group dev
 	@touch $@
 
+clients: build/clients/kserve/.setup ## Make the environment of the public client that cannot live in ours (450 MB)
+
+# KServe's generated code and Triton's claim the same protobuf package.
+build/clients/kserve/.setup: tests/contract/inference_protocol/kserve-requirements.txt
+	@echo "Installing KServe's client into build/clients/kserve (450 MB; half a minute)"
+	$(PYTHON) -m venv build/clients/kserve
+	build/clients/kserve/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 up: setup ## Start the local stack
 	$(BIN)/lepton up
 
@@ -50,7 +59,7 @@ down: ## Stop the local stack
 demo: setup ## Run the main job from raw files to predictions: make demo [DATA=<folder with the MNIST IDX files>]
 	@$(BIN)/python -m lepton_local.demo $(if $(DATA),--data '$(DATA)')
 
-test: setup-dev ## Run all tests (real data: LEPTON_TEST_DATA=<folder>)
+test: setup-dev clients ## Run all tests (real data: LEPTON_TEST_DATA=<folder>)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup-dev ## ruff, mypy, import-linter, buf

@@ -1,4 +1,4 @@
-"""Triton's own clients, unchanged, at every door; and its descriptors against ours."""
+"""Triton's and KServe's own clients, unchanged, at every door; and Triton's descriptors."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf import descriptor_pb2
 
 from lepton.oip.v2 import open_inference_pb2
 from tests.contract.inference_protocol.conftest import MODELS
 from tests.contract.inference_protocol.doors import Server
 
-CLIENT = Path(__file__).with_name("public_client.py")
+TRITON = Path(__file__).with_name("public_client.py")
+KSERVE = Path(__file__).with_name("kserve_client.py")
+KSERVE_PYTHON = Path(__file__).parents[3] / "build/clients/kserve/bin/python"
 SUMS = [[10.0] * 3, [26.0] * 3]
 
 
 def ask(*arguments: str) -> dict[str, Any]:
-    """What the public client saw."""
-    done = subprocess.run(
-        [sys.executable, str(CLIENT), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """What Triton's client saw."""
+    return _run(sys.executable, str(TRITON), *arguments)
+
+
+def ask_kserve(*arguments: str) -> dict[str, Any]:
+    """What KServe's client saw."""
+    if not KSERVE_PYTHON.exists():
+        pytest.skip("KServe's client is not installed; `make clients` does it")
+    return _run(str(KSERVE_PYTHON), str(KSERVE), *arguments)
+
+
+def _run(*command: str) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -85,6 +93,34 @@ def test_the_http_client_is_content(rest_door: Server) -> None:
     assert seen["refused"]["version"].startswith("404")
     assert seen["refused"]["trace"].startswith("501")
     assert seen["refused"]["load"].startswith("501")
+
+
+def _check_kserve(seen: dict[str, Any]) -> None:
+    assert (seen["live"], seen["ready"], seen["model_ready"]) == (True, True, True)
+    assert seen["model_unready"] is False
+    assert seen["raw"] == seen["typed"] == SUMS
+    assert (seen["id"], seen["model"]) == ("r1", "linear")
+    assert seen["total"] == [[11, 12], [13, 14]]
+    assert seen["count"] == [[7], [8]]
+    assert seen["wanted"] == ["count"]
+    assert seen["text"] == ["über", ""]
+    assert seen["half"] == [[0.5, -1.5]]
+    assert "there is no endpoint 'nobody'" in seen["refused"]
+
+
+def test_kserves_grpc_client_is_content(door: Server) -> None:
+    """Every method it has, tensors raw and typed."""
+    seen = ask_kserve("grpc", door.as_json())
+    _check_kserve(seen)
+    assert "StatusCode.NOT_FOUND" in seen["refused"]
+
+
+def test_kserves_rest_client_is_content(rest_door: Server) -> None:
+    """Every method it has, tensors binary and JSON, both ways."""
+    seen = ask_kserve("rest", rest_door.as_json())
+    _check_kserve(seen)
+    assert "404 Not Found" in seen["refused"]
+    assert seen["binary-True"] == seen["binary-False"] == seen["all-binary"] == SUMS
 
 
 def test_the_descriptors_are_tritons() -> None:
