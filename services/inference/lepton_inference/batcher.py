@@ -24,15 +24,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
-
-import numpy as np
 
 from lepton_inference.adaptive import AdaptiveDelay
+from lepton_inference.batch import Batch, BatchRunner, Outcome, Ran, Runner, Work
 from lepton_inference.padding import Padding
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import Tails
@@ -70,88 +66,15 @@ class InferenceFailed(Internal):
     reason = "INFERENCE_FAILED"
 
 
-class Runner(Protocol):
-    """Runs batches. Called from as many threads at a time as the model has instances."""
-
-    def join(
-        self, columns: Sequence[Sequence[Column]], rows: int, tails: Tails
-    ) -> dict[str, np.ndarray[Any, Any]]:
-        """The model's inputs: for each, the requests' columns one after another."""
-        ...
-
-    def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        """The model's outputs, in its order."""
-        ...
-
-
-class Batch:
-    """The outputs of one batch; each of its requests takes its rows."""
-
-    __slots__ = ("arrays", "batched", "rows", "views")
-
-    def __init__(self, arrays: list[np.ndarray[Any, Any]], rows: int, batched: bool) -> None:
-        self.arrays = arrays
-        self.rows = rows
-        self.batched = batched
-        self.views = [_raw(array) for array in arrays]
-        """Each output's raw bytes; None for BYTES."""
-
-
-def _raw(array: np.ndarray[Any, Any]) -> memoryview | None:
-    """The bytes of an array without a copy, if they lie in order; None for BYTES."""
-    if array.dtype == object:
-        return None
-    if array.size and array.flags.c_contiguous:
-        return array.data.cast("B")
-    return memoryview(array.tobytes())
-
-
-Outcome = tuple[Batch, int]
-"""A batch, and the first of the rows that are the request's."""
-
-
-class _Work:
-    __slots__ = ("alone", "columns", "deadline", "enqueued_ns", "future", "rows", "tails")
-
-    def __init__(
-        self,
-        columns: tuple[Column, ...],
-        rows: int,
-        tails: Tails,
-        deadline: float,
-        future: asyncio.Future[Outcome],
-    ) -> None:
-        self.columns = columns
-        self.rows = rows
-        self.tails = tails
-        self.deadline = deadline
-        self.future = future
-        self.enqueued_ns = time.perf_counter_ns()
-        self.alone = False
-        """Whether it was in a batch that failed, and runs without company now."""
-
-
 class _Line:
     """Requests of one level and one shape, in the order they came."""
 
     __slots__ = ("rows", "works")
 
     def __init__(self) -> None:
-        self.works: deque[_Work] = deque()
+        self.works: deque[Work] = deque()
         self.rows = 0
 
-
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """When the parts of one batch ended, on the clock of ``enqueued_ns``."""
-
-    started_ns: int
-    joined_ns: int
-    inferred_ns: int
-
-
-_Ran = tuple[Batch | list[Outcome], _Times] | Exception
-"""What came of a batch; a padded one is cut up into an outcome for each request."""
 
 NO_DEADLINE = float("inf")
 
@@ -180,15 +103,14 @@ class Batcher:
         statistics: Statistics,
         padding: Padding | None = None,
     ) -> None:
-        self._runner = runner
+        self._run = BatchRunner(runner, padding, batched).run
         self._padding = padding
         self._settings = settings
-        self._batched = batched
         self._statistics = statistics
         self._loop = asyncio.get_running_loop()
         self._levels: list[dict[Tails, _Line]] = [{} for _ in range(settings.priority_levels)]
         self._default = self._levels[settings.default_priority - 1]
-        self._alone: deque[_Work] = deque()
+        self._alone: deque[Work] = deque()
         self._waiting = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -255,7 +177,7 @@ class Batcher:
         line = lines.get(key)
         if line is None:
             line = lines[key] = _Line()
-        work = _Work(columns, rows, tails, deadline, future)
+        work = Work(columns, rows, tails, deadline, future)
         line.works.append(work)
         line.rows += rows
         if self._adaptive is not None:
@@ -319,13 +241,13 @@ class Batcher:
         if self._empty is not None and not (self._waiting or self._running or self._empty.done()):
             self._empty.set_result(None)
 
-    def _ran(self, works: list[_Work], rows: int, done: asyncio.Future[_Ran]) -> None:
+    def _ran(self, works: list[Work], rows: int, done: asyncio.Future[Ran]) -> None:
         self._running -= 1
         self._settle(works, rows, done.result())
         if not self._scheduled:
             self._tick()
 
-    def _next(self) -> tuple[list[_Work], int]:
+    def _next(self) -> tuple[list[Work], int]:
         """The next batch; an empty one if none is due, and then a timer for the first that is."""
         while self._alone:
             work = self._alone.popleft()
@@ -367,7 +289,7 @@ class Batcher:
             return oldest_ns + self._delay_ns
         return int(self._adaptive.until(oldest_ns / 1e9, now_ns / 1e9) * 1e9)
 
-    def _take(self, level: int, tails: Tails) -> tuple[list[_Work], int]:
+    def _take(self, level: int, tails: Tails) -> tuple[list[Work], int]:
         """A batch of that shape; expired and cancelled requests are left out of it.
 
         A line goes to the back of its level if anything is left in it, so that one shape
@@ -375,7 +297,7 @@ class Batcher:
         """
         levels = self._levels[level:]
         limit = self._cut(sum([lines[tails].rows for lines in levels if tails in lines]))
-        works: list[_Work] = []
+        works: list[Work] = []
         rows = 0
         padding, longest = self._padding, None
         now = self.now()
@@ -410,7 +332,7 @@ class Batcher:
                 return rows
         return self._max_rows
 
-    def _lives(self, work: _Work, now: float) -> bool:
+    def _lives(self, work: Work, now: float) -> bool:
         """Whether a request that leaves the queue is to run."""
         self._waiting -= 1
         if work.future.done():
@@ -423,40 +345,7 @@ class Batcher:
         )
         return False
 
-    def _run(self, works: list[_Work], rows: int) -> _Ran:
-        """One batch through the model, in whichever thread this is."""
-        started = time.perf_counter_ns()
-        try:
-            tails = works[0].tails
-            if self._padding is not None and any(work.tails != tails for work in works):
-                return self._run_padded(self._padding, works, rows, started)
-            columns = list(zip(*[work.columns for work in works], strict=True))
-            feeds = self._runner.join(columns, rows, tails)
-            joined = time.perf_counter_ns()
-            batch = Batch(self._runner.run(feeds), rows, self._batched)
-        # ONNX Runtime raises its own kinds, some of them bare Exception; whatever it is, it
-        # is this batch's and nobody else's.
-        except Exception as error:
-            return error
-        return batch, _Times(started, joined, time.perf_counter_ns())
-
-    def _run_padded(
-        self, padding: Padding, works: list[_Work], rows: int, started: int
-    ) -> tuple[list[Outcome], _Times]:
-        columns, tails = padding.pad([(work.columns, work.rows, work.tails) for work in works])
-        feeds = self._runner.join(columns, rows, tails)
-        joined = time.perf_counter_ns()
-        arrays = self._runner.run(feeds)
-        inferred = time.perf_counter_ns()
-        outcomes: list[Outcome] = []
-        first = 0
-        for work in works:
-            own = padding.cut(arrays, first, work.rows, work.tails)
-            outcomes.append((Batch(own, work.rows, True), 0))
-            first += work.rows
-        return outcomes, _Times(started, joined, inferred)
-
-    def _settle(self, works: list[_Work], rows: int, ran: _Ran) -> None:
+    def _settle(self, works: list[Work], rows: int, ran: Ran) -> None:
         if isinstance(ran, Exception):
             self._failed(works, ran)
             return
@@ -483,7 +372,7 @@ class Batcher:
         before = self._request_seconds or seconds
         self._request_seconds = before + (seconds - before) / 8
 
-    def _failed(self, works: list[_Work], error: Exception) -> None:
+    def _failed(self, works: list[Work], error: Exception) -> None:
         """Has the requests of a batch that failed run one by one; tells a lone one."""
         if not works[0].alone:
             log.warning("batch failed", extra={"requests": len(works)}, exc_info=error)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from lepton_inference.batcher import NO_DEADLINE, Batcher, Outcome, Runner
+from lepton_inference.batch import Outcome, Runner
+from lepton_inference.batcher import NO_DEADLINE, Batcher
 from lepton_inference.padding import Padding
 from lepton_inference.parameters import ParameterInvalid
 from lepton_inference.settings import ModelSettings

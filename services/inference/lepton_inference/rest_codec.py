@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_inference.batcher import Outcome
+from lepton_inference.batch import Outcome
 from lepton_inference.model import LoadedModel
 from lepton_inference.parameters import (
     priority_of,

@@ -19,7 +19,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference.batcher import Batch, Outcome
+from lepton_inference.batch import Batch, Outcome
 from lepton_inference.model import LoadedModel
 from lepton_inference.parameters import (
     priority_of,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference.batcher import Batch
+from lepton_inference.batch import Batch
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.settings import ModelSettings
 from lepton_inference.wire import Plans, varint

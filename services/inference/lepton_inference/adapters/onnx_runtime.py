@@ -81,7 +81,7 @@ class OnnxSession:
     def join(
         self, columns: Sequence[Sequence[Column]], rows: int, tails: Tails
     ) -> dict[str, np.ndarray[Any, Any]]:
-        """See :class:`lepton_inference.batcher.Runner`."""
+        """See :class:`lepton_inference.batch.Runner`."""
         batched = self.signature.batched
         return {
             spec.name: _join(spec, column, (rows, *tail) if batched else tail)
@@ -89,7 +89,7 @@ class OnnxSession:
         }
 
     def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        """See :class:`lepton_inference.batcher.Runner`."""
+        """See :class:`lepton_inference.batch.Runner`."""
         if self._session is None:
             raise RuntimeError("the session was closed while its queue was not empty")
         return self._session.run(None, feeds)  # type: ignore[no-any-return]  # untyped library
