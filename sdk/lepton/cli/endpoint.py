@@ -22,7 +22,7 @@ from lepton.cli.output import (
     yes_option,
 )
 from lepton.cli.session import client
-from lepton.client import Client, endpoint_from_mapping
+from lepton.client import Client, endpoint_fields, endpoint_from_mapping
 from lepton.client.names import endpoint_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -114,7 +114,7 @@ def create(
     """Serve a model version, or what a file says, under NAME."""
     if not (model_version or path):
         raise click.UsageError("nothing to serve; give --model or -f")
-    wanted = _read(path)
+    wanted, _ = _read(path)
     for field, value in _given(max_batch_rows, max_delay_us, max_queue).items():
         setattr(wanted.batching, field, value)
     with client(ctx) as lepton:
@@ -145,18 +145,20 @@ def update(
 ) -> None:
     """Serve something else under NAME, or in another way; no request fails meanwhile.
 
-    Fields that a file sets replace the endpoint's; the others stay.
+    Fields that a file names replace the endpoint's; the others stay.
     """
     given = _given(max_batch_rows, max_delay_us, max_queue)
     if not (model_version or path or given):
         raise click.UsageError("nothing to change; give --model, -f or a batching option")
-    wanted = _read(path)
+    wanted, fields = _read(path)
     with client(ctx) as lepton:
         if given and not wanted.HasField("batching"):
             wanted.batching.CopyFrom(lepton.endpoints.get(name).batching)
         for field, value in given.items():
             setattr(wanted.batching, field, value)
-        changed = lepton.endpoints.update(name, model_version=model_version, wanted=wanted)
+        changed = lepton.endpoints.update(
+            name, model_version=model_version, wanted=wanted, fields=fields
+        )
         show(_ready(lepton, changed) if wait else changed, output, _COLUMNS)
 
 
@@ -191,11 +193,12 @@ def delete(ctx: click.Context, name: str, yes: bool) -> None:
     note(f"deleted {endpoint_name(name)}")
 
 
-def _read(path: Path | None) -> pb.Endpoint:
-    """The endpoint in a file; an empty one without a file."""
+def _read(path: Path | None) -> tuple[pb.Endpoint, tuple[str, ...]]:
+    """The endpoint in a file, and which of its fields the file names; nothing without a file."""
     if path is None:
-        return pb.Endpoint()
-    return endpoint_from_mapping(read_mapping(path, "targets and batching"))
+        return pb.Endpoint(), ()
+    mapping = read_mapping(path, "targets and batching")
+    return endpoint_from_mapping(mapping), endpoint_fields(mapping)
 
 
 def _given(rows: int | None, delay_us: int | None, queue: int | None) -> dict[str, int]:

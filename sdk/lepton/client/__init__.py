@@ -31,7 +31,7 @@ from lepton.client.profile import (
     load_profile,
     save_profile,
 )
-from lepton.client.specs import endpoint_from_mapping, spec_from_mapping
+from lepton.client.specs import endpoint_fields, endpoint_from_mapping, spec_from_mapping
 
 __all__ = [
     "ApiError",
@@ -51,6 +51,7 @@ __all__ = [
     "connect",
     "current_profile",
     "delete_profile",
+    "endpoint_fields",
     "endpoint_from_mapping",
     "gateway_address",
     "load_profile",

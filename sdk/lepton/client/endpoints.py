@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -69,6 +69,7 @@ class EndpointClient:
         model_version: str = "",
         batching: pb.Batching | None = None,
         wanted: pb.Endpoint | None = None,
+        fields: Collection[str] = (),
     ) -> pb.Endpoint:
         """Serves something else, or in another way; what is not given stays.
 
@@ -79,6 +80,8 @@ class EndpointClient:
             model_version: The one version that it serves from now on.
             batching: How it batches from now on.
             wanted: Whose fields replace the endpoint's, those that are set.
+            fields: Further fields of ``wanted`` that do, where they have their default, such as
+                ``response_cache_bytes`` to turn the cache off.
         """
         changed = pb.Endpoint()
         if wanted is not None:
@@ -89,7 +92,7 @@ class EndpointClient:
         if batching is not None:
             changed.batching.CopyFrom(batching)
         changed.ClearField("name")
-        paths = [field.name for field, _ in changed.ListFields()]
+        paths = sorted({field.name for field, _ in changed.ListFields()}.union(fields) - {"name"})
         changed.name = endpoint_name(endpoint)
         request = pb.UpdateEndpointRequest(endpoint=changed, update_mask=FieldMask(paths=paths))
         with translated():

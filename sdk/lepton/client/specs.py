@@ -25,6 +25,15 @@ def endpoint_from_mapping(mapping: Mapping[str, Any]) -> inference_pb2.Endpoint:
     return _parsed(mapping, inference_pb2.Endpoint(), "endpoint")
 
 
+def endpoint_fields(mapping: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields that a mapping names, those with a default value too; none that are unknown."""
+    return tuple(
+        field.name
+        for field in inference_pb2.Endpoint.DESCRIPTOR.fields
+        if field.name in mapping or field.json_name in mapping
+    )
+
+
 def _parsed(mapping: Mapping[str, Any], message: M, kind: str) -> M:
     try:
         return json_format.ParseDict(dict(mapping), message)

@@ -26,6 +26,7 @@ def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
         ],
         batching=_batching_message(endpoint.settings.batching),
         execution=pb.Execution(instances=endpoint.settings.execution.instances),
+        response_cache_bytes=endpoint.settings.response_cache_bytes,
         state=endpoint.state.value,
         failure_reason=endpoint.failure_reason,
         failure_message=endpoint.failure_message,
@@ -46,6 +47,7 @@ def wanted_of(message: pb.Endpoint) -> Wanted:
         settings=ModelSettings(
             batching=_batching(message.batching),
             execution=ExecutionSettings(instances=message.execution.instances or 1),
+            response_cache_bytes=message.response_cache_bytes,
         ),
         description=message.description,
         labels=dict(message.labels),

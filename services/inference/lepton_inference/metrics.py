@@ -44,6 +44,14 @@ class ServingCollector(Collector):
             labels=(*_LABELS, "stage"),
         )
         waiting = GaugeMetricFamily(_PREFIX + "waiting", "Requests that wait.", labels=_LABELS)
+        lookups = CounterMetricFamily(
+            _PREFIX + "cache_lookups",
+            "Requests by whether the response cache had their answer.",
+            labels=(*_LABELS, "result"),
+        )
+        kept = GaugeMetricFamily(
+            _PREFIX + "cache_bytes", "What the response cache holds.", labels=_LABELS
+        )
         for labels, model in models:
             counted = model.statistics
             for result, count in _results(model).items():
@@ -53,7 +61,11 @@ class ServingCollector(Collector):
             waiting.add_metric(labels, model.batcher.waiting)
             for stage in _STAGES:
                 seconds.add_metric((*labels, stage), getattr(counted, stage).ns / 1e9)
-        yield from (requests, rows, batches, seconds, waiting)
+            if model.cache is not None:
+                lookups.add_metric((*labels, "hit"), counted.cache_hit.count)
+                lookups.add_metric((*labels, "miss"), counted.cache_miss.count)
+                kept.add_metric(labels, model.cache.bytes)
+        yield from (requests, rows, batches, seconds, waiting, lookups, kept)
 
 
 def _results(model: LoadedModel) -> dict[str, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from lepton_inference.batch import Outcome, Runner
 from lepton_inference.batcher import NO_DEADLINE, Batcher
 from lepton_inference.padding import Padding
 from lepton_inference.parameters import ParameterInvalid
+from lepton_inference.response_cache import ResponseCache
 from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Checked, InferenceRequest, Signature
 from lepton_inference.statistics import Statistics
@@ -67,9 +69,11 @@ Gone = Callable[[], Awaitable[bool]]
 
 _GONE_POLL_SECONDS = 0.05
 
+T = TypeVar("T")
 
-async def unless_gone(future: asyncio.Future[Outcome], gone: Gone) -> Outcome:
-    """The outcome; raises CallerGone, with the request out of its queue, once the caller went."""
+
+async def unless_gone(future: asyncio.Future[T], gone: Gone) -> T:
+    """The future's result; raises CallerGone, and cancels it, once the caller went."""
     watch = _Watch(future, gone)
     try:
         return await future
@@ -81,10 +85,14 @@ async def unless_gone(future: asyncio.Future[Outcome], gone: Gone) -> Outcome:
         watch.stop()
 
 
+async def _wait(future: asyncio.Future[None]) -> None:
+    await future
+
+
 class _Watch:
     """Asks now and then whether a caller is there; costs those who are soon answered little."""
 
-    def __init__(self, future: asyncio.Future[Outcome], gone: Gone) -> None:
+    def __init__(self, future: asyncio.Future[Any], gone: Gone) -> None:
         self.lost = False
         self._future = future
         self._gone = gone
@@ -129,6 +137,8 @@ class LoadedModel:
             padding=Padding(self.signature) if settings.batching.pad_ragged else None,
             statistics=self.statistics,
         )
+        cache_bytes = settings.response_cache_bytes
+        self.cache = ResponseCache(cache_bytes, self.statistics) if cache_bytes else None
 
     async def infer(
         self, request: InferenceRequest, gone: Gone | None = None
@@ -145,9 +155,22 @@ class LoadedModel:
         if request.timeout is not None:
             deadline = self.batcher.now() + request.timeout
         checked = self.signature.check(request, self.max_rows)
-        future = self.batcher.submit(
-            checked.columns, checked.rows, checked.tails, deadline, self._level(request.priority)
+        submit = partial(
+            self.batcher.submit,
+            checked.columns,
+            checked.rows,
+            checked.tails,
+            deadline,
+            self._level(request.priority),
         )
+        if self.cache is not None:
+            wait = _wait if gone is None else partial(unless_gone, gone=gone)
+            found = await self.cache.outcome(checked, submit, request.timeout, wait)
+            if isinstance(found, tuple):
+                return checked, found
+            future = found
+        else:
+            future = submit()
         if gone is None or self.inline:
             return checked, await future
         return checked, await unless_gone(future, gone)

@@ -111,8 +111,8 @@ class OpenInference:
         message = parse_request(memoryview(body)[FRAME:])
         response, model, batch = await self._infer(admitted, message, seconds, gone)
         served = admitted.workspace.endpoints.get(message.model_name)
-        # A split over several models decides anew for each request.
-        if served is not None and served.models == [model]:
+        # A split over several models decides anew for each request, and a cache is asked first.
+        if served is not None and served.models == [model] and model.cache is None:
             admitted.workspace.plans.learn(body, message, model, batch)
         return frame(response)
 

@@ -76,6 +76,7 @@ def config(model: LoadedModel) -> pb.ModelConfig:
                 gpus=[0] if on_gpu else [],
             )
         ],
+        response_cache=pb.ModelResponseCache(enable=model.cache is not None),
         parameters={
             key: pb.ModelParameter(string_value=value) for key, value in properties(model).items()
         },
@@ -116,8 +117,8 @@ def statistics(model: LoadedModel) -> pb.ModelStatistics:
             compute_input=_duration(counted.compute_input),
             compute_infer=_duration(counted.compute_infer),
             compute_output=_duration(counted.compute_output),
-            cache_hit=_duration(Duration()),
-            cache_miss=_duration(Duration()),
+            cache_hit=_duration(counted.cache_hit),
+            cache_miss=_duration(counted.cache_miss),
         ),
         batch_stats=[
             pb.InferBatchStatistics(

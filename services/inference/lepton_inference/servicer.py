@@ -32,7 +32,14 @@ TABLE = AuthorizationTable(
 )
 
 _NAME = "endpoints/{endpoint}"
-_MUTABLE = ("targets", "batching", "execution", "description", "labels")
+_MUTABLE = (
+    "targets",
+    "batching",
+    "execution",
+    "response_cache_bytes",
+    "description",
+    "labels",
+)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):

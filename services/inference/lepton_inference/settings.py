@@ -15,6 +15,8 @@ MAX_QUEUE = 1 << 20
 MAX_PREFERRED = 16
 MAX_PRIORITIES = 64
 MAX_INSTANCES = 64
+MIN_CACHE_BYTES = 4096
+MAX_CACHE_BYTES = 1 << 40
 
 
 class EndpointInvalid(InvalidArgument):
@@ -57,12 +59,17 @@ class ModelSettings:
 
     batching: BatchingSettings = field(default_factory=BatchingSettings)
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    response_cache_bytes: int = 0
+    """The most that kept answers take; 0 keeps none."""
 
 
 def check_model_settings(settings: ModelSettings) -> None:
     """Raises EndpointInvalid for a setting out of bounds, or one without effect."""
     _check_batching(settings.batching)
     _within("execution.instances", settings.execution.instances, 1, MAX_INSTANCES)
+    if settings.response_cache_bytes:
+        cache_bytes = settings.response_cache_bytes
+        _within("response_cache_bytes", cache_bytes, MIN_CACHE_BYTES, MAX_CACHE_BYTES)
 
 
 def check_effect(settings: ModelSettings, *, batched: bool, ragged: bool) -> None:

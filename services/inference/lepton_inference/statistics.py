@@ -48,6 +48,10 @@ class Statistics:
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    """Requests answered from the response cache, and how long that took."""
+    cache_miss: Duration = field(default_factory=Duration)
+    """Requests that were looked up in vain, and how long looking up and keeping took."""
     batches: dict[int, BatchTimes] = field(default_factory=dict)
     """By rows in the batch."""
 

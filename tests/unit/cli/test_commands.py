@@ -160,7 +160,8 @@ def test_recipes(gateway: Gateway, lepton: Command) -> None:
     assert "epochs=5" in lepton.ok("job", "recipes").out
 
 
-def test_endpoints(gateway: Gateway, lepton: Command) -> None:
+def test_endpoints(gateway: Gateway, lepton: Command, tmp_path: Path) -> None:
+    path = tmp_path / "endpoint.yaml"
     created = lepton.json("endpoint", "create", "digits", "--model", "digits/1", "--max-queue", 9)
     assert created["state"] == "READY"
     assert created["batching"] == {"max_queue": 9}
@@ -178,6 +179,11 @@ def test_endpoints(gateway: Gateway, lepton: Command) -> None:
     ]
     changed = lepton.json("endpoint", "update", "digits", "--max-delay-us", 0)
     assert changed["batching"] == {"max_queue": 9}
+    path.write_text("response_cache_bytes: 65536")
+    changed = lepton.json("endpoint", "update", "digits", "-f", path)
+    assert changed["response_cache_bytes"] == 65536
+    path.write_text("response_cache_bytes: 0")
+    assert "response_cache_bytes" not in lepton.json("endpoint", "update", "digits", "-f", path)
     assert lepton.json("endpoint", "get", "endpoints/digits")["name"] == "endpoints/digits"
     assert lepton.ok("endpoint", "delete", "digits", "--yes").err == "deleted endpoints/digits\n"
 

@@ -18,6 +18,8 @@ from lepton.client import (
     NotFoundError,
     TensorError,
     TransferError,
+    endpoint_fields,
+    endpoint_from_mapping,
 )
 from lepton.client.pages import items
 from lepton.oip.v2 import open_inference_pb2 as oip
@@ -141,6 +143,16 @@ def test_an_update_changes_what_is_given(gateway: Gateway, lepton: Client) -> No
     changed = lepton.endpoints.update("digits", batching=inference_pb2.Batching(max_queue=1))
     assert len(changed.targets) == 1
     assert changed.batching == inference_pb2.Batching(max_queue=1)
+
+
+def test_an_update_takes_back_what_is_named(gateway: Gateway, lepton: Client) -> None:
+    """A default says nothing by itself; a file that writes it down does."""
+    asked = {"targets": [{"model_version": "models/digits/versions/1"}], "responseCacheBytes": 4096}
+    lepton.endpoints.create("digits", wanted=endpoint_from_mapping(asked))
+    off = {"response_cache_bytes": 0}
+    wanted, fields = endpoint_from_mapping(off), endpoint_fields(off)
+    changed = lepton.endpoints.update("digits", wanted=wanted, fields=fields)
+    assert (changed.response_cache_bytes, len(changed.targets)) == (0, 1)
 
 
 def test_predictions(gateway: Gateway, lepton: Client) -> None:

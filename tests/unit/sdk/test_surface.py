@@ -26,6 +26,7 @@ SURFACE = {
     "connect",
     "current_profile",
     "delete_profile",
+    "endpoint_fields",
     "endpoint_from_mapping",
     "gateway_address",
     "load_profile",
