@@ -32,7 +32,7 @@ from lepton_inference.batch import Batch, BatchRunner, Outcome, Ran, Runner, Wor
 from lepton_inference.padding import Padding
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import Tails
-from lepton_inference.statistics import Statistics
+from lepton_inference.statistics import CANCELLED, Statistics
 from lepton_inference.tensors import Column
 from lepton_mesh.errors import (
     DeadlineExceeded,
@@ -202,7 +202,7 @@ class Batcher:
         self._executor.shutdown(wait=False)
 
     def _full(self) -> QueueFull:
-        self._statistics.refuse(QueueFull.reason)
+        self._statistics.fail(QueueFull.reason)
         error = QueueFull(
             f"{self._waiting} requests wait for this model already; send fewer at a time, "
             "or raise the endpoint's batching.max_queue",
@@ -336,10 +336,12 @@ class Batcher:
         """Whether a request that leaves the queue is to run."""
         self._waiting -= 1
         if work.future.done():
+            self._statistics.fail(CANCELLED, time.perf_counter_ns() - work.enqueued_ns)
             return False
         if work.deadline > now:
             return True
-        self._statistics.refuse(RequestExpired.reason)
+        waited = time.perf_counter_ns() - work.enqueued_ns
+        self._statistics.fail(RequestExpired.reason, waited)
         work.future.set_exception(
             RequestExpired("the request's deadline passed while it waited for the model")
         )
@@ -357,9 +359,8 @@ class Batcher:
             first += work.rows
         ended = time.perf_counter_ns()
         self._statistics.batch_done(
-            requests=len(works),
             rows=rows,
-            enqueued_ns=sum([work.enqueued_ns for work in works]),
+            enqueued_ns=[work.enqueued_ns for work in works],
             started_ns=times.started_ns,
             joined_ns=times.joined_ns,
             inferred_ns=times.inferred_ns,
@@ -383,8 +384,11 @@ class Batcher:
             self._waiting += len(works)
             return
         (work,) = works
-        self._statistics.failures.add(time.perf_counter_ns() - work.enqueued_ns)
-        if not work.future.done():
+        if isinstance(error, LeptonError):
+            failure = error
+        else:
             failure = InferenceFailed("the model failed on this input")
             failure.__cause__ = error
-            work.future.set_exception(error if isinstance(error, LeptonError) else failure)
+        self._statistics.fail(failure.reason, time.perf_counter_ns() - work.enqueued_ns)
+        if not work.future.done():
+            work.future.set_exception(failure)

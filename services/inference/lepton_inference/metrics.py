@@ -6,13 +6,20 @@ Prometheus takes for a counter's reset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from lepton_inference.model import LoadedModel
 from lepton_inference.serving import Serving
+from lepton_inference.statistics import ROWS_BOUNDS, SECONDS_BOUNDS, Histogram
 
 _LABELS = ("workspace", "endpoint", "version")
 _PREFIX = "lepton_inference_"
@@ -34,16 +41,22 @@ class ServingCollector(Collector):
             for model in list(served.models)
         ]
         requests = CounterMetricFamily(
-            _PREFIX + "requests", "Requests by how they ended.", labels=(*_LABELS, "result")
+            _PREFIX + "requests",
+            "Requests by how they ended: OK, or the reason of their error.",
+            labels=(*_LABELS, "result"),
         )
-        rows = CounterMetricFamily(_PREFIX + "rows", "Rows inferred.", labels=_LABELS)
-        batches = CounterMetricFamily(_PREFIX + "batches", "Batches run.", labels=_LABELS)
-        seconds = CounterMetricFamily(
+        waiting = GaugeMetricFamily(_PREFIX + "waiting", "Requests that wait.", labels=_LABELS)
+        seconds = HistogramMetricFamily(
             _PREFIX + "request_seconds",
+            "Time of successful requests from the queue to the answer.",
+            labels=_LABELS,
+        )
+        stages = HistogramMetricFamily(
+            _PREFIX + "stage_seconds",
             "Time of successful requests, by stage.",
             labels=(*_LABELS, "stage"),
         )
-        waiting = GaugeMetricFamily(_PREFIX + "waiting", "Requests that wait.", labels=_LABELS)
+        rows = HistogramMetricFamily(_PREFIX + "batch_rows", "Rows of batches.", labels=_LABELS)
         lookups = CounterMetricFamily(
             _PREFIX + "cache_lookups",
             "Requests by whether the response cache had their answer.",
@@ -56,18 +69,32 @@ class ServingCollector(Collector):
             counted = model.statistics
             for result, count in _results(model).items():
                 requests.add_metric((*labels, result), count)
-            rows.add_metric(labels, counted.inferences)
-            batches.add_metric(labels, counted.executions)
             waiting.add_metric(labels, model.batcher.waiting)
+            _add(seconds, labels, counted.success, SECONDS_BOUNDS, 1e9)
             for stage in _STAGES:
-                seconds.add_metric((*labels, stage), getattr(counted, stage).ns / 1e9)
+                _add(stages, (*labels, stage), getattr(counted, stage), SECONDS_BOUNDS, 1e9)
+            _add(rows, labels, counted.batch_rows, ROWS_BOUNDS, 1)
             if model.cache is not None:
                 lookups.add_metric((*labels, "hit"), counted.cache_hit.count)
                 lookups.add_metric((*labels, "miss"), counted.cache_miss.count)
                 kept.add_metric(labels, model.cache.bytes)
-        yield from (requests, rows, batches, seconds, waiting, lookups, kept)
+        yield from (requests, waiting, seconds, stages, rows, lookups, kept)
+
+
+def _add(
+    family: HistogramMetricFamily,
+    labels: Sequence[str],
+    histogram: Histogram,
+    bounds: Sequence[float],
+    unit: float,
+) -> None:
+    """Adds a histogram; ``unit`` is how many of its own units make one of the metric's."""
+    names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
+    cumulative = accumulate(list(histogram.counts))
+    family.add_metric(labels, list(zip(names, cumulative, strict=True)), histogram.sum / unit)
 
 
 def _results(model: LoadedModel) -> dict[str, int]:
     counted = model.statistics
-    return {"OK": counted.success.count, "FAILED": counted.failures.count, **counted.rejected}
+    failures = {reason: each.count for reason, each in list(counted.failures.items())}
+    return {"OK": counted.success.duration.count, **failures}

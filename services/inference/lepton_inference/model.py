@@ -16,6 +16,7 @@ from lepton_inference.response_cache import ResponseCache
 from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Checked, InferenceRequest, Signature
 from lepton_inference.statistics import Statistics
+from lepton_mesh.errors import LeptonError
 
 
 class Session(Runner, Protocol):
@@ -154,14 +155,19 @@ class LoadedModel:
         deadline = NO_DEADLINE
         if request.timeout is not None:
             deadline = self.batcher.now() + request.timeout
-        checked = self.signature.check(request, self.max_rows)
+        try:
+            checked = self.signature.check(request, self.max_rows)
+            level = self._level(request.priority)
+        except LeptonError as error:
+            self.statistics.fail(error.reason)
+            raise
         submit = partial(
             self.batcher.submit,
             checked.columns,
             checked.rows,
             checked.tails,
             deadline,
-            self._level(request.priority),
+            level,
         )
         if self.cache is not None:
             wait = _wait if gone is None else partial(unless_gone, gone=gone)

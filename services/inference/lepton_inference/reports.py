@@ -107,16 +107,12 @@ def statistics(model: LoadedModel) -> pb.ModelStatistics:
         inference_count=counted.inferences,
         execution_count=counted.executions,
         inference_stats=pb.InferStatistics(
-            success=_duration(counted.success),
-            fail=_duration(
-                Duration(
-                    counted.failures.count + sum(counted.rejected.values()), counted.failures.ns
-                )
-            ),
-            queue=_duration(counted.queue),
-            compute_input=_duration(counted.compute_input),
-            compute_infer=_duration(counted.compute_infer),
-            compute_output=_duration(counted.compute_output),
+            success=_duration(counted.success.duration),
+            fail=_duration(counted.failed),
+            queue=_duration(counted.queue.duration),
+            compute_input=_duration(counted.compute_input.duration),
+            compute_infer=_duration(counted.compute_infer.duration),
+            compute_output=_duration(counted.compute_output.duration),
             cache_hit=_duration(counted.cache_hit),
             cache_miss=_duration(counted.cache_miss),
         ),

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lepton_inference.batcher import Batch, Outcome, RequestExpired
+from lepton_inference.batch import Batch, Outcome
+from lepton_inference.batcher import RequestExpired
 from lepton_inference.signature import Checked
 from lepton_inference.statistics import Statistics
 from lepton_inference.tensors import encode_bytes
@@ -105,7 +106,7 @@ class ResponseCache:
             async with asyncio.timeout(seconds):
                 await wait(landed)
         except TimeoutError:
-            self._statistics.refuse(RequestExpired.reason)
+            self._statistics.fail(RequestExpired.reason)
             raise RequestExpired(
                 "the request's deadline passed while it waited for the answer to an equal one"
             ) from None

@@ -373,7 +373,7 @@ async def test_statistics_add_up() -> None:
     await asyncio.gather(*(batcher.submit(row(1), 1, TAILS) for _ in range(3)))
     await batcher.submit(row(1, rows=4), 4, TAILS)
     assert (statistics.inferences, statistics.executions) == (7, 2)
-    assert statistics.success.count == 4
+    assert statistics.success.duration.count == 4
     assert sorted(statistics.batches) == [3, 4]
     parts = (statistics.queue, statistics.compute_input, statistics.compute_infer)
-    assert 0 < sum(part.ns for part in parts) <= statistics.success.ns
+    assert 0 < sum(part.sum for part in parts) <= statistics.success.sum
