@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from lepton.api.inference.v1 import inference_pb2
 from lepton.api.training.v1 import training_pb2
@@ -14,14 +16,17 @@ from lepton.client.errors import SpecError
 
 M = TypeVar("M", bound=Message)
 
+_Descriptor = Any
+"""A Descriptor; the stubs know two of them, which have no type in common."""
+
 
 def spec_from_mapping(mapping: Mapping[str, Any]) -> training_pb2.JobSpec:
-    """The job spec that a mapping describes; raises SpecError naming the field that is wrong."""
+    """The job spec that a mapping describes; raises SpecError naming every field that is wrong."""
     return _parsed(mapping, training_pb2.JobSpec(), "job spec")
 
 
 def endpoint_from_mapping(mapping: Mapping[str, Any]) -> inference_pb2.Endpoint:
-    """The endpoint that a mapping describes; raises SpecError naming the field that is wrong."""
+    """The endpoint that a mapping describes; raises SpecError naming every field that is wrong."""
     return _parsed(mapping, inference_pb2.Endpoint(), "endpoint")
 
 
@@ -35,11 +40,73 @@ def endpoint_fields(mapping: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _parsed(mapping: Mapping[str, Any], message: M, kind: str) -> M:
+    faults = list(_faults(mapping, message.DESCRIPTOR, ""))
+    if faults:
+        raise SpecError(f"the {kind} is not valid: {'; '.join(faults)}")
+    return json_format.ParseDict(dict(mapping), message)
+
+
+def _faults(mapping: Mapping[Any, Any], kind: _Descriptor, path: str) -> Iterator[str]:
+    """All that is wrong, each with its path; protobuf's own parser stops at the first."""
+    fields = {name: f for f in kind.fields for name in (f.name, f.json_name)}
+    for key, value in mapping.items():
+        field = fields.get(key)
+        if field is None:
+            here = f"the fields of {path[:-1]} are" if path else "the fields are"
+            known = ", ".join(each.name for each in kind.fields)
+            yield f"{path}{key}: there is no such field; {here} {known}"
+        elif _is_plain(field) or value is None:
+            yield from _value_faults(field, value, path + key)
+        elif not field.is_repeated:
+            yield from _message_faults(value, field.message_type, path + key)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _message_faults(item, field.message_type, f"{path}{key}[{index}]")
+        else:
+            yield f"{path}{key}: write a list"
+
+
+def _is_plain(field: FieldDescriptor) -> bool:
+    """Whether the field's value has no fields of its own that a person could misspell."""
+    kind: _Descriptor = field.message_type
+    # Maps, and the types that JSON writes in ways of their own, such as durations.
+    return kind is None or kind.GetOptions().map_entry or kind.file.package == "google.protobuf"
+
+
+def _message_faults(value: Any, kind: _Descriptor, path: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from _faults(value, kind, f"{path}.")
+    else:
+        known = ", ".join(each.name for each in kind.fields)
+        yield f"{path}: write its fields, which are {known}"
+
+
+def _value_faults(field: FieldDescriptor, value: Any, path: str) -> Iterator[str]:
+    containing: _Descriptor = field.containing_type
+    holder = GetMessageClass(containing)()
     try:
-        return json_format.ParseDict(dict(mapping), message)
+        json_format.ParseDict({field.name: value}, holder)
     # The latter two come from keys that are no strings, which YAML allows.
-    except (json_format.ParseError, TypeError, AttributeError) as error:
-        known = ", ".join(field.name for field in message.DESCRIPTOR.fields)
-        # The lines that follow list the fields as Python would.
-        what = str(error).partition("\n")[0].rstrip(". ")
-        raise SpecError(f"the {kind} is not valid: {what}; its fields are {known}") from None
+    except (json_format.ParseError, TypeError, AttributeError):
+        yield f"{path}: {value!r} is not {_expected(field)}"
+
+
+def _expected(field: FieldDescriptor) -> str:
+    if field.message_type is not None:
+        if not field.message_type.GetOptions().map_entry:
+            return f"a {field.message_type.name} as JSON writes it"
+        return f"a mapping of text to {_expected(field.message_type.fields_by_name['value'])}"
+    if field.enum_type is not None:
+        what = f"one of {', '.join(value.name for value in field.enum_type.values)}"
+    else:
+        what = _EXPECTED.get(field.cpp_type, "a whole number in range")
+    return f"a list, each item {what}" if field.is_repeated else what
+
+
+_EXPECTED = {
+    FieldDescriptor.CPPTYPE_STRING: "text",
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_FLOAT: "a number",
+}
+"""What people call the values of scalar fields; all others are integers."""
