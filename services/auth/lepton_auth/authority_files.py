@@ -14,7 +14,8 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from lepton_mesh.credential_files import CERTIFICATE, KEY, write_private
+from lepton_mesh.credential_files import CERTIFICATE, KEY
+from lepton_mesh.durable import create_private
 from lepton_mesh.errors import FailedPrecondition
 from lepton_mesh.pki import CertificateAuthority, CertificateUntrusted, certificate_pem, key_pem
 
@@ -103,8 +104,8 @@ def _store(directory: Path, authority: CertificateAuthority) -> None:
     """Puts key and certificate in place of what ``directory`` held, never one without the other."""
     new = directory.with_name(f"{directory.name}.{secrets.token_hex(4)}")
     new.mkdir(mode=0o700)
-    write_private(new / KEY, key_pem(authority.key))
-    write_private(new / CERTIFICATE, certificate_pem(authority.certificate))
+    create_private(new / KEY, key_pem(authority.key))
+    create_private(new / CERTIFICATE, certificate_pem(authority.certificate))
     old = directory.with_name(f"{new.name}.old")
     if directory.exists():
         directory.rename(old)

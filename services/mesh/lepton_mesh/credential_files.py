@@ -14,11 +14,11 @@ This is how Kubernetes lays out the secrets it mounts, and what Envoy's file SDS
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 from pathlib import Path
 
+from lepton_mesh.durable import create_private
 from lepton_mesh.pki import Credentials
 
 CERTIFICATE = "cert.pem"
@@ -38,7 +38,7 @@ def save(directory: Path, credentials: Credentials) -> None:
         TRUST_BUNDLE: credentials.trust_bundle_pem,
     }
     for name, content in contents.items():
-        write_private(generation / name, content)
+        create_private(generation / name, content)
     _point(directory / _CURRENT, generation.name)
     for name in contents:
         if not (directory / name).is_symlink():
@@ -64,15 +64,6 @@ def load(directory: Path) -> Credentials | None:
         )
     except FileNotFoundError:
         return None
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Creates ``path``, which must not exist, with mode 0600 from its first moment on."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _point(link: Path, target: str) -> None:

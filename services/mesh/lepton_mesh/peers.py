@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import grpc
 from cryptography import x509
 
-from lepton_mesh.credential_files import write_private
+from lepton_mesh.durable import write_private
 from lepton_mesh.errors import PermissionDenied
 from lepton_mesh.pki import CertificateUntrusted, Names, serial_hex
 from lepton_mesh.spiffe import SpiffeId
@@ -197,13 +196,8 @@ def peer_certificate(auth_context: Mapping[str, Iterable[bytes]]) -> PeerCertifi
 
 def _save(file: Path, fetched: float, serials: Iterable[str]) -> None:
     """Replaces ``file`` at once; a crash leaves the old list or the new one."""
-    new = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
-    try:
-        content = {"fetched": fetched, "serials": sorted(serials)}
-        write_private(new, json.dumps(content).encode())
-        new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)
+    content = {"fetched": fetched, "serials": sorted(serials)}
+    write_private(file, json.dumps(content).encode())
 
 
 @lru_cache(maxsize=1024)

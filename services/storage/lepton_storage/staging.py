@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton_storage.durable import sync_directory, write_private
+from lepton_mesh.durable import sync_directory, write_private
 from lepton_storage.encryption import (
     HEADER_BYTES,
     TAG_BYTES,

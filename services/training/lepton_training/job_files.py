@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lepton_mesh.durable import write_private
 from lepton_mesh.errors import FailedPrecondition
 from lepton_training.events import EVENTS_FILE, LOG_FILE
 from lepton_training.job import Job, State
@@ -49,9 +50,9 @@ class JobFiles:
             "dataset_digest": job.dataset_digest,
             "cpus": job.cpus,
         }
-        _write_private(directory / JOB_FILE, json.dumps(request))
-        _write_private(directory / JOIN_TOKEN_FILE, join_token)
-        _write_private(directory / TOKEN_FILE, access_token)
+        write_private(directory / JOB_FILE, json.dumps(request).encode())
+        write_private(directory / JOIN_TOKEN_FILE, join_token.encode())
+        write_private(directory / TOKEN_FILE, access_token.encode())
         # A certificate of an earlier attempt may have run out.
         _remove_tree(directory / "identity")
         return directory
@@ -127,10 +128,3 @@ def _remove_tree(path: Path) -> None:
     except FileNotFoundError:
         if path.exists():
             raise
-
-
-def _write_private(path: Path, content: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(content)
-    temporary.replace(path)

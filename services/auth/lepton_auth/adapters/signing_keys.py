@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lepton_mesh.claims import ALGORITHM, Claims, to_payload
+from lepton_mesh.durable import write_private
 
 METHOD_CLAIM = "amr"
 """How the user logged in (RFC 8176)."""
@@ -118,19 +118,7 @@ class FileSigningKeys:
 
     def _store(self, keys: Sequence[_Key]) -> None:
         content = json.dumps({"keys": [_to_json(key) for key in keys]}, indent=1)
-        temporary = self._path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_private(self._path, content.encode())
         self._keys = list(keys)
 
 

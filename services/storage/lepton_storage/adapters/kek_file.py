@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lepton_mesh.config import InvalidConfiguration
-from lepton_storage.durable import write_private
+from lepton_mesh.durable import write_private
 
 _NONCE_BYTES = 12
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from lepton_mesh.config import InvalidConfiguration
-from lepton_storage.durable import write_private
+from lepton_mesh.durable import write_private
 from lepton_storage.manifest import ManifestKey
 
 

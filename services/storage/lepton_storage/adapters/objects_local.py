@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lepton_storage.durable import sync_directory
+from lepton_mesh.durable import sync_directory
 from lepton_storage.errors import ObjectMissing, disk_errors
 
 
