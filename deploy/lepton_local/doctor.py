@@ -105,7 +105,7 @@ def _accelerator() -> Finding:
         path = Path(folder) / "model.onnx"
         path.write_bytes(_tiny_model())
         try:
-            placement = onnx_runtime.load(path, ModelSettings()).placement
+            placement = onnx_runtime.examine(path, ModelSettings()).placement
         except LeptonError as error:
             return Finding("accelerator", "missing", f"models cannot be served: {error.message}")
     if placement.note:

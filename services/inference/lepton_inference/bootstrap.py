@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from lepton.api.inference.v1 import inference_pb2
 from lepton.api.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
@@ -50,7 +51,7 @@ class InferenceService:
             artifacts=MeshArtifacts(runtime.channel("storage")),
             cache=ModelCache(settings.state_dir / "models"),
             serving=serving,
-            load=onnx_runtime.load,
+            load=partial(onnx_runtime.load, trial_seconds=settings.model_trial_seconds),
             platform=onnx_runtime.PLATFORM,
             changes=changes,
         )

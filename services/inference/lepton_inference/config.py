@@ -23,5 +23,8 @@ class InferenceSettings(MeshSettings):
     max_json_bytes: int = Field(default=8 << 20, ge=1024)
     """The largest JSON in a REST request, bytes; raw tensors after it do not count. Parsing it
     holds up every other request, for half a second at the default."""
+    model_trial_seconds: float = Field(default=120.0, gt=0)
+    """How long loading and measuring a model may take, seconds; beyond, its endpoint fails with
+    ``MODEL_TIMEOUT``."""
     max_bytes_in_flight: int = Field(default=256 << 20, ge=1 << 20)
     """Bytes of request bodies held at once, of those that come in several pieces."""

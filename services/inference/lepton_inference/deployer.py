@@ -23,10 +23,11 @@ from pathlib import Path
 from lepton_inference.changes import Changes
 from lepton_inference.endpoint import Endpoint, EndpointNotFound, State, Target
 from lepton_inference.model import LoadedModel, ModelSource, Session
+from lepton_inference.model_errors import ModelDoesNotFit
 from lepton_inference.ports import Artifacts, Endpoints, Models
 from lepton_inference.serving import Served, Serving, ServingState
 from lepton_inference.settings import ModelSettings
-from lepton_mesh.errors import Internal, LeptonError, ResourceExhausted
+from lepton_mesh.errors import Internal, LeptonError
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,6 @@ _Key = tuple[str, str]
 """An endpoint's workspace and id."""
 _Wanted = tuple[datetime, int]
 """Which endpoint of that id, since one may follow another, and its generation."""
-
-
-class OutOfMemory(ResourceExhausted):
-    reason = "MODEL_DOES_NOT_FIT"
 
 
 class Deployer:
@@ -166,13 +163,13 @@ class Deployer:
             except LeptonError as error:
                 failure = error
             except MemoryError:
-                failure = OutOfMemory("the model does not fit into this machine's memory")
+                failure = ModelDoesNotFit("the model does not fit into this machine's memory")
             except Exception:
                 log.exception("deployment failed", extra={"endpoint": endpoint.name})
                 failure = Internal("the model could not be loaded; the service's log says why")
             else:
                 return
-            passing = failure.wire.retryable and not isinstance(failure, OutOfMemory)
+            passing = failure.wire.retryable
             await self._failed(endpoint, failure, passing=passing)
             if not passing:
                 return

@@ -12,6 +12,7 @@ from lepton_inference.batch import Outcome, Runner
 from lepton_inference.batcher import NO_DEADLINE, Batcher
 from lepton_inference.padding import Padding
 from lepton_inference.parameters import ParameterInvalid
+from lepton_inference.placement import Placement
 from lepton_inference.response_cache import ResponseCache
 from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Checked, InferenceRequest, Signature
@@ -31,22 +32,6 @@ class Session(Runner, Protocol):
     def close(self) -> None:
         """Gives its memory back."""
         ...
-
-
-class Placement(Protocol):
-    """How a session runs on this machine."""
-
-    @property
-    def provider(self) -> str: ...
-
-    @property
-    def threads(self) -> int: ...
-
-    @property
-    def inline_rows(self) -> int: ...
-
-    @property
-    def note(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

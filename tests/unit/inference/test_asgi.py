@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.asgi import Application
 from lepton_inference.model import LoadedModel, ModelSource, unless_gone
 from lepton_inference.open_inference import OpenInference
+from lepton_inference.placement import Placement
 from lepton_inference.serving import Admitted, Served, Serving, ServingState
 from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Signature
@@ -23,19 +23,11 @@ from lepton_mesh.caller import Caller, Role
 SPEC = TensorSpec("x", DATATYPES["FP32"], (-1, 2))
 
 
-@dataclass
-class Placement:
-    provider: str = "CPUExecutionProvider"
-    threads: int = 1
-    inline_rows: int = 0
-    note: str = ""
-
-
 class HeldSession:
     """Doubles its input, once it is let go; on a worker thread."""
 
     signature = Signature((SPEC,), (TensorSpec("y", DATATYPES["FP32"], (-1, 2)),), batched=True)
-    placement = Placement()
+    placement = Placement("CPUExecutionProvider", threads=1, inline_rows=0)
 
     def __init__(self) -> None:
         self.begun = threading.Event()

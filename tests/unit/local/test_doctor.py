@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from lepton_inference.adapters import onnx_runtime
+from lepton_inference.adapters import devices, onnx_session
 from lepton_local import doctor
 from lepton_local.home import Home
 
@@ -60,9 +60,11 @@ def test_what_a_session_does(
 ) -> None:
     if gpu:
         (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(onnx_runtime, "_DEVICES", tmp_path)
-    monkeypatch.setattr(onnx_runtime, "ort", Runtime(built, loaded))
-    onnx_runtime._preload_cuda.cache_clear()
+    runtime = Runtime(built, loaded)
+    monkeypatch.setattr(devices, "_DEVICES", tmp_path)
+    monkeypatch.setattr(devices, "ort", runtime)
+    monkeypatch.setattr(onnx_session, "ort", runtime)
+    devices._preload_cuda.cache_clear()
     found = doctor._accelerator()
     assert found.level == level
     assert text in found.text

@@ -1,0 +1,50 @@
+"""What a process that runs a model may take of this machine.
+
+Memory is bounded with RLIMIT_DATA, which since Linux 4.7 counts every private writable mapping,
+so that an allocation beyond it fails there and then: ONNX Runtime answers with an error and the
+process lives. A watchdog of resident memory would come late for a model that asks for 100 GiB
+at once, and RLIMIT_AS counts what is only reserved, or mapped from files: libraries, and all of
+a GPU's address space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
+_CGROUP = Path("/sys/fs/cgroup")
+_SHARE = 0.9
+"""Of what is free that a model may take unless something else is said."""
+
+
+def available_bytes() -> int:
+    """Memory that may be taken without pushing anybody out: of the machine, and of the cgroup."""
+    free = _kib(_MEMINFO, "MemAvailable") << 10
+    with contextlib.suppress(OSError, ValueError):  # no limit, no cgroup v2, or not its root
+        limit = int((_CGROUP / "memory.max").read_text())
+        free = min(free, limit - int((_CGROUP / "memory.current").read_text()))
+    return max(free, 0)
+
+
+def bound_this_process(memory_bytes: int) -> None:
+    """Lets this process take so many bytes more than it has; 0 for most of what is free.
+
+    Leaves no core file either, and offers the process first when the kernel needs a victim.
+    """
+    more = memory_bytes or int(available_bytes() * _SHARE)
+    limit = (_kib(_STATUS, "VmData") << 10) + more
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _kib(file: Path, name: str) -> int:
+    for line in file.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0])
+    raise ValueError(f"{file} says nothing of {name}")

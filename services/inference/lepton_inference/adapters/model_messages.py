@@ -1,0 +1,134 @@
+"""What a service and the process that runs a model for it say to each other.
+
+Frames on a socket pair, each preceded by its length in four bytes. The service is trusted, and
+its first message is a pickle; the process may have been taken over by its model, and answers in
+JSON, of which nothing is taken that was not asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import socket
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton_inference.model_errors import ModelDoesNotFit, ModelInvalid, ProviderMissing
+from lepton_inference.placement import Placement
+from lepton_inference.settings import ModelSettings
+from lepton_inference.signature import Signature
+from lepton_inference.tensors import DATATYPES, TensorSpec
+from lepton_mesh.errors import Internal, LeptonError
+
+_LENGTH = struct.Struct("<I")
+_LONGEST = 64 << 20
+_ERRORS: dict[str, type[LeptonError]] = {
+    error.reason: error for error in (ModelInvalid, ModelDoesNotFit, ProviderMissing)
+}
+
+Found = tuple[Signature, Placement]
+"""What is known of a model once it was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """The first message to the process: what it is for."""
+
+    path: Path
+    settings: ModelSettings
+    known: Found | None = None
+    """What an earlier trial has found, so that nothing is checked or measured again."""
+
+    def dump(self) -> bytes:
+        return pickle.dumps(self)
+
+    @classmethod
+    def parse(cls, frame: bytes) -> LoadOrder:
+        order: LoadOrder = pickle.loads(frame)  # noqa: S301  # from who started this process
+        return order
+
+
+def send(connection: socket.socket, frame: bytes) -> None:
+    """Raises OSError, TimeoutError among them."""
+    connection.sendall(_LENGTH.pack(len(frame)) + frame)
+
+
+def receive(connection: socket.socket) -> bytes:
+    """The next frame; raises EOFError once the other end is gone, TimeoutError, OSError."""
+    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+    if length > _LONGEST:
+        raise EOFError
+    return _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    parts = []
+    while size:
+        part = connection.recv(min(size, 1 << 20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def found_frame(found: Found) -> bytes:
+    """What a trial found, as an answer."""
+    signature, placement = found
+    return json.dumps(
+        {
+            "inputs": [_plain(spec) for spec in signature.inputs],
+            "outputs": [_plain(spec) for spec in signature.outputs],
+            "batched": signature.batched,
+            "placement": asdict(placement),
+        }
+    ).encode()
+
+
+def error_frame(error: LeptonError) -> bytes:
+    """An error as an answer."""
+    return json.dumps(
+        {"reason": error.reason, "message": error.message, "metadata": error.metadata}
+    ).encode()
+
+
+def answer_of(frame: bytes) -> dict[str, Any]:
+    """The answer in a frame.
+
+    Raises:
+        EOFError: The frame is none, so that the process is not to be believed any more.
+        LeptonError: The answer is this error.
+    """
+    try:
+        answer = json.loads(frame)
+        reason = answer.get("reason")
+        if reason is None:
+            return dict(answer)
+        message, metadata = str(answer["message"]), dict(answer["metadata"])
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise EOFError from None
+    raise _ERRORS.get(reason, Internal)(message, **metadata)
+
+
+def found_of(answer: dict[str, Any]) -> Found:
+    """What a trial found; raises EOFError for an answer that is something else."""
+    try:
+        signature = Signature(
+            tuple(_spec(plain) for plain in answer["inputs"]),
+            tuple(_spec(plain) for plain in answer["outputs"]),
+            bool(answer["batched"]),
+        )
+        return signature, Placement(**answer["placement"])
+    except (KeyError, TypeError, ValueError):
+        raise EOFError from None
+
+
+def _plain(spec: TensorSpec) -> list[Any]:
+    return [spec.name, spec.datatype.name, spec.shape, spec.names]
+
+
+def _spec(plain: list[Any]) -> TensorSpec:
+    name, datatype, shape, names = plain
+    return TensorSpec(str(name), DATATYPES[datatype], tuple(map(int, shape)), tuple(names))

@@ -1,0 +1,151 @@
+"""What is refused of an ONNX file before ONNX Runtime sees it.
+
+ONNX Runtime finds most faults itself: cycles, missing opsets, operators that nobody has. Here is
+what it would act on: files that the model names, and sizes that it claims. To be called in a
+process that may die of the file (:mod:`lepton_inference.adapters.model_worker`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from lepton_inference.model_errors import ModelInvalid
+
+_MOST_ELEMENTS = 1 << 40
+"""Of one tensor; what claims more lies."""
+_COMPILED = "EPContext"
+"""The operator that holds a graph compiled for one device, or the path of a file with it."""
+_ITEM_BYTES: dict[int, int] = {
+    TensorProto.FLOAT: 4,
+    TensorProto.DOUBLE: 8,
+    TensorProto.FLOAT16: 2,
+    TensorProto.BFLOAT16: 2,
+    TensorProto.BOOL: 1,
+    **dict.fromkeys((TensorProto.INT8, TensorProto.UINT8), 1),
+    **dict.fromkeys((TensorProto.INT16, TensorProto.UINT16), 2),
+    **dict.fromkeys((TensorProto.INT32, TensorProto.UINT32), 4),
+    **dict.fromkeys((TensorProto.INT64, TensorProto.UINT64), 8),
+}
+
+
+def check_file(path: Path) -> ModelProto:
+    """The model in the file, its external data not read.
+
+    Raises:
+        ModelInvalid: It does not parse (too deeply nested graphs do not), weights lie outside of
+            the model's folder or are of another size than they say, or it holds a graph
+            compiled for some device.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    # The parser's error class differs between protobuf's implementations.
+    except Exception:
+        raise ModelInvalid(
+            "the artifact is not an ONNX model: it does not parse; it may be cut off, or its "
+            "graphs be nested too deeply"
+        ) from None
+    folder = path.parent.resolve()
+    for node in nodes_of(model):
+        if node.op_type == _COMPILED:
+            raise ModelInvalid(
+                f"the node '{node.name}' holds a graph that was compiled for one device "
+                f"({_COMPILED}); export the model uncompiled"
+            )
+    for tensor in _tensors(model):
+        _check_size(tensor)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            _check_place(tensor, folder)
+    return model
+
+
+def nodes_of(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node: of the graph, of the graphs in its nodes, of the model's functions."""
+    for graph in _graphs(model):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _graphs(model: ModelProto) -> Iterator[GraphProto]:
+    waiting = [model.graph]
+    waiting += [graph for info in model.training_info for graph in _info_graphs(info)]
+    waiting += [graph for function in model.functions for graph in _subgraphs(function.node)]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        waiting += _subgraphs(graph.node)
+
+
+def _info_graphs(info: onnx.TrainingInfoProto) -> tuple[GraphProto, GraphProto]:
+    return info.initialization, info.algorithm
+
+
+def _subgraphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    for graph in _graphs(model):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in nodes_of(model):
+        for attribute in node.attribute:
+            yield from _attribute_tensors(attribute)
+
+
+def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+    if attribute.HasField("sparse_tensor"):
+        yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+    for sparse in attribute.sparse_tensors:
+        yield from (sparse.values, sparse.indices)
+
+
+def _check_size(tensor: TensorProto) -> None:
+    if any(dim < 0 for dim in tensor.dims) or math.prod(tensor.dims) > _MOST_ELEMENTS:
+        raise ModelInvalid(
+            f"the weights '{tensor.name}' claim the shape {list(tensor.dims)}, which no memory "
+            "holds",
+            tensor=tensor.name,
+        )
+    item = _ITEM_BYTES.get(tensor.data_type)
+    if item is None or not tensor.HasField("raw_data"):
+        return
+    if len(tensor.raw_data) != item * math.prod(tensor.dims):
+        raise ModelInvalid(
+            f"the weights '{tensor.name}' are {len(tensor.raw_data)} bytes, and the shape "
+            f"{list(tensor.dims)} takes {item * math.prod(tensor.dims)}",
+            tensor=tensor.name,
+        )
+
+
+def _check_place(tensor: TensorProto, folder: Path) -> None:
+    """External weights may lie beside the model, in its folder, and nowhere else."""
+    place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+    inside = (
+        place
+        and "\0" not in place
+        and not Path(place).is_absolute()
+        # With every link followed, those inside of the folder too.
+        and (target := (folder / place).resolve()).is_relative_to(folder)
+        # Runtimes have names for weights in their own memory ("*/_ORT_MEM_ADDR_/*"): no file.
+        and target.is_file()
+    )
+    if not inside:
+        raise ModelInvalid(
+            f"the weights '{tensor.name}' lie outside of the model's folder; export the model "
+            "with its weights inside",
+            tensor=tensor.name,
+        )

@@ -1,0 +1,128 @@
+"""A model in memory: opened with ONNX Runtime, its signature read, its batches joined and run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from lepton_inference.adapters.devices import CPU
+from lepton_inference.adapters.measurement import is_memory_error
+from lepton_inference.model_errors import ModelInvalid, ProviderMissing
+from lepton_inference.placement import Placement
+from lepton_inference.signature import Signature, Tails
+from lepton_inference.tensors import BY_ONNX, Column, TensorSpec
+
+_NOISE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:|\S+\.(cc|h):\d+ .*\) "
+)
+"""What ONNX Runtime says of itself around what it says of the model."""
+
+
+class OnnxSession:
+    """One model in memory, warmed up. A Runner for the batcher."""
+
+    def __init__(
+        self, session: ort.InferenceSession, signature: Signature, placement: Placement
+    ) -> None:
+        self._session: ort.InferenceSession | None = session
+        self.signature = signature
+        self.placement = placement
+
+    def join(
+        self, columns: Sequence[Sequence[Column]], rows: int, tails: Tails
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """See :class:`lepton_inference.batch.Runner`."""
+        return join(self.signature, columns, rows, tails)
+
+    def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        """See :class:`lepton_inference.batch.Runner`."""
+        if self._session is None:
+            raise RuntimeError("the session was closed while its queue was not empty")
+        return self._session.run(None, feeds)  # type: ignore[no-any-return]  # untyped library
+
+    def close(self) -> None:
+        """Gives the session's memory back."""
+        self._session = None
+
+
+def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSession:
+    """Loads the model; checks of the file come before, warming and measuring after.
+
+    Raises:
+        ModelInvalid: ONNX Runtime does not load it.
+        ProviderMissing: ``provider`` did not load.
+        MemoryError: There is too little memory.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # A thread that spins for its next batch takes the core from whoever brings it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = [provider] if provider == CPU else [provider, CPU]
+    try:
+        # Whose models run here, and on what, is nobody else's business.
+        ort.disable_telemetry_events()
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    # ONNX Runtime's exceptions have no common base.
+    except Exception as error:
+        if is_memory_error(error):
+            raise MemoryError from error
+        said = _NOISE.sub("", str(error).splitlines()[0])[:300]
+        raise ModelInvalid(f"ONNX Runtime cannot load the model: {said}") from None
+    # onnxruntime-gpu falls back to the CPU without a word when a CUDA library is missing.
+    if provider not in session.get_providers():
+        raise ProviderMissing(
+            f"a GPU is there and ONNX Runtime loaded without {provider}; install the CUDA and "
+            "cuDNN libraries that onnxruntime-gpu names",
+            provider=provider,
+        )
+    return session
+
+
+def signature_of(session: ort.InferenceSession) -> Signature:
+    """What the model takes and gives, batched if its shapes allow it; raises ModelInvalid."""
+    inputs = tuple(_spec(node) for node in session.get_inputs())
+    outputs = tuple(_spec(node) for node in session.get_outputs())
+    if not inputs or not outputs:
+        raise ModelInvalid("the model has no input or no output")
+    batched = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
+    return Signature(inputs, outputs, batched)
+
+
+def join(
+    signature: Signature, columns: Sequence[Sequence[Column]], rows: int, tails: Tails
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The model's inputs by name: for each, the requests' columns one after another."""
+    return {
+        spec.name: _join(spec, column, (rows, *tail) if signature.batched else tail)
+        for spec, column, tail in zip(signature.inputs, columns, tails, strict=True)
+    }
+
+
+def _spec(node: Any) -> TensorSpec:
+    datatype = BY_ONNX.get(node.type)
+    if datatype is None:
+        raise ModelInvalid(
+            f"the tensor '{node.name}' is of the type {node.type}, which cannot be served; "
+            f"use one of {', '.join(sorted(BY_ONNX))}",
+            tensor=node.name,
+        )
+    shape = tuple(dim if isinstance(dim, int) and dim > 0 else -1 for dim in node.shape or ())
+    names = tuple(dim if isinstance(dim, str) else "" for dim in node.shape or ())
+    return TensorSpec(node.name, datatype, shape, names)
+
+
+def _join(
+    spec: TensorSpec, column: Sequence[Column], shape: tuple[int, ...]
+) -> np.ndarray[Any, Any]:
+    if spec.datatype.itemsize == 0:
+        arrays = [part for part in column if isinstance(part, np.ndarray)]
+        return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).reshape(shape)
+    raw = column[0] if len(column) == 1 else b"".join(column)  # type: ignore[arg-type]  # no BYTES
+    return np.frombuffer(raw, spec.datatype.dtype).reshape(shape)

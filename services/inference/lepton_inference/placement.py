@@ -1,0 +1,19 @@
+"""How a model runs on this machine, chosen when it is loaded and reported by ModelConfig."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What was chosen for one model."""
+
+    provider: str
+    """ONNX Runtime's name of the execution provider."""
+    threads: int
+    """That one batch is computed with."""
+    inline_rows: int
+    """The largest batch that runs on the event loop, measured at load; 0 for none."""
+    note: str = ""
+    """What of this machine is left unused, and what to do about it; "" for nothing."""

@@ -1,0 +1,128 @@
+"""ONNX models that mean harm, for tests of what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import numpy_helper as arrays
+
+IMAGE = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+SCORES = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+
+
+def model_of(
+    nodes: Sequence[NodeProto], weights: Sequence[TensorProto] = (), **more: object
+) -> ModelProto:
+    """A model of ``nodes``, unchecked: FP32 ``x`` [-1, 4] to ``y`` [-1, 4]."""
+    graph = helper.make_graph(nodes, "hostile", [IMAGE], [SCORES], list(weights))
+    opsets = [helper.make_opsetid("", 21)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10, **more)
+
+
+def cyclic() -> bytes:
+    """Two nodes that wait for each other."""
+    nodes = [
+        helper.make_node("Add", ["x", "back"], ["y"]),
+        helper.make_node("Relu", ["y"], ["back"]),
+    ]
+    return model_of(nodes).SerializeToString()
+
+
+def without_opset() -> bytes:
+    """It does not say in which version its operators are."""
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])])
+    del model.opset_import[:]
+    return model.SerializeToString()
+
+
+def unknown_operator() -> bytes:
+    """An operator of a domain that nobody has."""
+    return model_of([helper.make_node("Steal", ["x"], ["y"], domain="evil")]).SerializeToString()
+
+
+def weights_of(dims: Sequence[int], raw: bytes) -> bytes:
+    """``x + W`` where W says that it is FP32 of the shape ``dims``, and is ``raw``."""
+    weights = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=dims, raw_data=raw)
+    return model_of([helper.make_node("Add", ["x", "W"], ["y"])], [weights]).SerializeToString()
+
+
+def external(location: str, *, in_branch: bool = False) -> bytes:
+    """``x + W`` with W in the file ``location``; in a graph within the graph if ``in_branch``."""
+    weights = TensorProto(
+        name="W", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
+    )
+    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+        weights.external_data.add(key=key, value=value)
+    add = helper.make_node("Add", ["x", "W"], ["sum"])
+    if not in_branch:
+        add.output[0] = "y"
+        return model_of([add], [weights]).SerializeToString()
+    said = [helper.make_tensor_value_info("sum", TensorProto.FLOAT, None)]
+    branch = helper.make_graph([add], "branch", [], said, [weights])
+    choose = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+    return model_of([choose], [arrays.from_array(np.array(True), "yes")]).SerializeToString()
+
+
+def compiled_elsewhere() -> bytes:
+    """A graph that an execution provider is to read from a file."""
+    node = helper.make_node(
+        "EPContext", ["x"], ["y"], domain="com.microsoft", ep_cache_context="/etc/hostname"
+    )
+    return model_of([node]).SerializeToString()
+
+
+def nested(depth: int) -> bytes:
+    """Branches within branches. Written by hand: no library goes so deep."""
+    graph = GraphProto(name="inner").SerializeToString()
+    for _ in range(depth):
+        attribute = AttributeProto(name="then_branch", type=AttributeProto.GRAPH)
+        inside = _field(5, attribute.SerializeToString() + _field(6, graph))
+        graph = _field(1, inside + NodeProto(op_type="If").SerializeToString())
+    return _field(7, graph)
+
+
+def expands_to(elements: int) -> bytes:
+    """Adds up ``x`` repeated to so many elements a row."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "one"], ["narrow"]),
+        helper.make_node("Expand", ["narrow", "shape"], ["wide"]),
+        helper.make_node("ReduceMax", ["wide", "one"], ["y"], keepdims=0),
+    ]
+    weights = [
+        arrays.from_array(np.array([1], np.int64), "one"),
+        arrays.from_array(np.array([1, elements, 4], np.int64), "shape"),
+    ]
+    return model_of(nodes, weights).SerializeToString()
+
+
+def endless() -> bytes:
+    """A loop whose condition never turns false."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["on"], ["still_on"]),
+            helper.make_node("Abs", ["before"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, None),
+        ],
+    )
+    loop = helper.make_node("Loop", ["", "yes", "x"], ["y"], body=body)
+    return model_of([loop], [arrays.from_array(np.array(True), "yes")]).SerializeToString()
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """A length-delimited field of a protobuf message."""
+    out, size = bytearray([number << 3 | 2]), len(value)
+    while size > 0x7F:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(out) + bytes([size]) + value
