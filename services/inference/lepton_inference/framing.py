@@ -97,6 +97,8 @@ def inflate(content: bytes, encoding: str, limit: int) -> bytes:
         raise too_large(limit)
     if not inflater.eof:
         raise MessageInvalid(f"the {encoding} body ends too early")
+    if inflater.unused_data:
+        raise MessageInvalid(f"{len(inflater.unused_data)} bytes follow the {encoding} body")
     return out
 
 
@@ -111,7 +113,8 @@ def timeout_seconds(header: bytes) -> float | None:
     """The value of ``grpc-timeout``; None if it is malformed, which means no timeout."""
     text = header.decode("latin-1")
     unit = _UNITS.get(text[-1:])
-    if unit is None or not text[:-1].isdigit() or len(text) > 9:
+    # Digits of other scripts are none here.
+    if unit is None or not text[:-1].isascii() or not text[:-1].isdigit() or len(text) > 9:
         return None
     return int(text[:-1]) * unit
 

@@ -64,6 +64,10 @@ def routing_key_of(parameters: Mapping[str, object]) -> str:
     return str(value)
 
 
+_LARGEST = 2**64 - 1
+"""Of the protocol's numbers; JSON has larger ones, which no clock can hold."""
+
+
 def _natural(parameters: Mapping[str, object], name: str, what: str) -> int:
     """A whole number from 0, as a number or as text; 0 if absent."""
     value = parameters.get(name)
@@ -73,7 +77,7 @@ def _natural(parameters: Mapping[str, object], name: str, what: str) -> int:
         number = int(str(value))
     except ValueError:
         number = -1
-    if number < 0:
+    if not 0 <= number <= _LARGEST:
         raise ParameterInvalid(
             f"the parameter '{name}' is {value!r}; it takes {what}", parameter=name
         )

@@ -18,6 +18,7 @@ from lepton_inference.model import Gone
 from lepton_inference.open_inference import SERVICES, OpenInference
 from lepton_inference.serving import Admitted, ServingState
 from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
+from lepton_mesh.interceptors.status import public_message
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 Headers = dict[bytes, bytes]
@@ -124,7 +125,7 @@ class Rest:
 
     def error(self, error: LeptonError) -> Answer:
         """The answer that carries ``error``."""
-        body = json.dumps({"error": error.message, "reason": error.reason}).encode()
+        body = json.dumps({"error": public_message(error), "reason": error.reason}).encode()
         headers = _JSON
         if error.wire.http_status in _WITH_RETRY_AFTER:
             # Whole seconds are all that the header can say (RFC 9110, 10.2.3).

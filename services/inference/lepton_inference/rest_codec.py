@@ -176,17 +176,31 @@ def _check_finite(name: str, values: np.ndarray[Any, Any]) -> None:
 def json_object(body: bytes) -> dict[str, Any]:
     """The JSON object in ``body``; raises BodyInvalid."""
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        why = str(error) if isinstance(error, BodyInvalid) else "it does not parse"
-        raise BodyInvalid(f"the body is not JSON: {why}") from None
+        # Strictly UTF-8 (RFC 8259, section 8.1); the parser itself would guess.
+        text = body.decode()
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise BodyInvalid("the body is not JSON: it does not parse") from None
+    if "\\u" in text:
+        _refuse_halves(value)
     if not isinstance(value, dict):
         raise BodyInvalid("the body is JSON, and not an object")
     return value
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+    raise BodyInvalid(
+        f"the body has {name}, which is not JSON; send such values raw, with the parameter "
+        "'binary_data_size'"
+    )
+
+
+def _refuse_halves(value: Any) -> None:
+    """Halves of surrogate pairs are no text, and would fail wherever they are encoded again."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BodyInvalid("the body has half of a surrogate pair, which is no text") from None
 
 
 class _Binary:

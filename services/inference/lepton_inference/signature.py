@@ -17,6 +17,12 @@ class OutputUnknown(InvalidArgument):
     reason = "OUTPUT_UNKNOWN"
 
 
+class OutputRepeated(InvalidArgument):
+    """A few bytes of a request would buy the whole output again."""
+
+    reason = "OUTPUT_REPEATED"
+
+
 @dataclass(slots=True)
 class InputTensor:
     """One input as it came, unchecked."""
@@ -78,6 +84,7 @@ class Signature:
             TensorInvalid: An input is missing, unknown, twice there, or of another datatype,
                 shape or length than the model takes.
             OutputUnknown: An output is asked for that the model does not have.
+            OutputRepeated: An output is asked for twice.
         """
         given = {tensor.name: tensor for tensor in request.inputs}
         if len(given) != len(request.inputs):
@@ -115,7 +122,11 @@ class Signature:
         )
 
     def select(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Indices of the outputs of those names, all of them if none is named."""
+        """Indices of the outputs of those names, all of them if none is named.
+
+        Raises:
+            OutputUnknown, OutputRepeated: See :meth:`check`.
+        """
         if not names:
             return tuple(range(len(self.outputs)))
         index = {spec.name: position for position, spec in enumerate(self.outputs)}
@@ -124,6 +135,8 @@ class Signature:
                 raise OutputUnknown(
                     f"the model has no output '{name}'; it has {', '.join(index)}", output=name
                 )
+        if len(set(names)) != len(names):
+            raise OutputRepeated("an output is asked for twice; name each once")
         return tuple(index[name] for name in names)
 
     def _refuse_names(self, given: Iterable[str]) -> None:

@@ -24,6 +24,8 @@ Column = Buffer | np.ndarray[Any, Any]
 
 _LENGTH = struct.Struct("<I")
 _MAX_ELEMENTS = 1 << 40
+_MAX_DIMENSIONS = 64
+"""As many as numpy has. Multiplying thousands of large ones takes seconds."""
 
 
 class TensorInvalid(InvalidArgument):
@@ -92,15 +94,24 @@ def element_count(shape: Sequence[int], name: str) -> int:
     """The elements of a tensor of that shape.
 
     Raises:
-        TensorInvalid: A dimension is negative, or the product is beyond any memory.
+        TensorInvalid: A dimension is negative, there are more than any tensor has, or the
+            product is beyond any memory.
     """
+    if len(shape) > _MAX_DIMENSIONS:
+        raise TensorInvalid(
+            f"tensor '{name}' has {len(shape)} dimensions; there are at most {_MAX_DIMENSIONS}",
+            tensor=name,
+        )
     if any(dim < 0 for dim in shape):
         raise TensorInvalid(
             f"tensor '{name}' has the shape {list(shape)}; dimensions are 0 or more", tensor=name
         )
     count = math.prod(shape)
     if count > _MAX_ELEMENTS:
-        raise TensorInvalid(f"tensor '{name}' claims {count} elements", tensor=name)
+        # The count may have more digits than Python prints.
+        raise TensorInvalid(
+            f"tensor '{name}' claims more than {_MAX_ELEMENTS} elements", tensor=name
+        )
     return count
 
 

@@ -241,6 +241,8 @@ class Plan:
     """What a request that starts with certain bytes means, and how its answer starts."""
 
     model: LoadedModel
+    size: int
+    """Bytes of the frame."""
     start: int
     """Where the raw tensor begins in the frame."""
     rows: int
@@ -276,8 +278,14 @@ class Plans:
 
     def find(self, body: bytes) -> Plan | None:
         """The plan for a framed request, if one like it was seen before."""
-        start = self._starts.get(len(body))
-        return None if start is None else self._by_start.get(body[:start])
+        size = len(body)
+        start = self._starts.get(size)
+        if start is None:
+            return None
+        plan = self._by_start.get(body[:start])
+        # A start says how much follows it. Of a body that lies about that, the rest would shift
+        # the rows of every request it shares a batch with.
+        return plan if plan is not None and plan.size == size else None
 
     def learn(
         self, body: bytes, message: pb.ModelInferRequest, model: LoadedModel, batch: Batch
@@ -335,6 +343,7 @@ def _plan(body: bytes, message: pb.ModelInferRequest, model: LoadedModel) -> Pla
     length = len(head) + rows * size
     return Plan(
         model=model,
+        size=len(body),
         start=start,
         rows=rows,
         tails=(shape[1:],),

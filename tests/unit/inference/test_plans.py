@@ -9,7 +9,8 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.batch import Batch
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.settings import ModelSettings
-from lepton_inference.wire import Plans, varint
+from lepton_inference.wire import Plans, frame, varint
+from tests.inference_plane import Plane
 from tests.unit.inference.test_asgi import HeldSession
 
 # Field 1000, length-delimited, which the protocol does not have: protobuf keeps it.
@@ -33,3 +34,35 @@ async def test_what_precedes_a_tensor_is_remembered_when_it_is_short(
     plans.learn(body, pb.ModelInferRequest.FromString(message), model, batch)
 
     assert (plans.find(body) is not None) == remembered
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Plane:
+    return Plane(tmp_path_factory.mktemp("models"))
+
+
+def framed(rows: int, value: float) -> bytes:
+    image = np.full((rows, 4), value, np.float32)
+    tensor = pb.ModelInferRequest.InferInputTensor(
+        name="image", datatype="FP32", shape=list(image.shape)
+    )
+    message = pb.ModelInferRequest(
+        model_name="linear", inputs=[tensor], raw_input_contents=[image.tobytes()]
+    )
+    return frame(message.SerializeToString())
+
+
+def test_a_body_that_lies_about_its_length_shifts_nobodys_rows(plane: Plane) -> None:
+    """Two liars that together bring as many rows as they claim neither see nor change others."""
+    one, two = framed(1, 1), framed(2, 1)
+    start = len(one) - 16
+    for body in (one, two):
+        assert plane.grpc([body]).grpc_status == 0  # and is remembered
+    claims_too_much = two[:start] + one[start:]
+    claims_too_little = one[:start] + two[start:]
+
+    answers = plane.run(plane.ask_at_once([[claims_too_much], [framed(1, 7)], [claims_too_little]]))
+
+    assert [answer.grpc_status for answer in answers] == [3, 0, 3]
+    answer = pb.ModelInferResponse.FromString(answers[1].body[5:])
+    assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [28.0] * 3
