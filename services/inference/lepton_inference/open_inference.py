@@ -18,6 +18,7 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import reports
 from lepton_inference.model import Gone, LoadedModel
 from lepton_inference.serving import Admitted, Served, Serving, ServingState
+from lepton_inference.signature import InferenceRequest
 from lepton_inference.wire import (
     FRAME,
     MessageInvalid,
@@ -32,7 +33,14 @@ from lepton_mesh.health import ServiceUnknown
 SERVICES = ("inference.GRPCInferenceService", "lepton.oip.v2.GRPCInferenceService")
 HEALTH_SERVICE = "grpc.health.v1.Health"
 SERVER_NAME = "lepton"
-EXTENSIONS = ("binary_tensor_data", "parameters", "model_configuration", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "parameters",
+    "model_configuration",
+    "statistics",
+    "sequence",
+    "sequence(string_id)",
+)
 """What is really there, by Triton's names."""
 
 _Handler = Callable[[Admitted, Any], Awaitable[Message]]
@@ -158,11 +166,7 @@ class OpenInference:
         seconds: float | None,
         gone: Gone | None,
     ) -> tuple[bytes, LoadedModel, Any]:
-        served = admitted.workspace.find(message.model_name)
-        request = request_of(message)
-        model = served.pick(message.model_version, request.routing_key)
-        if seconds is not None:
-            request.timeout = seconds if request.timeout is None else min(seconds, request.timeout)
+        model, request = prepare(admitted, message, seconds)
         checked, outcome = await model.infer(request, gone)
         response = response_of(model, outcome, checked.rows, checked.outputs, request.id)
         return response, model, outcome[0]
@@ -223,6 +227,23 @@ class OpenInference:
                 for entry in _index_entries(served)
             ]
         )
+
+
+def prepare(
+    admitted: Admitted, message: pb.ModelInferRequest, seconds: float | None
+) -> tuple[LoadedModel, InferenceRequest]:
+    """The model that is to answer, and what it is asked.
+
+    Raises:
+        EndpointNotFound, EndpointNotReady, VersionNotServed: Nobody is to answer.
+        TensorInvalid, ParameterInvalid, ParameterUnsupported: It is not a request.
+    """
+    served = admitted.workspace.find(message.model_name)
+    request = request_of(message)
+    request.owner = admitted.caller.subject
+    if seconds is not None:
+        request.timeout = seconds if request.timeout is None else min(seconds, request.timeout)
+    return served.route(request), request
 
 
 def _index_entries(served: Served) -> Iterator[pb.RepositoryIndexResponse.ModelIndex]:
