@@ -15,11 +15,12 @@ import statistics
 from pathlib import Path
 
 from bench.data_plane import data_plane
-from bench.load import Load
-from bench.ours import GRPC, plain_target
-from bench.target import IN_FLIGHT, Model
+from bench.load import Load, drive
+from bench.serving import IN_FLIGHT, PATH, answer_bytes, framed, image
+from lepton.client.tensors import infer_request
 from lepton_inference.settings import BatchingSettings, ModelSettings
 
+_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 _DELAYS = {
     "none": BatchingSettings(),
     "1 ms": BatchingSettings(max_delay_seconds=0.001),
@@ -50,20 +51,30 @@ def main() -> None:
 
 
 async def _measure(path: Path, rounds: int, seconds: float) -> dict[tuple[int, str], list[Load]]:
-    model = Model("model", path)
+    request = infer_request("model", {"images": image(1)})
+    body = framed(request)
     loads: dict[tuple[int, str], list[Load]] = {}
     async with contextlib.AsyncExitStack() as stack:
-        targets = {}
+        servers = {}
         for delay, batching in _DELAYS.items():
             settings = ModelSettings(batching)
             address, _ = await stack.enter_async_context(
                 data_plane({"model": path}, settings=settings)
             )
-            targets[delay] = plain_target(model, address, GRPC)
+            servers[delay] = address, answer_bytes(address, request)
         for in_flight in IN_FLIGHT:
             for number in range(rounds):
-                for delay in list(targets)[:: -1 if number % 2 else 1]:
-                    load = targets[delay].load(in_flight, seconds)
+                for delay in list(servers)[:: -1 if number % 2 else 1]:
+                    address, size = servers[delay]
+                    load = drive(
+                        f"http://{address}{PATH}",
+                        body,
+                        _HEADERS,
+                        in_flight=in_flight,
+                        seconds=seconds,
+                        answer_bytes=size,
+                        warm_up=0,
+                    )
                     loads.setdefault((in_flight, delay), []).append(load)
     return loads
 

@@ -183,6 +183,29 @@ def get(ctx: click.Context, name: str, output: str) -> None:
 
 @endpoint.command()
 @click.argument("name", shell_complete=names_of("endpoints"))
+@output_option
+@click.pass_context
+def load(ctx: click.Context, name: str, output: str) -> None:
+    """Serve NAME again, with its aliases resolved anew.
+
+    Where there is no endpoint NAME but a model, an endpoint is made that serves its newest version.
+    """
+    with client(ctx) as lepton:
+        show(lepton.endpoints.load(name), output, _COLUMNS)
+
+
+@endpoint.command()
+@click.argument("name", shell_complete=names_of("endpoints"))
+@output_option
+@click.pass_context
+def unload(ctx: click.Context, name: str, output: str) -> None:
+    """Serve NAME no more and free its memory; it stays on record until it is loaded again."""
+    with client(ctx) as lepton:
+        show(lepton.endpoints.unload(name), output, _COLUMNS)
+
+
+@endpoint.command()
+@click.argument("name", shell_complete=names_of("endpoints"))
 @yes_option
 @click.pass_context
 def delete(ctx: click.Context, name: str, yes: bool) -> None:
@@ -207,6 +230,8 @@ def _given(rows: int | None, delay_us: int | None, queue: int | None) -> dict[st
 
 
 def _ready(lepton: Client, endpoint: pb.Endpoint) -> pb.Endpoint:
+    if endpoint.unloaded:
+        return endpoint
     if on_terminal():
         note(f"waiting for {endpoint.name} to be READY")
     return lepton.endpoints.wait(endpoint.name)

@@ -114,6 +114,28 @@ class EndpointClient:
             lambda page: page.endpoints,
         )
 
+    def load(self, name: str, *, timeout: float = 120.0) -> pb.Endpoint:
+        """Serves an endpoint again that was unloaded, and returns it once it is READY.
+
+        Its aliases are resolved anew, also where it was loaded. A name that is no endpoint's but a
+        model's gets an endpoint that serves the model's newest version.
+
+        Args:
+            name: An endpoint's id or resource name, or a model's id.
+            timeout: Seconds; what was begun goes on beyond them.
+        """
+        model = name.removeprefix("endpoints/")
+        with translated():
+            self._open_inference.RepositoryModelLoad(
+                oip.RepositoryModelLoadRequest(model_name=model), timeout=timeout
+            )
+        return self.get(model)
+
+    def unload(self, endpoint: str) -> pb.Endpoint:
+        """Serves an endpoint no more, gives its memory back, and keeps it on record."""
+        unloaded = pb.Endpoint(unloaded=True)
+        return self.update(endpoint, wanted=unloaded)
+
     def delete(self, endpoint: str) -> None:
         """Stops serving an endpoint."""
         with translated():
@@ -125,7 +147,8 @@ class EndpointClient:
         """Waits until an endpoint is READY.
 
         Raises:
-            EndpointFailedError: It is FAILED, or still not READY after ``timeout`` seconds.
+            EndpointFailedError: It is FAILED or UNLOADED, or still not READY after ``timeout``
+                seconds.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -136,6 +159,8 @@ class EndpointClient:
                 raise EndpointFailedError(
                     f"{current.name} failed ({current.failure_reason}): {current.failure_message}"
                 )
+            if current.state == pb.Endpoint.UNLOADED:
+                raise EndpointFailedError(f"{current.name} is unloaded; load it")
             if time.monotonic() > deadline:
                 raise EndpointFailedError(f"{current.name} is not READY after {timeout:.0f} s")
             time.sleep(_POLL_SECONDS)

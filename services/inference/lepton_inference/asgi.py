@@ -200,7 +200,7 @@ class Application:
                 answer = self._protocol.check_health(content)
             else:
                 method = path.rpartition("/")[2]
-                answer = await self._protocol.call(method, admitted, content)
+                answer = await self._protocol.call(method, admitted, content, _timeout(headers))
         except LeptonError as error:
             await _send_error(send, error)
             return

@@ -21,6 +21,7 @@ from lepton_inference.gate import TokenGate
 from lepton_inference.grpc_port import GrpcPort
 from lepton_inference.metrics import ServingCollector
 from lepton_inference.open_inference import OpenInference
+from lepton_inference.repository import Repository
 from lepton_inference.servicer import TABLE, InferenceServicer
 from lepton_inference.serving import Serving
 from lepton_mesh.claims import Claims
@@ -30,7 +31,10 @@ from lepton_mesh.runtime import MeshRuntime
 from lepton_mesh.server import Served
 from lepton_mesh.tls import server_credentials
 
-_RESOLVE = frozenset({"/lepton.api.registry.v1.RegistryService/GetModelVersion"})
+_READS = frozenset(
+    f"/lepton.api.registry.v1.RegistryService/{method}"
+    for method in ("GetModelVersion", "ListModels")
+)
 
 
 class InferenceService:
@@ -55,10 +59,10 @@ class InferenceService:
             platform=onnx_runtime.PLATFORM,
             changes=changes,
         )
-        registry = MeshRegistry(runtime.channel("registry", idempotent=_RESOLVE))
+        registry = MeshRegistry(runtime.channel("registry", idempotent=_READS))
         manager = EndpointManager(endpoints, registry, self._deployer, changes)
         self._servicer = InferenceServicer(manager, runtime.draining)
-        self.protocol = OpenInference(serving)
+        self.protocol = OpenInference(serving, Repository(manager, registry))
         self.gate = TokenGate(
             serving,
             _RuntimeVerifier(runtime),

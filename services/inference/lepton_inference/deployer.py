@@ -8,6 +8,9 @@ for as long as the endpoint exists.
 Instances share one record. Each looks at it every few seconds and brings about what another
 has changed. READY on record means that at least the instance which wrote it serves the
 endpoint; one that starts, or fails to follow, writes that instead.
+
+An endpoint that is unloaded is brought about as well: its models finish what they were sent and
+go, and it is served without any.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ LoadSession = Callable[[Path, ModelSettings], Session]
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
 _LOADS_AT_ONCE = 2
-_SEQUENCE_SECONDS = 60.0
-"""How long sequences may go on with a model that was replaced, in the memory of both."""
+UNLOADED_REASON = "unloaded"
+"""What RepositoryIndex says of an endpoint that is unloaded, as Triton does."""
 _FOLLOW_SECONDS = 2.0
 """How long another instance's change goes unseen."""
 
@@ -46,6 +49,9 @@ _Key = tuple[str, str]
 """An endpoint's workspace and id."""
 _Wanted = tuple[datetime, int]
 """Which endpoint of that id, since one may follow another, and its generation."""
+Outcome = asyncio.Future[LeptonError | None]
+"""What came of a deployment here: None, or its first failure, after which it may go on trying.
+Cancelled when something else is wanted before."""
 
 
 class Deployer:
@@ -86,7 +92,8 @@ class Deployer:
         """
         for endpoint in await self._endpoints.all():
             with contextlib.suppress(EndpointNotFound):  # deleted meanwhile
-                await self._record(endpoint, State.DEPLOYING)
+                if not endpoint.unloaded:
+                    await self._record(endpoint, State.DEPLOYING)
                 self.deploy(endpoint)
         self._following = asyncio.create_task(self._follow(), name="follow-endpoints")
 
@@ -105,12 +112,17 @@ class Deployer:
                 self.deploy(endpoint)
                 self._changes.notify(*key)
 
-    def deploy(self, endpoint: Endpoint) -> None:
+    def deploy(self, endpoint: Endpoint) -> Outcome:
         """Begins to bring about what ``endpoint`` wants now, whatever was begun before."""
         key = endpoint.workspace, endpoint.id
         before = self._tasks.get(key)
         self._begun[key] = _wanted(endpoint)
-        self._tasks[key] = asyncio.create_task(self._deploy_after(before, endpoint))
+        outcome: Outcome = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._deploy_after(before, endpoint, outcome))
+        # Also where the task is cancelled before it begins.
+        task.add_done_callback(lambda _: outcome.cancel())
+        self._tasks[key] = task
+        return outcome
 
     async def remove(self, workspace: str, endpoint_id: str) -> None:
         """Serves the endpoint no more and gives its memory back."""
@@ -144,22 +156,28 @@ class Deployer:
             except Exception:
                 log.exception("the record of endpoints could not be followed")
 
-    async def _deploy_after(self, before: asyncio.Task[None] | None, endpoint: Endpoint) -> None:
+    async def _deploy_after(
+        self, before: asyncio.Task[None] | None, endpoint: Endpoint, outcome: Outcome
+    ) -> None:
         await _cancel(before)
         try:
-            await self._deploy_until_done(endpoint)
+            await self._deploy_until_done(endpoint, outcome)
         except EndpointNotFound:
             return  # deleted meanwhile
 
-    async def _deploy_until_done(self, endpoint: Endpoint) -> None:
+    async def _deploy_until_done(self, endpoint: Endpoint, outcome: Outcome) -> None:
         pause = _FIRST_PAUSE_SECONDS
         workspace = self._serving.workspace(endpoint.workspace)
-        if endpoint.id not in workspace.endpoints:
+        known = workspace.endpoints.get(endpoint.id)
+        if known is None or (known.unloaded and not endpoint.unloaded):
             self._serving.put(endpoint.workspace, Served(endpoint.id, ServingState.LOADING))
         while True:
             failure: LeptonError
             try:
-                await self._deploy(endpoint)
+                if endpoint.unloaded:
+                    await self._unload(endpoint)
+                else:
+                    await self._deploy(endpoint)
             except EndpointNotFound:
                 raise
             except LeptonError as error:
@@ -170,9 +188,11 @@ class Deployer:
                 log.exception("deployment failed", extra={"endpoint": endpoint.name})
                 failure = Internal("the model could not be loaded; the service's log says why")
             else:
+                _settle(outcome, None)
                 return
             passing = failure.wire.retryable
             await self._failed(endpoint, failure, passing=passing)
+            _settle(outcome, failure)
             if not passing:
                 return
             await asyncio.sleep(pause)
@@ -195,7 +215,7 @@ class Deployer:
         weights = [target.weight for target in endpoint.targets]
         served = Served(endpoint.id, ServingState.READY, models=loaded, weights=weights)
         for model in self._serving.put(endpoint.workspace, served):
-            self._close_later(model, endpoint)
+            self._close_later(model)
         # Last, so that who reads READY finds it answering.
         await self._record(endpoint, State.READY, execution_provider=", ".join(sorted(providers)))
         self._changes.notify(endpoint.workspace, endpoint.id)
@@ -209,6 +229,20 @@ class Deployer:
             },
         )
         await self._forget_unused()
+
+    async def _unload(self, endpoint: Endpoint) -> None:
+        """Serves the endpoint without models; those it had finish what they were sent."""
+        served = Served(
+            endpoint.id, ServingState.UNAVAILABLE, reason=UNLOADED_REASON, unloaded=True
+        )
+        for model in self._serving.put(endpoint.workspace, served):
+            self._close_later(model)
+        await self._record(endpoint, State.UNLOADED)
+        self._changes.notify(endpoint.workspace, endpoint.id)
+        log.info(
+            "endpoint unloaded",
+            extra={"endpoint": endpoint.name, "workspace": endpoint.workspace},
+        )
 
     async def _load_model(self, endpoint: Endpoint, target: Target) -> LoadedModel:
         version = target.version
@@ -276,21 +310,11 @@ class Deployer:
         }
         await self._cache.keep(wanted)
 
-    def _close_later(self, model: LoadedModel, replaced_in: Endpoint | None = None) -> None:
-        """Closes a model that nobody is sent to any more, once its queue is empty.
-
-        One that was replaced first goes on with its sequences for a while.
-        """
-        task = asyncio.create_task(self._close(model, replaced_in))
+    def _close_later(self, model: LoadedModel) -> None:
+        """Closes a model that nobody is sent to any more, once its queue is empty."""
+        task = asyncio.create_task(model.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-    async def _close(self, model: LoadedModel, replaced_in: Endpoint | None) -> None:
-        if replaced_in is None:
-            await model.close()
-            return
-        await model.close(_SEQUENCE_SECONDS)
-        self._serving.drained(replaced_in.workspace, replaced_in.id, model)
 
 
 def _wanted(endpoint: Endpoint) -> _Wanted:
@@ -307,6 +331,11 @@ def _same(now: Served | None, target: Target, endpoint: Endpoint) -> LoadedModel
         ):
             return model
     return None
+
+
+def _settle(outcome: Outcome, failure: LeptonError | None) -> None:
+    if not outcome.done():
+        outcome.set_result(failure)
 
 
 async def _cancel(task: asyncio.Task[None] | None) -> None:

@@ -42,6 +42,7 @@ class State(Enum):
     DEPLOYING = "DEPLOYING"
     READY = "READY"
     FAILED = "FAILED"
+    UNLOADED = "UNLOADED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Wanted:
     targets: tuple[tuple[str, int], ...] = ()
     """(version or alias, weight) pairs; a weight of 0 means 1."""
     settings: ModelSettings = field(default_factory=ModelSettings)
+    unloaded: bool = False
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
 

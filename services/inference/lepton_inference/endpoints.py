@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from lepton_inference.changes import Changes
-from lepton_inference.deployer import Deployer
+from lepton_inference.deployer import Deployer, Outcome
 from lepton_inference.endpoint import (
     Endpoint,
     EndpointChanged,
@@ -27,7 +27,8 @@ _POLL_SECONDS = 10.0
 """How long a watcher waits for a change made by another instance."""
 _NOTES = frozenset({"description", "labels"})
 """Fields that do not change what is served."""
-_SETTINGS = frozenset(field.name for field in dataclasses.fields(ModelSettings))
+SETTINGS = frozenset(field.name for field in dataclasses.fields(ModelSettings))
+"""Fields that say how models are served."""
 
 
 class EndpointManager:
@@ -48,12 +49,21 @@ class EndpointManager:
         endpoint_id: str,
         creator: str,
         wanted: Wanted,
+        wait: bool = False,
     ) -> Endpoint:
         """Writes the endpoint and begins to deploy it.
 
+        Args:
+            workspace: The caller's.
+            endpoint_id: The new endpoint's.
+            creator: Who makes it.
+            wanted: What is to be served.
+            wait: Whether to return only once it is.
+
         Raises:
             EndpointExists, EndpointInvalid: See there.
-            LeptonError: What the registry says of a target.
+            LeptonError: What the registry says of a target; with ``wait`` also why it is not
+                served.
         """
         check_notes(wanted.description, wanted.labels)
         check_targets(wanted.targets)
@@ -62,9 +72,10 @@ class EndpointManager:
         endpoint = Endpoint(
             workspace=workspace,
             id=endpoint_id,
-            targets=await self._targets(wanted),
+            targets=await self._targets(wanted.targets),
             settings=wanted.settings,
-            state=State.DEPLOYING,
+            unloaded=wanted.unloaded,
+            state=State.UNLOADED if wanted.unloaded else State.DEPLOYING,
             creator=creator,
             created=now,
             updated=now,
@@ -72,7 +83,9 @@ class EndpointManager:
             labels=wanted.labels,
         )
         await self._endpoints.add(endpoint)
-        self._deployer.deploy(endpoint)
+        outcome = self._deployer.deploy(endpoint)
+        if wait:
+            await _settled(endpoint, outcome)
         return endpoint
 
     async def get(self, workspace: str, endpoint_id: str) -> Endpoint:
@@ -91,8 +104,11 @@ class EndpointManager:
         etag: str,
         wanted: Wanted,
         fields: Collection[str],
+        wait: bool = False,
     ) -> Endpoint:
         """Changes some fields, and deploys anew if what is served changes.
+
+        One that is to be loaded has its aliases resolved anew, loaded or not.
 
         Args:
             workspace: The caller's.
@@ -100,21 +116,35 @@ class EndpointManager:
             etag: Of the endpoint that the caller has seen; empty for any.
             wanted: Where the new values are.
             fields: The names, of the API's message, of those that change.
+            wait: Whether to return only once what is wanted is served.
 
         Raises:
             EndpointNotFound, EndpointInvalid: See there.
-            EndpointChanged: ``etag`` is given and not current.
+            EndpointChanged: ``etag`` is given and not current, or somebody else changed it while
+                this was waiting.
+            LeptonError: What the registry says of a target; with ``wait`` also why what is wanted
+                is not served.
         """
         check_notes(wanted.description, wanted.labels)
-        await self._endpoints.get(workspace, endpoint_id)
-        values: dict[str, Any] = {"description": wanted.description, "labels": wanted.labels}
+        found = await self._endpoints.get(workspace, endpoint_id)
+        values: dict[str, Any] = {
+            "unloaded": wanted.unloaded,
+            "description": wanted.description,
+            "labels": wanted.labels,
+        }
         if "targets" in fields:
             check_targets(wanted.targets)
-            values["targets"] = await self._targets(wanted)
+            values["targets"] = await self._targets(wanted.targets)
+        elif "unloaded" in fields and not wanted.unloaded:
+            values["targets"] = await self._targets(_named(found))
+            fields = {"targets", *fields}
         redeploy = not _NOTES.issuperset(fields)
 
         def change(current: Endpoint) -> Endpoint:
-            if etag and etag != str(current.revision):
+            reloads = "targets" in values and not wanted.targets
+            if (etag and etag != str(current.revision)) or (
+                reloads and _named(current) != _named(found)
+            ):
                 raise EndpointChanged(
                     f"'{current.name}' was changed meanwhile; read it again, then update",
                     name=current.name,
@@ -125,7 +155,7 @@ class EndpointManager:
                     current.settings,
                     **{
                         part: getattr(wanted.settings, part)
-                        for part in _SETTINGS.intersection(fields)
+                        for part in SETTINGS.intersection(fields)
                     },
                 ),
                 updated=datetime.now(UTC),
@@ -138,15 +168,16 @@ class EndpointManager:
             return replace(
                 changed,
                 generation=current.generation + 1,
-                state=State.DEPLOYING,
+                state=State.UNLOADED if changed.unloaded else State.DEPLOYING,
                 failure_reason="",
                 failure_message="",
             )
 
         endpoint = await self._endpoints.change(workspace, endpoint_id, change)
-        if redeploy:
-            self._deployer.deploy(endpoint)
+        outcome = self._deployer.deploy(endpoint) if redeploy else None
         self._changes.notify(workspace, endpoint_id)
+        if wait and outcome is not None:
+            await _settled(endpoint, outcome)
         return endpoint
 
     async def delete(self, workspace: str, endpoint_id: str) -> None:
@@ -174,13 +205,31 @@ class EndpointManager:
             finally:
                 self._changes.forget(workspace, endpoint_id, changed)
 
-    async def _targets(self, wanted: Wanted) -> tuple[Target, ...]:
+    async def _targets(self, named: Iterable[tuple[str, int]]) -> tuple[Target, ...]:
         return tuple(
             [
                 Target(name, weight or 1, await self._registry.resolve(name))
-                for name, weight in wanted.targets
+                for name, weight in named
             ]
         )
+
+
+def _named(endpoint: Endpoint) -> tuple[tuple[str, int], ...]:
+    """An endpoint's targets as the user named them."""
+    return tuple((target.wanted, target.weight) for target in endpoint.targets)
+
+
+async def _settled(endpoint: Endpoint, outcome: Outcome) -> None:
+    """Returns once what the endpoint wants is brought about here; raises what prevents it."""
+    await asyncio.wait((outcome,))
+    if outcome.cancelled():
+        raise EndpointChanged(
+            f"'{endpoint.name}' was changed or deleted meanwhile; read it, then try again",
+            name=endpoint.name,
+        )
+    failure = outcome.result()
+    if failure is not None:
+        raise failure
 
 
 async def _either(changed: asyncio.Event, stop: asyncio.Event) -> None:

@@ -36,13 +36,20 @@ _Known = tuple[Admitted, float, str]
 
 _PUBLIC = Rule(public=True)
 _VIEWER = Rule(min_role=Role.VIEWER)
+_DEVELOPER = Rule(min_role=Role.DEVELOPER)
 _PUBLIC_METHODS = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})
+_RULES = {
+    **dict.fromkeys(_PUBLIC_METHODS, _PUBLIC),
+    "RepositoryModelLoad": _DEVELOPER,
+    "RepositoryModelUnload": _DEVELOPER,
+}
+"""Those of methods that more or fewer than a viewer may call."""
 
 
 def _data_plane_table() -> AuthorizationTable:
     methods = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
     rules = {
-        f"/{service}/{method.name}": _PUBLIC if method.name in _PUBLIC_METHODS else _VIEWER
+        f"/{service}/{method.name}": _RULES.get(method.name, _VIEWER)
         for service in SERVICES
         for method in methods
     }

@@ -91,7 +91,7 @@ class GrpcPort:
                 return await self._protocol.infer(admitted, body, context.time_remaining())
             if method == f"/{HEALTH_SERVICE}/Check":
                 return self._protocol.check_health(body)
-            return await self._protocol.call(name, admitted, body)
+            return await self._protocol.call(name, admitted, body, context.time_remaining())
 
         return await _translated(method, context, answer)
 

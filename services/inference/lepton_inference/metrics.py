@@ -65,9 +65,6 @@ class ServingCollector(Collector):
         kept = GaugeMetricFamily(
             _PREFIX + "cache_bytes", "What the response cache holds.", labels=_LABELS
         )
-        sequences = GaugeMetricFamily(
-            _PREFIX + "sequences", "Sequences whose state is kept.", labels=_LABELS
-        )
         for labels, model in models:
             counted = model.statistics
             for result, count in _results(model).items():
@@ -81,9 +78,7 @@ class ServingCollector(Collector):
                 lookups.add_metric((*labels, "hit"), counted.cache_hit.count)
                 lookups.add_metric((*labels, "miss"), counted.cache_miss.count)
                 kept.add_metric(labels, model.cache.bytes)
-            if model.sequences is not None:
-                sequences.add_metric(labels, model.sequences.live)
-        yield from (requests, waiting, seconds, stages, rows, lookups, kept, sequences)
+        yield from (requests, waiting, seconds, stages, rows, lookups, kept)
 
 
 def _add(

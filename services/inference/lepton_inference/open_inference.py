@@ -7,7 +7,8 @@ workspace's endpoints as the server's models.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -17,8 +18,9 @@ from grpc_health.v1 import health_pb2
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import reports
 from lepton_inference.model import Gone, LoadedModel
-from lepton_inference.serving import Admitted, Served, Serving, ServingState
-from lepton_inference.signature import InferenceRequest
+from lepton_inference.repository import Repository
+from lepton_inference.repository_methods import RepositoryMethods
+from lepton_inference.serving import Admitted, Serving
 from lepton_inference.wire import (
     FRAME,
     MessageInvalid,
@@ -27,37 +29,49 @@ from lepton_inference.wire import (
     request_of,
     response_of,
 )
-from lepton_mesh.errors import LeptonError, Unimplemented
+from lepton_mesh.errors import DeadlineExceeded, LeptonError, Unimplemented
 from lepton_mesh.health import ServiceUnknown
 
 SERVICES = ("inference.GRPCInferenceService", "lepton.oip.v2.GRPCInferenceService")
 HEALTH_SERVICE = "grpc.health.v1.Health"
 SERVER_NAME = "lepton"
-EXTENSIONS = (
+EXTENSIONS: tuple[str, ...] = (
     "binary_tensor_data",
     "parameters",
     "model_configuration",
     "statistics",
-    "sequence",
-    "sequence(string_id)",
 )
-"""What is really there, by Triton's names."""
+"""What is always there, by Triton's names."""
 
-_Handler = Callable[[Admitted, Any], Awaitable[Message]]
+Handler = Callable[[Admitted, Any], Awaitable[Message]]
+"""Answers one method: who asks, and the request."""
 
 
 class MethodUnimplemented(Unimplemented):
     reason = "METHOD_UNIMPLEMENTED"
 
 
-class OpenInference:
-    """The protocol over what is served now."""
+class CallExpired(DeadlineExceeded):
+    """A caller's deadline passed before a method other than inference was done."""
 
-    def __init__(self, serving: Serving) -> None:
+    reason = "CALL_EXPIRED"
+
+
+class OpenInference:
+    """The protocol over what is served now.
+
+    Args:
+        serving: What is served.
+        repository: What may be loaded and unloaded; None for a server without one.
+    """
+
+    def __init__(self, serving: Serving, repository: Repository | None = None) -> None:
         self.serving = serving
+        self.extensions = EXTENSIONS
+        """What is really there, by Triton's names."""
         self.accepting = True
         """False while draining: not ready, and still answering."""
-        self._unary: dict[str, tuple[type[Message], _Handler]] = {
+        self._unary: dict[str, tuple[type[Message], Handler]] = {
             "ServerLive": (pb.ServerLiveRequest, self._server_live),
             "ServerReady": (pb.ServerReadyRequest, self._server_ready),
             "ServerMetadata": (pb.ServerMetadataRequest, self._server_metadata),
@@ -65,31 +79,47 @@ class OpenInference:
             "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata),
             "ModelConfig": (pb.ModelConfigRequest, self._model_config),
             "ModelStatistics": (pb.ModelStatisticsRequest, self._model_statistics),
-            "RepositoryIndex": (pb.RepositoryIndexRequest, self._repository_index),
         }
+        methods = RepositoryMethods(repository)
+        self._unary |= methods.handlers
+        self.extensions += methods.extensions
 
     @property
     def methods(self) -> frozenset[str]:
         """Unary methods that :meth:`call` answers."""
         return frozenset(self._unary)
 
-    async def call(self, method: str, admitted: Admitted, body: bytes) -> bytes:
+    async def call(
+        self, method: str, admitted: Admitted, body: bytes, seconds: float | None = None
+    ) -> bytes:
         """Answers a unary method.
 
         Args:
             method: Without its service, such as ``ModelReady``.
             admitted: Who asks.
             body: The serialized request.
+            seconds: That the caller will wait; None for no bound.
 
         Raises:
             MethodUnimplemented: Declared in the protocol and not done here.
+            CallExpired: The caller waits no longer.
             LeptonError: As the method says.
         """
+        request_type, handler = self._known(method)
+        return (
+            await _within(seconds, method, handler(admitted, parse(request_type, body)))
+        ).SerializeToString()
+
+    async def answer(self, method: str, admitted: Admitted, request: Message) -> Message:
+        """As :meth:`call`, for a request that REST has made."""
+        _, handler = self._known(method)
+        return await handler(admitted, request)
+
+    def _known(self, method: str) -> tuple[type[Message], Handler]:
         known = self._unary.get(method)
         if known is None:
             raise MethodUnimplemented(f"{method} is not supported by this server", method=method)
-        request_type, handler = known
-        return (await handler(admitted, parse(request_type, body))).SerializeToString()
+        return known
 
     async def infer(
         self,
@@ -166,7 +196,11 @@ class OpenInference:
         seconds: float | None,
         gone: Gone | None,
     ) -> tuple[bytes, LoadedModel, Any]:
-        model, request = prepare(admitted, message, seconds)
+        served = admitted.workspace.find(message.model_name)
+        request = request_of(message)
+        model = served.pick(message.model_version, request.routing_key)
+        if seconds is not None:
+            request.timeout = seconds if request.timeout is None else min(seconds, request.timeout)
         checked, outcome = await model.infer(request, gone)
         response = response_of(model, outcome, checked.rows, checked.outputs, request.id)
         return response, model, outcome[0]
@@ -181,7 +215,7 @@ class OpenInference:
         self, _: Admitted, __: pb.ServerMetadataRequest
     ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(
-            name=SERVER_NAME, version=server_version(), extensions=EXTENSIONS
+            name=SERVER_NAME, version=server_version(), extensions=self.extensions
         )
 
     async def _model_ready(
@@ -216,41 +250,16 @@ class OpenInference:
             model_stats=[reports.statistics(model) for model in models]
         )
 
-    async def _repository_index(
-        self, admitted: Admitted, request: pb.RepositoryIndexRequest
-    ) -> pb.RepositoryIndexResponse:
-        return pb.RepositoryIndexResponse(
-            models=[
-                entry
-                for served in admitted.workspace.endpoints.values()
-                if served.state is ServingState.READY or not request.ready
-                for entry in _index_entries(served)
-            ]
-        )
 
-
-def prepare(
-    admitted: Admitted, message: pb.ModelInferRequest, seconds: float | None
-) -> tuple[LoadedModel, InferenceRequest]:
-    """The model that is to answer, and what it is asked.
-
-    Raises:
-        EndpointNotFound, EndpointNotReady, VersionNotServed: Nobody is to answer.
-        TensorInvalid, ParameterInvalid, ParameterUnsupported: It is not a request.
-    """
-    served = admitted.workspace.find(message.model_name)
-    request = request_of(message)
-    request.owner = admitted.caller.subject
-    if seconds is not None:
-        request.timeout = seconds if request.timeout is None else min(seconds, request.timeout)
-    return served.route(request), request
-
-
-def _index_entries(served: Served) -> Iterator[pb.RepositoryIndexResponse.ModelIndex]:
-    for version_ in [model.source.version for model in served.models] or [""]:
-        yield pb.RepositoryIndexResponse.ModelIndex(
-            name=served.name, version=version_, state=served.state.value, reason=served.reason
-        )
+async def _within(seconds: float | None, method: str, answer: Awaitable[Message]) -> Message:
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError:
+        raise CallExpired(
+            f"the call's deadline passed before {method} was done; what it began goes on",
+            method=method,
+        ) from None
 
 
 def parse(request_type: type[Message], body: bytes) -> Message:

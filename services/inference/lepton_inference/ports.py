@@ -46,6 +46,10 @@ class Registry(Protocol):
         """The version that ``name`` means now, with the authority of the current caller."""
         ...
 
+    async def newest(self) -> dict[str, str]:
+        """Ids of the current caller's models that have a version -> the newest one's number."""
+        ...
+
 
 class Artifacts(Protocol):
     """The bytes of models."""

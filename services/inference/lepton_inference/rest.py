@@ -11,12 +11,14 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import rest_codec, rest_json
 from lepton_inference.framing import inflate
 from lepton_inference.gate import Gate
 from lepton_inference.model import Gone
 from lepton_inference.open_inference import SERVICES, OpenInference
-from lepton_inference.serving import Admitted, ServingState
+from lepton_inference.parameters import ParameterInvalid
+from lepton_inference.serving import Admitted
 from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
 from lepton_mesh.interceptors.status import public_message
 
@@ -69,20 +71,21 @@ class Rest:
         self._gate = gate
         self._limit = max_body_bytes
         self._json_limit = max_json_bytes
-        self._server_routes = {
-            "": _Route("GET", "ServerMetadata", self._server_metadata),
-            "health/live": _Route("GET", "ServerLive", self._live),
-            "health/ready": _Route("GET", "ServerReady", self._ready),
-            "models": _Route("GET", "RepositoryIndex", self._models),
-            "models/stats": _Route("GET", "ModelStatistics", self._statistics),
-            "repository/index": _Route("POST", "RepositoryIndex", self._index),
+        self._routes: dict[str, tuple[_Route, ...]] = {
+            "": (_Route("GET", "ServerMetadata", self._server_metadata),),
+            "health/live": (_Route("GET", "ServerLive", self._live),),
+            "health/ready": (_Route("GET", "ServerReady", self._ready),),
+            "models": (_Route("GET", "RepositoryIndex", self._models),),
+            "models/stats": (_Route("GET", "ModelStatistics", self._statistics),),
+            "models/*": (_Route("GET", "ModelMetadata", self._metadata),),
+            "models/*/ready": (_Route("GET", "ModelReady", self._model_ready),),
+            "models/*/config": (_Route("GET", "ModelConfig", self._config),),
+            "models/*/stats": (_Route("GET", "ModelStatistics", self._statistics),),
+            "repository/index": (_Route("POST", "RepositoryIndex", self._index),),
+            "repository/models/*/load": (_Route("POST", "RepositoryModelLoad", self._load),),
+            "repository/models/*/unload": (_Route("POST", "RepositoryModelUnload", self._unload),),
         }
-        self._model_routes = {
-            "": _Route("GET", "ModelMetadata", self._metadata),
-            "ready": _Route("GET", "ModelReady", self._model_ready),
-            "config": _Route("GET", "ModelConfig", self._config),
-            "stats": _Route("GET", "ModelStatistics", self._statistics),
-        }
+        """By path below /v2, a model's name as an asterisk and its version left out."""
 
     async def answer(
         self, verb: str, path: str, headers: Headers, body: bytes, gone: Gone | None = None
@@ -97,27 +100,25 @@ class Rest:
             raise PathUnknown(f"there is nothing at {path}; the protocol begins at /v2")
         rest = path[len("/v2") :].strip("/")
         encoding = headers.get(b"content-encoding", b"").decode("latin-1")
-        route = self._server_routes.get(rest)
-        model = version = ""
-        if route is None:
-            model, version, action = _model_path(rest)
-            if action == "infer" and model:
-                if verb != "POST":
-                    return _not_allowed("POST")
-                admitted = self._gate.known(headers) or await self._admit("ModelInfer", headers)
-                content = body
-                if encoding:
-                    # zlib lets others run meanwhile, and a little may become much.
-                    content = await asyncio.to_thread(inflate, body, encoding, self._limit)
-                target = _Target(model, version, content)
-                return await self._infer(admitted, target, headers, gone)
-            route = self._model_routes.get(action) if model else None
-        if route is None:
+        model, version, pattern = _taken_apart(rest)
+        if pattern == "models/*/infer":
+            if verb != "POST":
+                return _not_allowed("POST")
+            admitted = self._gate.known(headers) or await self._admit("ModelInfer", headers)
+            content = body
+            if encoding:
+                # zlib lets others run meanwhile, and a little may become much.
+                content = await asyncio.to_thread(inflate, body, encoding, self._limit)
+            target = _Target(model, version, content)
+            return await self._infer(admitted, target, headers, gone)
+        routes = self._routes.get(pattern, ())
+        if not routes:
             if _is_declared(rest):
                 raise PathUnimplemented(f"{path} is not supported by this server", path=path)
             raise PathUnknown(f"there is nothing at {path}", path=path)
-        if verb != route.verb:
-            return _not_allowed(route.verb)
+        route = next((route for route in routes if route.verb == verb), None)
+        if route is None:
+            return _not_allowed(", ".join(route.verb for route in routes))
         admitted = await self._admit(route.rpc, headers)
         return await route.handler(
             admitted, _Target(model, version, inflate(body, encoding, self._limit))
@@ -144,8 +145,7 @@ class Rest:
         asked = rest_codec.decode(
             target.model, target.version, length, target.body, self._json_limit
         )
-        asked.request.owner = admitted.caller.subject
-        model = served.route(asked.request)
+        model = served.pick(target.version, asked.request.routing_key)
         checked, outcome = await model.infer(asked.request, gone)
         answer, json_length = rest_codec.encode(model, asked, checked, outcome)
         if json_length is None:
@@ -160,7 +160,7 @@ class Rest:
         )
 
     async def _server_metadata(self, _: Admitted, __: _Target) -> Answer:
-        return _ok(rest_json.server_metadata())
+        return _ok(rest_json.server_metadata(self._protocol.extensions))
 
     async def _live(self, _: Admitted, __: _Target) -> Answer:
         return _ok({"live": True})
@@ -192,31 +192,58 @@ class Rest:
         return _ok({"model_stats": [rest_json.statistics(model) for model in models]})
 
     async def _index(self, admitted: Admitted, target: _Target) -> Answer:
-        only_ready = bool(rest_codec.json_object(target.body or b"{}").get("ready", False))
-        return _ok(
-            [
-                rest_json.index_entry(served, version)
-                for served in admitted.workspace.endpoints.values()
-                if served.state is ServingState.READY or not only_ready
-                for version in [model.source.version for model in served.models] or [""]
-            ]
+        ready = rest_codec.json_object(target.body or b"{}").get("ready", False)
+        request = pb.RepositoryIndexRequest(ready=bool(ready))
+        index: Any = await self._protocol.answer("RepositoryIndex", admitted, request)
+        return _ok([rest_json.index_entry(entry) for entry in index.models])
+
+    async def _load(self, admitted: Admitted, target: _Target) -> Answer:
+        request = pb.RepositoryModelLoadRequest(
+            model_name=target.model, parameters=_repository_parameters(target.body)
         )
+        await self._protocol.answer("RepositoryModelLoad", admitted, request)
+        return _ok({"name": target.model, "load": True})
+
+    async def _unload(self, admitted: Admitted, target: _Target) -> Answer:
+        request = pb.RepositoryModelUnloadRequest(
+            model_name=target.model, parameters=_repository_parameters(target.body)
+        )
+        await self._protocol.answer("RepositoryModelUnload", admitted, request)
+        return _ok({"name": target.model, "unload": True})
 
 
-def _model_path(rest: str) -> tuple[str, str, str]:
-    """``models/{m}[/versions/{v}][/action]`` taken apart; an empty model if it is not one."""
+def _repository_parameters(body: bytes) -> dict[str, pb.ModelRepositoryParameter]:
+    """The ``parameters`` of a body that may be empty."""
+    parameters = rest_codec.json_object(body or b"{}").get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise rest_codec.BodyInvalid("'parameters' is not an object")
+    taken = {}
+    for name, value in parameters.items():
+        if isinstance(value, bool):
+            taken[name] = pb.ModelRepositoryParameter(bool_param=value)
+        elif isinstance(value, str):
+            taken[name] = pb.ModelRepositoryParameter(string_param=value)
+        else:
+            raise ParameterInvalid(
+                f"the parameter '{name}' is neither text nor a truth value", parameter=name
+            )
+    return taken
+
+
+def _taken_apart(rest: str) -> tuple[str, str, str]:
+    """A path's model, its version, and the path without them; "" for what is not there."""
     parts = rest.split("/")
-    if parts[0] != "models" or len(parts) < 2:
-        return "", "", ""
-    model, after = parts[1], parts[2:]
+    named = 2 if parts[:2] == ["repository", "models"] else 1
+    if parts[named - 1] != "models" or len(parts) <= named or rest == "models/stats":
+        return "", "", rest
+    model, after = parts[named], parts[named + 1 :]
     version = ""
-    if len(after) >= 2 and after[0] == "versions":
+    if named == 1 and len(after) >= 2 and after[0] == "versions":
         version, after = after[1], after[2:]
-    return model, version, "/".join(after)
+    return model, version, "/".join([*parts[:named], "*", *after])
 
 
 _DECLARED = (
-    "repository/models/",
     "trace/setting",
     "logging",
     "systemsharedmemory",

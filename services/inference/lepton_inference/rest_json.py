@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.message import Message
 
+from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import reports
 from lepton_inference.model import LoadedModel
-from lepton_inference.open_inference import EXTENSIONS, SERVER_NAME, server_version
+from lepton_inference.open_inference import SERVER_NAME, server_version
 from lepton_inference.serving import Served
 
 
-def server_metadata() -> dict[str, Any]:
+def server_metadata(extensions: Sequence[str]) -> dict[str, Any]:
     """``GET /v2``."""
-    return {"name": SERVER_NAME, "version": server_version(), "extensions": list(EXTENSIONS)}
+    return {"name": SERVER_NAME, "version": server_version(), "extensions": list(extensions)}
 
 
 def metadata(served: Served, model: LoadedModel) -> dict[str, Any]:
@@ -32,10 +34,9 @@ def statistics(model: LoadedModel) -> dict[str, Any]:
     return plain(reports.statistics(model))
 
 
-def index_entry(served: Served, version: str) -> dict[str, Any]:
+def index_entry(entry: pb.RepositoryIndexResponse.ModelIndex) -> dict[str, Any]:
     """One entry of ``POST /v2/repository/index``."""
-    entry = {"name": served.name, "version": version, "state": served.state.value}
-    return entry | ({"reason": served.reason} if served.reason else {})
+    return {name: value for name, value in plain(entry).items() if name != "reason" or value}
 
 
 def plain(message: Message) -> dict[str, Any]:

@@ -36,8 +36,8 @@ _MUTABLE = (
     "targets",
     "batching",
     "execution",
-    "sequences",
     "response_cache_bytes",
+    "unloaded",
     "description",
     "labels",
 )

@@ -47,7 +47,7 @@ MODELS: dict[str, bytes] = {
 }
 
 
-def _in_thread(make: Callable[[], Any]) -> Iterator[Any]:
+def in_thread(make: Callable[[], Any]) -> Iterator[Any]:
     """Runs the asynchronous context manager that ``make`` makes on an event loop of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -80,13 +80,13 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def asgi_server(model_files: dict[str, Path]) -> Iterator[Server]:
     """Envoy with Python inside, in the clear."""
-    yield from _in_thread(lambda: doors.asgi(model_files))
+    yield from in_thread(lambda: doors.asgi(model_files))
 
 
 @pytest.fixture(scope="session")
 def grpc_server(model_files: dict[str, Path]) -> Iterator[Server]:
     """grpc.aio, in the clear."""
-    yield from _in_thread(lambda: doors.grpc_port(model_files))
+    yield from in_thread(lambda: doors.grpc_port(model_files))
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,7 @@ def secured(
     model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Server, Server]]:
     """The data port with mutual TLS, and the gateway in front of it."""
-    yield from _in_thread(lambda: doors.secured(model_files, tmp_path_factory.mktemp("gateway")))
+    yield from in_thread(lambda: doors.secured(model_files, tmp_path_factory.mktemp("gateway")))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,11 @@ class Instance:
 
     def served(self) -> Served | None:
         return self.serving.workspace("lab").endpoints.get("digits")
+
+    def unloaded(self) -> bool:
+        """Whether it is served as one that is unloaded."""
+        served = self.served()
+        return served is not None and served.unloaded
 
     def version(self) -> str:
         """The version that answers here; "" for none."""
@@ -139,3 +145,44 @@ async def test_a_failure_is_on_record_and_takes_nothing_down(
     await second.deployer.reconcile()
     assert endpoint.failure_reason == "MODEL_INVALID"
     assert first.version() == second.version() == "1"
+
+
+async def test_both_unload_and_load_what_either_was_told(two: tuple[Instance, Instance]) -> None:
+    """The record says which endpoints are unloaded; each instance gives their memory back."""
+    first, second = two
+    await first.create("models/m/versions/1")
+    await until(lambda: first.version() == second.version() == "1")
+    await first.update("unloaded", Wanted(unloaded=True))
+    await until(lambda: first.version() == second.version() == "")
+    served = second.served()
+    assert served is not None
+    assert served.reason == "unloaded"
+    assert (await second.endpoints.get("lab", "digits")).state is State.UNLOADED
+    await second.update("unloaded", Wanted(unloaded=False))
+    await until(lambda: first.version() == second.version() == "1")
+
+
+async def test_what_is_unloaded_stays_so_after_a_restart(tmp_path: Path) -> None:
+    """A start serves it without models, and never says DEPLOYING of it."""
+    for start in range(2):
+        instance = await asyncio.to_thread(Instance, tmp_path, "one")
+        states: list[State] = []
+        record = instance.endpoints.change
+
+        async def watched(
+            *arguments: Any, record: Any = record, states: list[State] = states
+        ) -> Endpoint:
+            changed: Endpoint = await record(*arguments)
+            states.append(changed.state)
+            return changed
+
+        instance.endpoints.change = watched  # type: ignore[method-assign]
+        await instance.deployer.start()
+        if start == 0:
+            await instance.create("models/m/versions/1")
+            await instance.update("unloaded", Wanted(unloaded=True))
+        await until(instance.unloaded)
+        if start == 1:
+            assert set(states) <= {State.UNLOADED}
+        await instance.deployer.close()
+        instance.close_database()

@@ -185,6 +185,10 @@ def test_endpoints(gateway: Gateway, lepton: Command, tmp_path: Path) -> None:
     path.write_text("response_cache_bytes: 0")
     assert "response_cache_bytes" not in lepton.json("endpoint", "update", "digits", "-f", path)
     assert lepton.json("endpoint", "get", "endpoints/digits")["name"] == "endpoints/digits"
+    assert lepton.json("endpoint", "unload", "digits")["state"] == "UNLOADED"
+    changed = lepton.json("endpoint", "update", "digits", "--max-queue", 3)  # waits for nothing
+    assert changed["unloaded"] is True
+    assert lepton.json("endpoint", "load", "digits")["state"] == "READY"
     assert lepton.ok("endpoint", "delete", "digits", "--yes").err == "deleted endpoints/digits\n"
 
 

@@ -390,6 +390,8 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
         endpoint = self.endpoints[request.name]
         before = inference_pb2.Endpoint()
         before.CopyFrom(endpoint)
+        if endpoint.unloaded:
+            return before
         endpoint.state = self.ends
         if self.ends == inference_pb2.Endpoint.FAILED:
             endpoint.failure_reason, endpoint.failure_message = "DIGEST_MISMATCH", "push it again"
@@ -405,7 +407,16 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
         update = inference_pb2.Endpoint()
         request.update_mask.MergeMessage(request.endpoint, update, True, True)
         endpoint.MergeFrom(update)
+        if endpoint.unloaded:
+            endpoint.state = inference_pb2.Endpoint.UNLOADED
         return endpoint
+
+    def load(self, name: str, context: Any) -> None:
+        """Serves an endpoint again."""
+        endpoint = self.endpoints.get(f"endpoints/{name}")
+        if endpoint is None:
+            not_found(context, name)
+        endpoint.unloaded, endpoint.state = False, self.ends
 
     def DeleteEndpoint(self, request: Any, context: Any) -> Any:
         if self.endpoints.pop(request.name, None) is None:
@@ -416,8 +427,9 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
 class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
     """The model `digits` takes UINT8 [-1, 2] and answers with its rows doubled, as FP32."""
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[str, Any], None]) -> None:
         self.answer: Callable[[Any], Any] = self._doubled
+        self._load = load
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:
         if request.name != "digits":
@@ -431,6 +443,10 @@ class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
         return oip.ModelMetadataResponse(
             name="digits", inputs=[tensor(name="image", datatype="UINT8", shape=[-1, 2])]
         )
+
+    def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
+        self._load(request.model_name, context)
+        return oip.RepositoryModelLoadResponse()
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         (given,) = request.inputs
@@ -506,9 +522,12 @@ class Gateway:
     training: Training = field(default_factory=Training)
     registry: Registry = field(default_factory=Registry)
     inference: Inference = field(default_factory=Inference)
-    open_inference: OpenInference = field(default_factory=OpenInference)
+    open_inference: OpenInference = field(init=False)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     """Method name to how it is refused, whatever the servicer would say."""
+
+    def __post_init__(self) -> None:
+        self.open_inference = OpenInference(self.inference.load)
 
     @property
     def profile(self) -> Profile:

@@ -135,6 +135,17 @@ def test_an_endpoint_is_not_waited_for_without_end(gateway: Gateway, lepton: Cli
         lepton.endpoints.wait("digits", timeout=0)
 
 
+def test_an_endpoint_is_unloaded_and_loaded(gateway: Gateway, lepton: Client) -> None:
+    """Nobody waits for one that is unloaded; loading gives it back READY."""
+    lepton.endpoints.create("digits", "digits/1")
+    assert lepton.endpoints.unload("endpoints/digits").state == inference_pb2.Endpoint.UNLOADED
+    with pytest.raises(EndpointFailedError, match="is unloaded"):
+        lepton.endpoints.wait("digits")
+    assert lepton.endpoints.load("endpoints/digits").state == inference_pb2.Endpoint.READY
+    with pytest.raises(NotFoundError):
+        lepton.endpoints.load("gone")
+
+
 def test_an_update_changes_what_is_given(gateway: Gateway, lepton: Client) -> None:
     lepton.endpoints.create("digits", "digits/1", batching=inference_pb2.Batching(max_batch_rows=8))
     changed = lepton.endpoints.update("digits", model_version="digits/2")

@@ -218,14 +218,15 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """Loads a model. Role viewer on the protocol's level; servers may refuse.
+        """Serves a model, with its aliases resolved anew; returns once it answers requests, or says
+        why it does not. Role developer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """Unloads a model. Role viewer on the protocol's level; servers may refuse.
+        """Serves a model no more and gives its memory back; requests in flight finish. Role developer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

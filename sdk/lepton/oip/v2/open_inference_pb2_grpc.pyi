@@ -68,9 +68,11 @@ class GRPCInferenceServiceStub:
     RepositoryIndex: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryIndexRequest, _open_inference_pb2.RepositoryIndexResponse]
     """Lists the models of the caller's workspace. Role viewer."""
     RepositoryModelLoad: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryModelLoadRequest, _open_inference_pb2.RepositoryModelLoadResponse]
-    """Loads a model. Role viewer on the protocol's level; servers may refuse."""
+    """Serves a model, with its aliases resolved anew; returns once it answers requests, or says
+    why it does not. Role developer.
+    """
     RepositoryModelUnload: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryModelUnloadRequest, _open_inference_pb2.RepositoryModelUnloadResponse]
-    """Unloads a model. Role viewer on the protocol's level; servers may refuse."""
+    """Serves a model no more and gives its memory back; requests in flight finish. Role developer."""
     SystemSharedMemoryStatus: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryStatusRequest, _open_inference_pb2.SystemSharedMemoryStatusResponse]
     """Lists the caller's system shared-memory regions. Role viewer."""
     SystemSharedMemoryRegister: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryRegisterRequest, _open_inference_pb2.SystemSharedMemoryRegisterResponse]
@@ -121,9 +123,11 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     RepositoryIndex: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryIndexRequest, _open_inference_pb2.RepositoryIndexResponse]  # type: ignore[assignment]
     """Lists the models of the caller's workspace. Role viewer."""
     RepositoryModelLoad: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryModelLoadRequest, _open_inference_pb2.RepositoryModelLoadResponse]  # type: ignore[assignment]
-    """Loads a model. Role viewer on the protocol's level; servers may refuse."""
+    """Serves a model, with its aliases resolved anew; returns once it answers requests, or says
+    why it does not. Role developer.
+    """
     RepositoryModelUnload: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryModelUnloadRequest, _open_inference_pb2.RepositoryModelUnloadResponse]  # type: ignore[assignment]
-    """Unloads a model. Role viewer on the protocol's level; servers may refuse."""
+    """Serves a model no more and gives its memory back; requests in flight finish. Role developer."""
     SystemSharedMemoryStatus: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryStatusRequest, _open_inference_pb2.SystemSharedMemoryStatusResponse]  # type: ignore[assignment]
     """Lists the caller's system shared-memory regions. Role viewer."""
     SystemSharedMemoryRegister: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryRegisterRequest, _open_inference_pb2.SystemSharedMemoryRegisterResponse]  # type: ignore[assignment]
@@ -237,7 +241,9 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _open_inference_pb2.RepositoryModelLoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_open_inference_pb2.RepositoryModelLoadResponse, _abc.Awaitable[_open_inference_pb2.RepositoryModelLoadResponse]]:
-        """Loads a model. Role viewer on the protocol's level; servers may refuse."""
+        """Serves a model, with its aliases resolved anew; returns once it answers requests, or says
+        why it does not. Role developer.
+        """
 
     @_abc_1.abstractmethod
     def RepositoryModelUnload(
@@ -245,7 +251,7 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _open_inference_pb2.RepositoryModelUnloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_open_inference_pb2.RepositoryModelUnloadResponse, _abc.Awaitable[_open_inference_pb2.RepositoryModelUnloadResponse]]:
-        """Unloads a model. Role viewer on the protocol's level; servers may refuse."""
+        """Serves a model no more and gives its memory back; requests in flight finish. Role developer."""
 
     @_abc_1.abstractmethod
     def SystemSharedMemoryStatus(

@@ -13,6 +13,8 @@ from lepton_inference.settings import EndpointInvalid
 from lepton_mesh.caller import acting_as_service
 from lepton_mesh.errors import DataLoss
 
+_PAGE = 1000
+
 
 class ArtifactDamaged(DataLoss):
     reason = "ARTIFACT_DAMAGED"
@@ -32,6 +34,22 @@ class MeshRegistry:
                 f"'{found.name}' has no artifact to serve; register one with it", name=found.name
             )
         return ModelVersion(name=found.name, artifact=found.artifact, sha256=found.sha256)
+
+    async def newest(self) -> dict[str, str]:
+        """See the port."""
+        models: list[registry_pb2.Model] = []
+        request = registry_pb2.ListModelsRequest(page_size=_PAGE)
+        while True:
+            page = await self._models.ListModels(request)
+            models += page.models
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                break
+        return {
+            model.name.removeprefix("models/"): model.latest_version.rpartition("/")[2]
+            for model in models
+            if model.latest_version
+        }
 
 
 class MeshArtifacts:

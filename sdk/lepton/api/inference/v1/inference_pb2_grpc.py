@@ -78,7 +78,7 @@ class InferenceServiceServicer:
 
     def CreateEndpoint(self, request, context):
         """Creates an endpoint and begins to load its models; poll or watch until its
-        state is READY or FAILED. Role developer.
+        state is READY, FAILED or UNLOADED. Role developer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,8 +99,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateEndpoint(self, request, context):
-        """Changes targets or batching. The new models are loaded and warmed before
-        they replace the old ones; no request fails meanwhile. Role developer.
+        """Changes what is served, or whether it is. The new models are loaded and warmed
+        before they replace the old ones; no request fails meanwhile. Role developer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,15 +39,15 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     CreateEndpoint: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CreateEndpointRequest, _inference_pb2.Endpoint]
     """Creates an endpoint and begins to load its models; poll or watch until its
-    state is READY or FAILED. Role developer.
+    state is READY, FAILED or UNLOADED. Role developer.
     """
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetEndpointRequest, _inference_pb2.Endpoint]
     """Returns an endpoint. Role viewer."""
     ListEndpoints: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListEndpointsRequest, _inference_pb2.ListEndpointsResponse]
     """Lists endpoints. Role viewer."""
     UpdateEndpoint: _grpc.UnaryUnaryMultiCallable[_inference_pb2.UpdateEndpointRequest, _inference_pb2.Endpoint]
-    """Changes targets or batching. The new models are loaded and warmed before
-    they replace the old ones; no request fails meanwhile. Role developer.
+    """Changes what is served, or whether it is. The new models are loaded and warmed
+    before they replace the old ones; no request fails meanwhile. Role developer.
     """
     DeleteEndpoint: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DeleteEndpointRequest, _empty_pb2.Empty]
     """Stops serving: requests in flight finish, memory is given back. Role developer."""
@@ -66,15 +66,15 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateEndpoint: _aio.UnaryUnaryMultiCallable[_inference_pb2.CreateEndpointRequest, _inference_pb2.Endpoint]  # type: ignore[assignment]
     """Creates an endpoint and begins to load its models; poll or watch until its
-    state is READY or FAILED. Role developer.
+    state is READY, FAILED or UNLOADED. Role developer.
     """
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetEndpointRequest, _inference_pb2.Endpoint]  # type: ignore[assignment]
     """Returns an endpoint. Role viewer."""
     ListEndpoints: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListEndpointsRequest, _inference_pb2.ListEndpointsResponse]  # type: ignore[assignment]
     """Lists endpoints. Role viewer."""
     UpdateEndpoint: _aio.UnaryUnaryMultiCallable[_inference_pb2.UpdateEndpointRequest, _inference_pb2.Endpoint]  # type: ignore[assignment]
-    """Changes targets or batching. The new models are loaded and warmed before
-    they replace the old ones; no request fails meanwhile. Role developer.
+    """Changes what is served, or whether it is. The new models are loaded and warmed
+    before they replace the old ones; no request fails meanwhile. Role developer.
     """
     DeleteEndpoint: _aio.UnaryUnaryMultiCallable[_inference_pb2.DeleteEndpointRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Stops serving: requests in flight finish, memory is given back. Role developer."""
@@ -96,7 +96,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.Endpoint, _abc.Awaitable[_inference_pb2.Endpoint]]:
         """Creates an endpoint and begins to load its models; poll or watch until its
-        state is READY or FAILED. Role developer.
+        state is READY, FAILED or UNLOADED. Role developer.
         """
 
     @_abc_1.abstractmethod
@@ -121,8 +121,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.UpdateEndpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.Endpoint, _abc.Awaitable[_inference_pb2.Endpoint]]:
-        """Changes targets or batching. The new models are loaded and warmed before
-        they replace the old ones; no request fails meanwhile. Role developer.
+        """Changes what is served, or whether it is. The new models are loaded and warmed
+        before they replace the old ones; no request fails meanwhile. Role developer.
         """
 
     @_abc_1.abstractmethod

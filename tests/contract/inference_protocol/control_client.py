@@ -1,0 +1,95 @@
+"""Triton's clients, unchanged, on the protocol's control half; prints what each method gave.
+
+In a process of its own, as ``public_client.py``, and on ``managed.py``'s models:
+
+    python control_client.py grpc|aio|http address
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+IMAGE = np.ones((1, 4), np.float32)
+
+
+async def control(client: Any, triton: Any, json_form: dict[str, Any]) -> dict[str, Any]:
+    """Everything; ``json_form`` asks the gRPC clients for dictionaries, as HTTP always gives."""
+
+    async def do(answer: Any) -> Any:
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def refusal(call: Callable[[], Any]) -> str:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            await do(call())
+        except InferenceServerException as error:
+            return f"{error.status()}: {error.message()}"
+        return "not refused"
+
+    async def score() -> float:
+        tensor = client.InferInput("image", [1, 4], "FP32")
+        tensor.set_data_from_numpy(IMAGE)
+        result = await do(triton.infer("digits", [tensor]))
+        return float(result.as_numpy("scores")[0, 0])
+
+    async def index() -> dict[str, Any]:
+        found = await do(triton.get_model_repository_index(**json_form))
+        models = found["models"] if isinstance(found, dict) else found
+        return {one["name"]: [one["state"], one.get("reason", "")] for one in models}
+
+    server = await do(triton.get_server_metadata(**json_form))
+    seen: dict[str, Any] = {"extensions": server["extensions"], "index before": await index()}
+    await do(triton.load_model("digits"))
+    seen["loaded"], seen["index loaded"] = await score(), await index()
+    seen["ready"] = await do(triton.is_model_ready("digits"))
+    await do(triton.load_model("digits", config='{"max_batch_size": 5}'))
+    config = await do(triton.get_model_config("digits", **json_form))
+    seen["rows"] = (config.get("config") or config)["max_batch_size"]
+    await do(triton.unload_model("digits"))
+    seen["unready"] = await do(triton.is_model_ready("digits"))
+    seen["index unloaded"] = await index()
+    seen["refused"] = {
+        "unloaded": await refusal(score),
+        "broken": await refusal(lambda: triton.load_model("broken")),
+        "nobody": await refusal(lambda: triton.load_model("nobody")),
+        "config": await refusal(
+            lambda: triton.load_model("digits", config='{"optimization": {"priority": 1}}')
+        ),
+    }
+    await do(triton.load_model("digits"))
+    seen["again"] = await score()
+    await do(triton.unload_model("digits", unload_dependents=True))
+    await do(triton.close())
+    return seen
+
+
+def main(kind: str, address: str) -> dict[str, Any]:
+    """What a client saw."""
+
+    async def run() -> dict[str, Any]:
+        # Made inside the loop, which the asynchronous one asks for.
+        if kind == "http":
+            from tritonclient import http
+
+            return await control(http, http.InferenceServerClient(address), {})
+        if kind == "aio":
+            from tritonclient.grpc import aio
+
+            return await control(aio, aio.InferenceServerClient(address), {"as_json": True})
+        from tritonclient import grpc
+
+        return await control(grpc, grpc.InferenceServerClient(address), {"as_json": True})
+
+    return asyncio.run(run())
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(*sys.argv[1:])) + "\n")

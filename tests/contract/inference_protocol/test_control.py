@@ -1,0 +1,111 @@
+"""The protocol's control half over both adapters, by Triton's own clients and KServe's bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.contract.inference_protocol import managed
+from tests.contract.inference_protocol.conftest import in_thread
+from tests.contract.inference_protocol.doors import Server
+
+CLIENT = Path(__file__).with_name("control_client.py")
+
+
+@pytest.fixture(scope="module")
+def asgi_managed() -> Iterator[Server]:
+    """Envoy with Python inside."""
+    yield from in_thread(managed.asgi)
+
+
+@pytest.fixture(scope="module")
+def grpc_managed() -> Iterator[Server]:
+    """grpc.aio."""
+    yield from in_thread(managed.grpc_port)
+
+
+@pytest.fixture(params=["asgi", "grpc"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Each of the two."""
+    found: Server = request.getfixturevalue(f"{request.param}_managed")
+    return found
+
+
+def ask(kind: str, server: Server) -> dict[str, Any]:
+    """What a client saw."""
+    done = subprocess.run(
+        [sys.executable, str(CLIENT), kind, server.address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def check(seen: dict[str, Any], *, unavailable: str, invalid: str, absent: str) -> None:
+    assert {"model_repository", "model_repository(unload_dependents)"} <= set(seen["extensions"])
+    assert seen["index before"]["broken"][0] == "UNAVAILABLE"
+    assert (seen["loaded"], seen["ready"], seen["rows"]) == (8.0, True, 5)
+    assert seen["index loaded"]["digits"] == ["READY", ""]
+    assert seen["unready"] is False
+    assert seen["index unloaded"]["digits"] == ["UNAVAILABLE", "unloaded"]
+    refused = seen["refused"]
+    assert refused["unloaded"].startswith(f"{unavailable}: endpoint 'digits' is unloaded")
+    assert refused["broken"].startswith(f"{invalid}: the artifact is not an ONNX model")
+    assert refused["nobody"].startswith(f"{absent}: there is no endpoint 'nobody'")
+    assert "optimization" in refused["config"]
+    assert seen["again"] == 8.0
+
+
+@pytest.mark.parametrize("kind", ["grpc", "aio"])
+def test_the_grpc_clients_load_and_unload(server: Server, kind: str) -> None:
+    """What is in the registry is loaded, set, unloaded and loaded again."""
+    check(
+        ask(kind, server),
+        unavailable="StatusCode.UNAVAILABLE",
+        invalid="StatusCode.INVALID_ARGUMENT",
+        absent="StatusCode.NOT_FOUND",
+    )
+
+
+def test_the_http_client_loads_and_unloads(asgi_managed: Server) -> None:
+    """REST is no different."""
+    check(ask("http", asgi_managed), unavailable="503", invalid="400", absent="404")
+
+
+def test_kserves_dialect_on_the_wire(server: Server) -> None:
+    """``model_name`` is field 1 both ways, and field 2 says that it was done."""
+    with grpc.insecure_channel(server.address) as channel:
+        for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+            call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+            assert call(b"\x0a\x06digits", timeout=20) == b"\x0a\x06digits\x10\x01", method
+
+
+def test_what_rest_says_of_loading(asgi_managed: Server) -> None:
+    """As KServe answers; other verbs are told which; parameters are refused by name."""
+    load = "/v2/repository/models/digits/load"
+    with asgi_managed.http() as client:
+        assert client.post(load).json() == {"name": "digits", "load": True}
+        unload = client.post(load.replace("load", "unload"), json={"parameters": {}})
+        assert unload.json() == {"name": "digits", "unload": True}
+        wrong = client.get(load)
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+        assert client.post("/v2/repository/models/digits/reload").status_code == 404
+        for parameters, status, says in (
+            ({"file:1/model.onnx": "eA=="}, 501, "registry"),
+            ({"config": 3}, 400, "'config'"),
+            ([], 400, "'parameters'"),
+        ):
+            answer = client.post(load, json={"parameters": parameters})
+            assert answer.status_code == status, answer.text
+            assert says in answer.json()["error"]
