@@ -9,7 +9,7 @@ PACKAGES := sdk/lepton services/mesh/lepton_mesh services/auth/lepton_auth servi
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev clients up down demo test lint format protos protos-check bench lock clean
+.PHONY: help setup setup-dev clients up down demo test lint format protos protos-check bench bench-inference lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ protos-check: protos ## Fail when the committed code is not what protos/ gives
 
 bench: setup-dev ## Measure; writes bench/results/latest.json (load from h2load)
 	$(BIN)/python -m bench $(ARGS)
+
+bench-inference: setup-dev ## Measure the inference service beside its peers; writes bench/results/inference.{json,png}
+	$(BIN)/python -m bench.inference $(ARGS)
 
 lock: setup-dev ## Pin what is installed now into the constraints file
 	@mkdir -p build

@@ -15,12 +15,11 @@ import statistics
 from pathlib import Path
 
 from bench.data_plane import data_plane
-from bench.load import Load, drive
-from bench.serving import IN_FLIGHT, PATH, answer_bytes, framed, image
-from lepton.client.tensors import infer_request
+from bench.load import Load
+from bench.ours import GRPC, plain_target
+from bench.target import IN_FLIGHT, Model
 from lepton_inference.settings import BatchingSettings, ModelSettings
 
-_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 _DELAYS = {
     "none": BatchingSettings(),
     "1 ms": BatchingSettings(max_delay_seconds=0.001),
@@ -51,30 +50,20 @@ def main() -> None:
 
 
 async def _measure(path: Path, rounds: int, seconds: float) -> dict[tuple[int, str], list[Load]]:
-    request = infer_request("model", {"images": image(1)})
-    body = framed(request)
+    model = Model("model", path)
     loads: dict[tuple[int, str], list[Load]] = {}
     async with contextlib.AsyncExitStack() as stack:
-        servers = {}
+        targets = {}
         for delay, batching in _DELAYS.items():
             settings = ModelSettings(batching)
             address, _ = await stack.enter_async_context(
                 data_plane({"model": path}, settings=settings)
             )
-            servers[delay] = address, answer_bytes(address, request)
+            targets[delay] = plain_target(model, address, GRPC)
         for in_flight in IN_FLIGHT:
             for number in range(rounds):
-                for delay in list(servers)[:: -1 if number % 2 else 1]:
-                    address, size = servers[delay]
-                    load = drive(
-                        f"http://{address}{PATH}",
-                        body,
-                        _HEADERS,
-                        in_flight=in_flight,
-                        seconds=seconds,
-                        answer_bytes=size,
-                        warm_up=0,
-                    )
+                for delay in list(targets)[:: -1 if number % 2 else 1]:
+                    load = targets[delay].load(in_flight, seconds)
                     loads.setdefault((in_flight, delay), []).append(load)
     return loads
 

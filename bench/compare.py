@@ -19,9 +19,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.load import drive
-from bench.serving import PATH, answer_bytes, framed, image
-from lepton.client.tensors import infer_request
+from bench.ours import BARE, GRPC, REST_BINARY, REST_JSON, plain_target
+from bench.target import Model
 
 _DATA_PLANE = """
 import asyncio, sys
@@ -35,40 +34,34 @@ async def main(model):
 
 asyncio.run(main(sys.argv[1]))
 """
-_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 
 
 def main() -> None:
     """Prints a line for each tree; the first is what the others are compared with."""
     parser = argparse.ArgumentParser(prog="bench.compare")
     parser.add_argument("trees", nargs="+", help="'bare', or name=folder of a source tree")
-    parser.add_argument("--model", type=Path, required=True, help="an ONNX file for 28x28 images")
+    parser.add_argument("--model", type=Path, required=True, help="an ONNX file")
+    parser.add_argument(
+        "--protocol", default=GRPC, choices=(GRPC, REST_BINARY, REST_JSON), help="'bare' has gRPC"
+    )
     parser.add_argument("--in-flight", type=int, default=32, choices=(1, 32, 256))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1)
     options = parser.parse_args()
-    request = infer_request("model", {"images": image(1)})
-    body = framed(request)
+    model = Model("model", options.model)
     measured: dict[str, list[tuple[float, float]]] = {}
     with contextlib.ExitStack() as stack:
-        servers = {
-            tree.partition("=")[0]: stack.enter_context(_server(tree, options.model))
-            for tree in options.trees
-        }
-        sizes = {name: answer_bytes(address, request) for name, (address, _) in servers.items()}
+        servers = {}
+        for tree in options.trees:
+            name = tree.partition("=")[0]
+            address, pid = stack.enter_context(_server(tree, options.model))
+            server = BARE if name == "bare" else name
+            servers[name] = plain_target(model, address, options.protocol, server), pid
         for number in range(options.rounds):
             for name in list(servers)[:: -1 if number % 2 else 1]:
-                address, pid = servers[name]
+                target, pid = servers[name]
                 before = _cpu_microseconds(pid)
-                load = drive(
-                    f"http://{address}{PATH}",
-                    body,
-                    _HEADERS,
-                    in_flight=options.in_flight,
-                    seconds=options.seconds,
-                    answer_bytes=sizes[name],
-                    warm_up=0,
-                )
+                load = target.load(options.in_flight, options.seconds)
                 spent = _cpu_microseconds(pid) - before
                 requests = load.requests_per_second * options.seconds
                 measured.setdefault(name, []).append((load.requests_per_second, spent / requests))

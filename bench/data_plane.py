@@ -9,15 +9,17 @@ service can open it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from lepton_inference import launcher
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.asgi import Application
 from lepton_inference.envoy import DataPort, MutualTls
@@ -88,8 +90,17 @@ async def data_plane(
     models: dict[str, Path],
     tls: MutualTls | None = None,
     settings: ModelSettings | None = None,
+    *,
+    ask_for_certificate: bool = True,
 ) -> AsyncIterator[tuple[str, int]]:
-    """Runs Envoy with the models in it; gives its ``host:port`` and process id."""
+    """Runs Envoy with the models in it; gives its ``host:port`` and process id.
+
+    Args:
+        models: ONNX files by name.
+        tls: Mutual TLS; None for none.
+        settings: How all of them are served; the defaults if None.
+        ask_for_certificate: Whether TLS asks the client for one.
+    """
     with tempfile.TemporaryDirectory(prefix="lepton-") as directory:
         port = DataPort("data_plane:app", "127.0.0.1", 0, Path(directory), tls)
         pairs = os.pathsep.join(f"{name}={path}" for name, path in models.items())
@@ -101,8 +112,34 @@ async def data_plane(
             "BENCH_MODELS": pairs,
             "BENCH_SETTINGS": _SETTINGS.dump_json(settings or ModelSettings()).decode(),
         }
-        envoy = EnvoyProcess.start(port, environment=environment)
+        with contextlib.nullcontext() if ask_for_certificate else _any_client():
+            envoy = EnvoyProcess.start(port, environment=environment)
         try:
             yield await envoy.address(), envoy.pid
         finally:
             await envoy.stop(5.0)
+
+
+@contextlib.contextmanager
+def _any_client() -> Iterator[None]:
+    """Takes the demand for a client's certificate out of what is written for Envoy.
+
+    Done here, from outside, so that no setting of a service can do it.
+    """
+    write = launcher.write_config
+
+    def write_without(port: DataPort) -> Path:
+        path = write(port)
+        config = json.loads(path.read_text())
+        (chain,) = config["static_resources"]["listeners"][0]["filter_chains"]
+        tls = chain["transport_socket"]["typed_config"]
+        tls["require_client_certificate"] = False
+        del tls["common_tls_context"]["validation_context_sds_secret_config"]
+        path.write_text(json.dumps(config))
+        return path
+
+    launcher.write_config = write_without
+    try:
+        yield
+    finally:
+        launcher.write_config = write

@@ -56,6 +56,8 @@ def drive(
     seconds: float,
     answer_bytes: int,
     warm_up: int = 1,
+    http1: bool = False,
+    rate: float = 0.0,
 ) -> Load:
     """Sends the same request for ``seconds``, ``in_flight`` at a time, after a warm-up.
 
@@ -68,11 +70,13 @@ def drive(
         answer_bytes: Size of the body of a right answer. gRPC says what failed in trailers,
             which h2load does not read: a failure shows in a body that is missing.
         warm_up: Seconds of load before those that count.
+        http1: Speak HTTP/1.1, which takes a connection for each request in flight.
+        rate: Requests a second that are sent at most; 0 for as many as are answered.
 
     Raises:
         LoadError: A request failed.
     """
-    connections = _CONNECTIONS[in_flight]
+    connections = in_flight if http1 else _CONNECTIONS[in_flight]
     with tempfile.TemporaryDirectory() as folder:
         payload, log = Path(folder) / "body", Path(folder) / "log"
         payload.write_bytes(body)
@@ -83,6 +87,8 @@ def drive(
             f"--duration={seconds:.0f}",
             f"--warm-up-time={warm_up}",
             "--threads=1",
+            *(["--h1"] if http1 else []),
+            *([f"--rps={max(1, round(rate / connections))}"] if rate else []),
             f"--data={payload}",
             f"--log-file={log}",
             *(f"--header={name}: {value}" for name, value in headers.items()),
@@ -101,6 +107,26 @@ def drive(
         float(np.percentile(durations, 50)),
         float(np.percentile(durations, 99)),
     )
+
+
+def answered(url: str, body: bytes, headers: Mapping[str, str], *, http1: bool = False) -> None:
+    """Returns once one request was answered: whatever was queued before it is done.
+
+    Raises:
+        LoadError: It was not, within two minutes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        payload = Path(folder) / "body"
+        payload.write_bytes(body)
+        command = [find_h2load(), "-n1", "-c1", "-m1", f"--data={payload}"]
+        command += ["--h1"] if http1 else []
+        command += [*(f"--header={name}: {value}" for name, value in headers.items()), url]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        except subprocess.TimeoutExpired:
+            raise LoadError(f"no answer from {url}") from None
+    if "1 succeeded" not in done.stdout:
+        raise LoadError(f"no answer from {url}:\n{done.stdout}")
 
 
 def _check(output: str, rows: np.ndarray, answer_bytes: int, in_flight: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -69,6 +71,72 @@ def across_rows() -> bytes:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
         [axes],
+    )
+    return _bytes(graph)
+
+
+def lstm(features: int = 3, hidden: int = 4) -> bytes:
+    """An LSTM whose states are tensors: ``x`` FP32 [-1, length, features] and the states ``h``
+    and ``c`` [-1, hidden] -> ``y`` [-1, length, hidden] and the states ``h_next``, ``c_next``."""
+    random = np.random.default_rng(11)
+
+    def weights(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(random.uniform(-1, 1, shape).astype(np.float32), name)
+
+    def value(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["x"], ["x_by_step"], perm=[1, 0, 2]),
+            helper.make_node("Unsqueeze", ["h", "first"], ["h_before"]),
+            helper.make_node("Unsqueeze", ["c", "first"], ["c_before"]),
+            helper.make_node(
+                "LSTM",
+                ["x_by_step", "W", "R", "B", "", "h_before", "c_before"],
+                ["y_by_step", "h_after", "c_after"],
+                hidden_size=hidden,
+            ),
+            helper.make_node("Squeeze", ["y_by_step", "second"], ["y_one_way"]),
+            helper.make_node("Transpose", ["y_one_way"], ["y"], perm=[1, 0, 2]),
+            helper.make_node("Squeeze", ["h_after", "first"], ["h_next"]),
+            helper.make_node("Squeeze", ["c_after", "first"], ["c_next"]),
+        ],
+        "lstm",
+        # A state before and a state after the input, so that order is put to the test.
+        [
+            value("h", "batch", hidden),
+            value("x", "batch", "length", features),
+            value("c", "batch", hidden),
+        ],
+        [
+            value("h_next", "batch", hidden),
+            value("y", "batch", "length", hidden),
+            value("c_next", "batch", hidden),
+        ],
+        [
+            weights("W", 1, 4 * hidden, features),
+            weights("R", 1, 4 * hidden, hidden),
+            weights("B", 1, 8 * hidden),
+            numpy_helper.from_array(np.array([0], np.int64), "first"),
+            numpy_helper.from_array(np.array([1], np.int64), "second"),
+        ],
+    )
+    return _bytes(graph)
+
+
+def fibonacci() -> bytes:
+    """``y = x + before`` and ``after = x``, all INT64 [-1, 1]: with ``before`` a state and ``y``
+    fed back to ``x`` it generates Fibonacci's numbers."""
+    value = partial(helper.make_tensor_value_info, elem_type=TensorProto.INT64, shape=["batch", 1])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "before"], ["y"]),
+            helper.make_node("Identity", ["x"], ["after"]),
+        ],
+        "fibonacci",
+        [value("x"), value("before")],
+        [value("y"), value("after")],
     )
     return _bytes(graph)
 

@@ -41,6 +41,15 @@ class Batch:
         self.views = [_raw(array) for array in arrays]
         """Each output's raw bytes; None for BYTES."""
 
+    def part(self, outputs: Sequence[int]) -> Batch:
+        """The same batch, as if the model had no other outputs."""
+        part = Batch.__new__(Batch)
+        part.arrays = [self.arrays[index] for index in outputs]
+        part.rows = self.rows
+        part.batched = self.batched
+        part.views = [self.views[index] for index in outputs]
+        return part
+
 
 def _raw(array: np.ndarray[Any, Any]) -> memoryview | None:
     """The bytes of an array without a copy, if they lie in order; None for BYTES."""

@@ -138,6 +138,11 @@ class Batcher:
         """Requests in the queue."""
         return self._waiting
 
+    @property
+    def max_queue(self) -> int:
+        """Requests that may wait."""
+        return self._settings.max_queue
+
     def now(self) -> float:
         """The clock of deadlines, seconds."""
         # Not the loop's own, which uvloop keeps in whole milliseconds.

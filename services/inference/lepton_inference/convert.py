@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton_inference.endpoint import Endpoint, Wanted
-from lepton_inference.settings import BatchingSettings, ExecutionSettings, ModelSettings
+from lepton_inference.settings import (
+    BatchingSettings,
+    ExecutionSettings,
+    Link,
+    ModelSettings,
+    SequenceSettings,
+)
 
 
 def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
@@ -27,6 +34,7 @@ def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
         batching=_batching_message(endpoint.settings.batching),
         execution=pb.Execution(instances=endpoint.settings.execution.instances),
         response_cache_bytes=endpoint.settings.response_cache_bytes,
+        sequences=_sequences_message(endpoint.settings.sequences),
         unloaded=endpoint.unloaded,
         state=endpoint.state.value,
         failure_reason=endpoint.failure_reason,
@@ -49,6 +57,7 @@ def wanted_of(message: pb.Endpoint) -> Wanted:
             batching=_batching(message.batching),
             execution=ExecutionSettings(instances=message.execution.instances or 1),
             response_cache_bytes=message.response_cache_bytes,
+            sequences=_sequences(message.sequences) if message.HasField("sequences") else None,
         ),
         unloaded=message.unloaded,
         description=message.description,
@@ -81,6 +90,36 @@ def _batching_message(batching: BatchingSettings) -> pb.Batching:
         default_priority=batching.default_priority,
         pad_ragged=batching.pad_ragged,
     )
+
+
+def _sequences(message: pb.SequenceBatching) -> SequenceSettings:
+    return SequenceSettings(
+        states=_links(message.states),
+        max_idle_seconds=message.max_idle_us / 1e6 or SequenceSettings.max_idle_seconds,
+        max_sequences=message.max_sequences or SequenceSettings.max_sequences,
+        feed_back=_links(message.feed_back),
+        max_steps=message.max_steps or SequenceSettings.max_steps,
+    )
+
+
+def _links(links: Iterable[pb.SequenceBatching.Link]) -> tuple[Link, ...]:
+    return tuple(Link(output=link.output, input=link.input) for link in links)
+
+
+def _sequences_message(sequences: SequenceSettings | None) -> pb.SequenceBatching | None:
+    if sequences is None:
+        return None
+    return pb.SequenceBatching(
+        states=_link_messages(sequences.states),
+        max_idle_us=round(sequences.max_idle_seconds * 1e6) if sequences.states else 0,
+        max_sequences=sequences.max_sequences if sequences.states else 0,
+        feed_back=_link_messages(sequences.feed_back),
+        max_steps=sequences.max_steps if sequences.feed_back else 0,
+    )
+
+
+def _link_messages(links: Iterable[Link]) -> list[pb.SequenceBatching.Link]:
+    return [pb.SequenceBatching.Link(output=link.output, input=link.input) for link in links]
 
 
 def _timestamp(moment: datetime) -> Timestamp:

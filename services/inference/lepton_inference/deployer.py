@@ -40,6 +40,8 @@ LoadSession = Callable[[Path, ModelSettings], Session]
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
 _LOADS_AT_ONCE = 2
+_SEQUENCE_SECONDS = 60.0
+"""How long sequences may go on with a model that was replaced, in the memory of both."""
 UNLOADED_REASON = "unloaded"
 """What RepositoryIndex says of an endpoint that is unloaded, as Triton does."""
 _FOLLOW_SECONDS = 2.0
@@ -215,7 +217,7 @@ class Deployer:
         weights = [target.weight for target in endpoint.targets]
         served = Served(endpoint.id, ServingState.READY, models=loaded, weights=weights)
         for model in self._serving.put(endpoint.workspace, served):
-            self._close_later(model)
+            self._close_later(model, endpoint)
         # Last, so that who reads READY finds it answering.
         await self._record(endpoint, State.READY, execution_provider=", ".join(sorted(providers)))
         self._changes.notify(endpoint.workspace, endpoint.id)
@@ -310,11 +312,21 @@ class Deployer:
         }
         await self._cache.keep(wanted)
 
-    def _close_later(self, model: LoadedModel) -> None:
-        """Closes a model that nobody is sent to any more, once its queue is empty."""
-        task = asyncio.create_task(model.close())
+    def _close_later(self, model: LoadedModel, replaced_in: Endpoint | None = None) -> None:
+        """Closes a model that nobody is sent to any more, once its queue is empty.
+
+        One that was replaced first goes on with its sequences for a while.
+        """
+        task = asyncio.create_task(self._close(model, replaced_in))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _close(self, model: LoadedModel, replaced_in: Endpoint | None) -> None:
+        if replaced_in is None:
+            await model.close()
+            return
+        await model.close(_SEQUENCE_SECONDS)
+        self._serving.drained(replaced_in.workspace, replaced_in.id, model)
 
 
 def _wanted(endpoint: Endpoint) -> _Wanted:

@@ -65,6 +65,9 @@ class ServingCollector(Collector):
         kept = GaugeMetricFamily(
             _PREFIX + "cache_bytes", "What the response cache holds.", labels=_LABELS
         )
+        sequences = GaugeMetricFamily(
+            _PREFIX + "sequences", "Sequences whose state is kept.", labels=_LABELS
+        )
         for labels, model in models:
             counted = model.statistics
             for result, count in _results(model).items():
@@ -78,7 +81,9 @@ class ServingCollector(Collector):
                 lookups.add_metric((*labels, "hit"), counted.cache_hit.count)
                 lookups.add_metric((*labels, "miss"), counted.cache_miss.count)
                 kept.add_metric(labels, model.cache.bytes)
-        yield from (requests, waiting, seconds, stages, rows, lookups, kept)
+            if model.sequences is not None:
+                sequences.add_metric(labels, model.sequences.live)
+        yield from (requests, waiting, seconds, stages, rows, lookups, kept, sequences)
 
 
 def _add(

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from lepton_inference.batch import Outcome, Runner
 from lepton_inference.batcher import NO_DEADLINE, Batcher
+from lepton_inference.implicit_state import StateLayout
 from lepton_inference.padding import Padding
-from lepton_inference.parameters import ParameterInvalid
+from lepton_inference.parameters import Generation, ParameterInvalid
 from lepton_inference.placement import Placement
+from lepton_inference.recurrent import Recurrent, Step
 from lepton_inference.response_cache import ResponseCache
+from lepton_inference.sequences import Key, Sequences
 from lepton_inference.settings import ModelSettings
 from lepton_inference.signature import Checked, InferenceRequest, Signature
 from lepton_inference.statistics import Statistics
-from lepton_mesh.errors import LeptonError
+from lepton_mesh.errors import LeptonError, Unimplemented
 
 
 class Session(Runner, Protocol):
@@ -44,6 +47,12 @@ class ModelSource:
     """The version's number in the registry."""
     platform: str
     digest: str
+
+
+class ModelDecoupled(Unimplemented):
+    """The model gives several answers to a request, and the method one."""
+
+    reason = "MODEL_DECOUPLED"
 
 
 class CallerGone(Exception):
@@ -107,24 +116,48 @@ class LoadedModel:
     def __init__(self, source: ModelSource, session: Session, settings: ModelSettings) -> None:
         self.source = source
         self.session = session
-        self.signature = session.signature
         self.settings = settings
         self.statistics = Statistics()
-        self.max_rows = settings.batching.max_rows if self.signature.batched else 1
+        signature = session.signature
+        self.max_rows = settings.batching.max_rows if signature.batched else 1
+        """Of a request."""
         instances = settings.execution.instances
         self.inline = instances == 1 and session.placement.inline_rows >= self.max_rows
         """Whether a batch is over so soon that nobody looks whether its callers are there."""
         self.batcher = Batcher(
             session,
             settings.batching,
-            batched=self.signature.batched,
+            batched=signature.batched,
             inline_rows=session.placement.inline_rows,
             instances=instances,
-            padding=Padding(self.signature) if settings.batching.pad_ragged else None,
+            padding=Padding(signature) if settings.batching.pad_ragged else None,
             statistics=self.statistics,
         )
         cache_bytes = settings.response_cache_bytes
         self.cache = ResponseCache(cache_bytes, self.statistics) if cache_bytes else None
+        self.recurrent: Recurrent | None = None
+        """How it remembers; None for a model that does not."""
+        self.signature = signature
+        """What clients send and see."""
+        if settings.sequences is not None:
+            layout = StateLayout(signature, settings.sequences)
+            self.recurrent = Recurrent(self.batcher, layout, settings.sequences, self.statistics)
+            self.signature = layout.public
+            self.max_rows = 1  # a sequence has one state
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether the model gives several answers to a request."""
+        return self.recurrent is not None and bool(self.recurrent.settings.feed_back)
+
+    @property
+    def sequences(self) -> Sequences | None:
+        """Those whose states are kept; None for a model that keeps none."""
+        return None if self.recurrent is None else self.recurrent.sequences
+
+    def holds(self, sequence: Key) -> bool:
+        """Whether the sequence goes on with this very model."""
+        return self.sequences is not None and self.sequences.holds(sequence)
 
     async def infer(
         self, request: InferenceRequest, gone: Gone | None = None
@@ -133,19 +166,29 @@ class LoadedModel:
 
         Raises:
             TensorInvalid, OutputUnknown: The request does not fit the model.
-            ParameterInvalid: The endpoint has no such level of priority.
+            ParameterInvalid: The endpoint has no such level of priority, or the model needs to
+                know which sequence it is, or generates nothing.
+            ModelDecoupled: It generates; see :meth:`generate`.
+            SequenceUnknown, SequencesTooMany: See Sequences.
             QueueFull, RequestExpired, ModelUnloaded, InferenceFailed: From the batcher.
             CallerGone: ``gone`` said so while the request waited.
         """
-        deadline = NO_DEADLINE
-        if request.timeout is not None:
-            deadline = self.batcher.now() + request.timeout
         try:
+            if self.decoupled:
+                raise ModelDecoupled(
+                    "this model answers a request many times; ask it by ModelStreamInfer"
+                )
+            _refuse_generation(request.generation)
             checked = self.signature.check(request, self.max_rows)
-            level = self._level(request.priority)
+            deadline, level = self._deadline(request), self._level(request.priority)
         except LeptonError as error:
             self.statistics.fail(error.reason)
             raise
+        if self.recurrent is not None:
+            answering = self.recurrent.infer(request, checked, deadline, level)
+            if gone is None:
+                return checked, await answering
+            return checked, await unless_gone(asyncio.ensure_future(answering), gone)
         submit = partial(
             self.batcher.submit,
             checked.columns,
@@ -166,6 +209,24 @@ class LoadedModel:
             return checked, await future
         return checked, await unless_gone(future, gone)
 
+    def generate(self, request: InferenceRequest) -> AsyncIterator[Step]:
+        """The answers of a decoupled model, each in a step of its own.
+
+        Close the iterator to stop it at the next step. Raises what :meth:`infer` does.
+        """
+        if self.recurrent is None:
+            raise ValueError("the model gives one answer to a request")
+        try:
+            checked = self.signature.check(request, self.max_rows)
+            deadline, level = self._deadline(request), self._level(request.priority)
+        except LeptonError as error:
+            self.statistics.fail(error.reason)
+            raise
+        return self.recurrent.generate(request, checked, deadline, level)
+
+    def _deadline(self, request: InferenceRequest) -> float:
+        return NO_DEADLINE if request.timeout is None else self.batcher.now() + request.timeout
+
     def _level(self, priority: int) -> int:
         """The level that a request's priority names; 0, the default, where there is but one."""
         levels = self.settings.batching.priority_levels
@@ -179,7 +240,27 @@ class LoadedModel:
             )
         return priority
 
-    async def close(self) -> None:
-        """Finishes what is queued, then frees the session."""
+    async def close(self, sequence_seconds: float = 0.0) -> None:
+        """Finishes what is queued, then frees the session.
+
+        Args:
+            sequence_seconds: How long sequences may go on before; those that are left are ended.
+        """
+        if self.sequences is not None:
+            await self.sequences.ended(sequence_seconds)
+            self.sequences.close()
         await self.batcher.close()
         self.session.close()
+
+
+def _refuse_generation(generation: Generation) -> None:
+    given = {
+        "max_steps": generation.max_steps > 0,
+        "end_value": generation.end_value is not None,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise ParameterInvalid(
+                f"the parameter '{name}' has no effect on a model that feeds nothing back",
+                parameter=name,
+            )

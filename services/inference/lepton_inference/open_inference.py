@@ -21,6 +21,7 @@ from lepton_inference.model import Gone, LoadedModel
 from lepton_inference.repository import Repository
 from lepton_inference.repository_methods import RepositoryMethods
 from lepton_inference.serving import Admitted, Serving
+from lepton_inference.signature import InferenceRequest
 from lepton_inference.wire import (
     FRAME,
     MessageInvalid,
@@ -40,6 +41,8 @@ EXTENSIONS: tuple[str, ...] = (
     "parameters",
     "model_configuration",
     "statistics",
+    "sequence",
+    "sequence(string_id)",
 )
 """What is always there, by Triton's names."""
 
@@ -196,11 +199,7 @@ class OpenInference:
         seconds: float | None,
         gone: Gone | None,
     ) -> tuple[bytes, LoadedModel, Any]:
-        served = admitted.workspace.find(message.model_name)
-        request = request_of(message)
-        model = served.pick(message.model_version, request.routing_key)
-        if seconds is not None:
-            request.timeout = seconds if request.timeout is None else min(seconds, request.timeout)
+        model, request = prepare(admitted, message, seconds)
         checked, outcome = await model.infer(request, gone)
         response = response_of(model, outcome, checked.rows, checked.outputs, request.id)
         return response, model, outcome[0]
@@ -249,6 +248,23 @@ class OpenInference:
         return pb.ModelStatisticsResponse(
             model_stats=[reports.statistics(model) for model in models]
         )
+
+
+def prepare(
+    admitted: Admitted, message: pb.ModelInferRequest, seconds: float | None
+) -> tuple[LoadedModel, InferenceRequest]:
+    """The model that is to answer, and what it is asked.
+
+    Raises:
+        EndpointNotFound, EndpointNotReady, VersionNotServed: Nobody is to answer.
+        TensorInvalid, ParameterInvalid, ParameterUnsupported: It is not a request.
+    """
+    served = admitted.workspace.find(message.model_name)
+    request = request_of(message)
+    request.owner = admitted.caller.subject
+    if seconds is not None:
+        request.timeout = seconds if request.timeout is None else min(seconds, request.timeout)
+    return served.route(request), request
 
 
 async def _within(seconds: float | None, method: str, answer: Awaitable[Message]) -> Message:

@@ -6,6 +6,7 @@ A parameter to which the protocol gives a meaning is honoured or refused, never 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lepton_mesh.errors import InvalidArgument, Unimplemented
 
@@ -20,11 +21,39 @@ class ParameterInvalid(InvalidArgument):
     reason = "PARAMETER_INVALID"
 
 
-_NO_STATE = "the model keeps no state between requests"
+SequenceId = int | str
+"""7 and "7" are different sequences, as in Triton."""
+
+_LARGEST = 2**64 - 1
+"""Of the protocol's numbers; JSON has larger ones, which no clock can hold."""
+_LONGEST_ID = 128
+"""Characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceStep:
+    """A request's place in a sequence."""
+
+    id: SequenceId
+    start: bool
+    """Whether the sequence begins with it, from a state of zeros, whatever was before."""
+    end: bool
+    """Whether the sequence ends with it, and is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How far a model that feeds its outputs back is to go."""
+
+    max_steps: int = 0
+    """0 for as many as the endpoint allows."""
+    end_value: float | None = None
+    """Stop after the step whose first fed-back output is this value; None for none."""
+    empty_final: bool = False
+    """Whether a response without outputs is to follow the last step's."""
+
+
 _UNSUPPORTED = {
-    "sequence_id": _NO_STATE,
-    "sequence_start": _NO_STATE,
-    "sequence_end": _NO_STATE,
     "shared_memory_region": "tensors travel in the message",
     "shared_memory_byte_size": "tensors travel in the message",
     "shared_memory_offset": "tensors travel in the message",
@@ -64,8 +93,58 @@ def routing_key_of(parameters: Mapping[str, object]) -> str:
     return str(value)
 
 
-_LARGEST = 2**64 - 1
-"""Of the protocol's numbers; JSON has larger ones, which no clock can hold."""
+def sequence_of(parameters: Mapping[str, object]) -> SequenceStep | None:
+    """Triton's ``sequence_id``, ``sequence_start`` and ``sequence_end``.
+
+    None without an id, which 0 and "" are as well.
+    """
+    id_ = parameters.get("sequence_id", 0)
+    if isinstance(id_, bool) or not (
+        (isinstance(id_, int) and 0 <= id_ <= _LARGEST)
+        or (isinstance(id_, str) and len(id_) <= _LONGEST_ID)
+    ):
+        raise ParameterInvalid(
+            f"the parameter 'sequence_id' is {str(id_)[:_LONGEST_ID]!r}; it takes a whole number "
+            f"of 64 bits or text of at most {_LONGEST_ID} characters",
+            parameter="sequence_id",
+        )
+    start, end = _flag(parameters, "sequence_start"), _flag(parameters, "sequence_end")
+    if id_:
+        return SequenceStep(id_, start, end)
+    if start or end:
+        raise ParameterInvalid(
+            "sequence_start and sequence_end need a 'sequence_id' other than 0 and \"\"",
+            parameter="sequence_id",
+        )
+    return None
+
+
+def generation_of(parameters: Mapping[str, object]) -> Generation:
+    """``max_steps``, ``end_value``, and Triton's ``triton_enable_empty_final_response``."""
+    end_value = parameters.get("end_value")
+    if end_value is not None and (
+        isinstance(end_value, bool)
+        or not isinstance(end_value, (int, float))
+        or not -_LARGEST <= end_value <= _LARGEST
+    ):
+        raise ParameterInvalid(
+            f"the parameter 'end_value' is {end_value!r}; it takes a number of at most 64 bits",
+            parameter="end_value",
+        )
+    return Generation(
+        max_steps=_natural(parameters, "max_steps", "a number of steps"),
+        end_value=end_value,
+        empty_final=_flag(parameters, "triton_enable_empty_final_response"),
+    )
+
+
+def _flag(parameters: Mapping[str, object], name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise ParameterInvalid(
+            f"the parameter '{name}' is {value!r}; it takes true or false", parameter=name
+        )
+    return value
 
 
 def _natural(parameters: Mapping[str, object], name: str, what: str) -> int:

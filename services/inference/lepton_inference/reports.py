@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.model import LoadedModel
+from lepton_inference.recurrent import Recurrent
 from lepton_inference.serving import Served
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import tail_of
@@ -33,6 +34,10 @@ def properties(model: LoadedModel) -> dict[str, str]:
         "intra_op_threads": str(placement.threads),
         "artifact_digest": model.source.digest,
     }
+    if model.recurrent is not None and model.decoupled:
+        links = model.recurrent.settings.feed_back
+        said["feed_back"] = ", ".join(f"{link.output} -> {link.input}" for link in links)
+        said["max_steps"] = str(model.recurrent.settings.max_steps)
     return said | ({"execution_note": placement.note} if placement.note else {})
 
 
@@ -81,9 +86,48 @@ def config(model: LoadedModel) -> pb.ModelConfig:
             key: pb.ModelParameter(string_value=value) for key, value in properties(model).items()
         },
     )
+    if model.recurrent is not None:
+        message.model_transaction_policy.decoupled = model.decoupled
+        if model.recurrent.sequences is not None:
+            message.sequence_batching.MergeFrom(_sequence_batching(model.recurrent, batching))
+            return message
     if batched:
         message.dynamic_batching.MergeFrom(_dynamic_batching(batching))
     return message
+
+
+def _sequence_batching(
+    recurrent: Recurrent, batching: BatchingSettings
+) -> pb.ModelSequenceBatching:
+    sequences, layout = recurrent.settings, recurrent.layout
+    kinds = pb.ModelSequenceBatching
+    return kinds(
+        max_sequence_idle_microseconds=round(sequences.max_idle_seconds * 1e6),
+        # Requests of whichever sequences wait share a batch, the oldest first.
+        oldest=kinds.StrategyOldest(
+            max_candidate_sequences=sequences.max_sequences,
+            preferred_batch_size=batching.preferred_rows,
+            max_queue_delay_microseconds=round(batching.max_delay_seconds * 1e6),
+            preserve_ordering=True,
+        ),
+        state=[
+            kinds.State(
+                input_name=link.input,
+                output_name=link.output,
+                data_type=_data_type(spec),
+                dims=tail_of(spec.shape, layout.public.batched),
+                initial_state=[
+                    kinds.InitialState(
+                        name="zeros",
+                        data_type=_data_type(spec),
+                        dims=tail_of(spec.shape, layout.public.batched),
+                        zero_data=True,
+                    )
+                ],
+            )
+            for link, spec in zip(sequences.states, layout.states, strict=True)
+        ],
+    )
 
 
 def _dynamic_batching(batching: BatchingSettings) -> pb.ModelDynamicBatching:

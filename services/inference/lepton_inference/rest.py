@@ -145,7 +145,8 @@ class Rest:
         asked = rest_codec.decode(
             target.model, target.version, length, target.body, self._json_limit
         )
-        model = served.pick(target.version, asked.request.routing_key)
+        asked.request.owner = admitted.caller.subject
+        model = served.route(asked.request)
         checked, outcome = await model.infer(asked.request, gone)
         answer, json_length = rest_codec.encode(model, asked, checked, outcome)
         if json_length is None:

@@ -20,9 +20,11 @@ import numpy as np
 from lepton_inference.batch import Outcome
 from lepton_inference.model import LoadedModel
 from lepton_inference.parameters import (
+    generation_of,
     priority_of,
     refuse_unsupported,
     routing_key_of,
+    sequence_of,
     timeout_of,
 )
 from lepton_inference.signature import Checked, InferenceRequest, InputTensor
@@ -116,6 +118,8 @@ def decode(
             timeout=timeout_of(parameters),
             priority=priority_of(parameters),
             routing_key=routing_key_of(parameters),
+            sequence=sequence_of(parameters),
+            generation=generation_of(parameters),
         ),
         binary=frozenset(n for n, given in wanted.items() if given.get("binary_data") is True),
         all_binary=parameters.get("binary_data_output") is True,

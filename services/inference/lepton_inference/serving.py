@@ -16,6 +16,7 @@ from itertools import accumulate
 
 from lepton_inference.endpoint import EndpointNotFound
 from lepton_inference.model import LoadedModel
+from lepton_inference.signature import InferenceRequest
 from lepton_inference.wire import Plans
 from lepton_mesh.caller import Caller
 from lepton_mesh.errors import NotFound, Unavailable
@@ -56,6 +57,32 @@ class Served:
     """The share of requests that goes to each model; any positive scale."""
     unloaded: bool = False
     """Whether it is UNAVAILABLE because somebody wants it so."""
+    draining: list[LoadedModel] = field(default_factory=list)
+    """Models that were replaced, and go on with the sequences which they began."""
+
+    def route(self, request: InferenceRequest) -> LoadedModel:
+        """The model for one request: where its sequence is kept, else as :meth:`pick` says.
+
+        Requests of a sequence go to one version even where models keep no states: the
+        sequence's id is their routing key, unless they have another.
+
+        Raises:
+            EndpointNotReady, VersionNotServed: From :meth:`pick`.
+        """
+        step = request.sequence
+        if step is None:
+            return self.pick(request.version, request.routing_key)
+        key = request.owner, step.id
+        holders = [model for model in (*self.models, *self.draining) if model.holds(key)]
+        if not step.start:
+            for model in holders:
+                if request.version in ("", model.source.version):
+                    return model
+        picked = self.pick(request.version, request.routing_key or str(step.id))
+        for model in holders:
+            if step.start and model is not picked and model.sequences is not None:
+                model.sequences.forget(key)  # it begins anew, with another model
+        return picked
 
     def pick(self, version: str = "", routing_key: str = "") -> LoadedModel:
         """The model for one request: of that version, else by key, else by weight.
@@ -158,7 +185,8 @@ class Serving:
         """Serves the endpoint from now on.
 
         Returns:
-            The models that the same endpoint had before and has no more; close them.
+            The models that the same endpoint had before and has no more; close them, and say so
+            by :meth:`drained`. Until then they go on with the sequences which they began.
         """
         place = self.workspace(workspace)
         before = place.endpoints.get(served.name)
@@ -166,15 +194,30 @@ class Serving:
         place.plans.clear()
         if before is None:
             return []
-        return [model for model in before.models if model not in served.models]
+        replaced = [model for model in before.models if model not in served.models]
+        served.draining = [
+            model
+            for model in (*before.draining, *replaced)
+            if model.sequences is not None and model.sequences.live
+        ]
+        return replaced
+
+    def drained(self, workspace: str, name: str, model: LoadedModel) -> None:
+        """Notes that a model that was replaced is closed."""
+        served = self.workspace(workspace).endpoints.get(name)
+        if served is not None and model in served.draining:
+            served.draining.remove(model)
 
     def remove(self, workspace: str, name: str) -> list[LoadedModel]:
-        """Serves the endpoint no more; returns its models, to be closed."""
+        """Serves the endpoint no more and ends its sequences; returns its models, to be closed."""
         place = self.workspace(workspace)
         served = place.endpoints.pop(name, None)
         if served is None:
             return []
         place.plans.clear()
+        for model in served.draining:
+            if model.sequences is not None:
+                model.sequences.close()
         return served.models
 
     def all(self) -> Iterator[tuple[str, Served]]:

@@ -17,6 +17,10 @@ MAX_PRIORITIES = 64
 MAX_INSTANCES = 64
 MIN_CACHE_BYTES = 4096
 MAX_CACHE_BYTES = 1 << 40
+MAX_IDLE_SECONDS = 86_400.0
+MAX_SEQUENCES = 1 << 16
+MAX_STEPS = 1 << 16
+MAX_LINKS = 64
 
 
 class EndpointInvalid(InvalidArgument):
@@ -54,6 +58,30 @@ class ExecutionSettings:
 
 
 @dataclass(frozen=True)
+class Link:
+    """An output of the model that is an input of its next run."""
+
+    output: str
+    input: str
+
+
+@dataclass(frozen=True)
+class SequenceSettings:
+    """What a model remembers."""
+
+    states: tuple[Link, ...] = ()
+    """What is kept for a sequence from one request to the next."""
+    max_idle_seconds: float = 60.0
+    """How long a sequence is kept without a request."""
+    max_sequences: int = 1024
+    """Sequences that are kept at a time."""
+    feed_back: tuple[Link, ...] = ()
+    """What is handed from one step of a request to the next."""
+    max_steps: int = 1024
+    """The most steps of one request."""
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """Everything that decides how one loaded model is served."""
 
@@ -61,6 +89,7 @@ class ModelSettings:
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     response_cache_bytes: int = 0
     """The most that kept answers take; 0 keeps none."""
+    sequences: SequenceSettings | None = None
 
 
 def check_model_settings(settings: ModelSettings) -> None:
@@ -70,6 +99,14 @@ def check_model_settings(settings: ModelSettings) -> None:
     if settings.response_cache_bytes:
         cache_bytes = settings.response_cache_bytes
         _within("response_cache_bytes", cache_bytes, MIN_CACHE_BYTES, MAX_CACHE_BYTES)
+    if settings.sequences is not None:
+        _check_sequences(settings.sequences)
+        if settings.response_cache_bytes:
+            raise EndpointInvalid(
+                "response_cache_bytes has no effect on a model with sequences, whose answers "
+                "depend on more than a request's inputs",
+                field="response_cache_bytes",
+            )
 
 
 def check_effect(settings: ModelSettings, *, batched: bool, ragged: bool) -> None:
@@ -125,6 +162,40 @@ def _check_batching(batching: BatchingSettings) -> None:
         )
     _within("batching.priority_levels", batching.priority_levels, 1, MAX_PRIORITIES)
     _within("batching.default_priority", batching.default_priority, 1, batching.priority_levels)
+
+
+def _check_sequences(sequences: SequenceSettings) -> None:
+    _within("sequences.max_idle_us", sequences.max_idle_seconds * 1e6, 1, MAX_IDLE_SECONDS * 1e6)
+    _within("sequences.max_sequences", sequences.max_sequences, 1, MAX_SEQUENCES)
+    _within("sequences.max_steps", sequences.max_steps, 1, MAX_STEPS)
+    _within("the number of sequences.states", len(sequences.states), 0, MAX_LINKS)
+    _within("the number of sequences.feed_back", len(sequences.feed_back), 0, MAX_LINKS)
+    links = (*sequences.states, *sequences.feed_back)
+    if not links:
+        raise EndpointInvalid(
+            "sequences has neither states nor feed_back, and so no effect; name the tensors that "
+            "the model remembers, or leave it out",
+            field="sequences",
+        )
+    for side in ("input", "output"):
+        names = [getattr(link, side) for link in links]
+        if "" in names or len(set(names)) != len(names):
+            raise EndpointInvalid(
+                f"sequences.states and sequences.feed_back have the {side}s {names}; name each "
+                "tensor once",
+                field="sequences",
+            )
+    for name, needs, there in (
+        ("max_idle_seconds", "states", sequences.states),
+        ("max_sequences", "states", sequences.states),
+        ("max_steps", "feed_back", sequences.feed_back),
+    ):
+        if not there and getattr(sequences, name) != getattr(SequenceSettings, name):
+            said = name.replace("_seconds", "_us")
+            raise EndpointInvalid(
+                f"sequences.{said} has no effect without sequences.{needs}",
+                field=f"sequences.{said}",
+            )
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:

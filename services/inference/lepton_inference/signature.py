@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from lepton_inference.parameters import Generation, SequenceStep
 from lepton_inference.tensors import Column, TensorInvalid, TensorSpec, check_raw
 from lepton_mesh.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from lepton_inference.sequences import SequenceUser
 
 Tails = tuple[tuple[int, ...], ...]
 """For each input its shape without the batch dimension: requests that share it may share a
@@ -49,6 +54,13 @@ class InferenceRequest:
     """Its level, 1 being served first; 0 for the endpoint's default."""
     routing_key: str = ""
     """Requests of one key go to one version; "" for any version, by weight."""
+    sequence: SequenceStep | None = None
+    """Its place in a sequence; None if it belongs to none."""
+    generation: Generation = field(default_factory=Generation)
+    owner: str = ""
+    """Who asks, the subject of their token; sequences of one owner are not another's."""
+    stream: SequenceUser | None = None
+    """The stream that it came by, if it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,9 @@ class Signature:
             rows = tensor.shape[0]
         if self.batched and not 0 < rows <= max_rows:
             raise TensorInvalid(
-                f"a request of {rows} rows; this model takes 1 to {max_rows}", rows=rows
+                f"a request of {rows} rows; this model takes "
+                f"{f'1 to {max_rows}' if max_rows > 1 else 'one'}",
+                rows=rows,
             )
         return Checked(
             tuple(columns),

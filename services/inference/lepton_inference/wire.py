@@ -22,9 +22,11 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.batch import Batch, Outcome
 from lepton_inference.model import LoadedModel
 from lepton_inference.parameters import (
+    generation_of,
     priority_of,
     refuse_unsupported,
     routing_key_of,
+    sequence_of,
     timeout_of,
 )
 from lepton_inference.signature import InferenceRequest, InputTensor, Tails
@@ -104,6 +106,8 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
         timeout=timeout_of(parameters),
         priority=priority_of(parameters),
         routing_key=routing_key_of(parameters),
+        sequence=sequence_of(parameters),
+        generation=generation_of(parameters),
     )
 
 

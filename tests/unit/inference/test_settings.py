@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from lepton.api.inference.v1 import inference_pb2 as pb
-from lepton_inference.convert import wanted_of
+from lepton_inference.convert import endpoint_message, wanted_of
+from lepton_inference.endpoint import Endpoint, ModelVersion, State, Target
 from lepton_inference.settings import (
     BatchingSettings,
     EndpointInvalid,
@@ -80,3 +84,64 @@ def test_what_has_no_effect_on_a_model_is_refused(
         return
     with pytest.raises(EndpointInvalid, match=field):
         check_effect(settings, batched=batched, ragged=ragged)
+
+
+LINK = {"output": "h_next", "input": "h"}
+OTHER = {"output": "y", "input": "x"}
+
+
+@pytest.mark.parametrize(
+    ("sequences", "field"),
+    [
+        ({}, "sequences"),
+        ({"states": [LINK, LINK]}, "sequences"),
+        ({"states": [{"output": "h_next"}]}, "sequences"),
+        ({"states": [LINK], "feed_back": [{"output": "y", "input": "h"}]}, "sequences"),
+        ({"states": [LINK] * 65}, "states"),
+        ({"states": [LINK], "max_idle_us": -1}, "max_idle_us"),
+        ({"states": [LINK], "max_idle_us": 86_400_000_001}, "max_idle_us"),
+        ({"states": [LINK], "max_sequences": 65_537}, "max_sequences"),
+        ({"states": [LINK], "max_steps": 5}, "max_steps"),
+        ({"feed_back": [OTHER], "max_steps": 65_537}, "max_steps"),
+        ({"feed_back": [OTHER], "max_idle_us": 5}, "max_idle_us"),
+        ({"feed_back": [OTHER], "max_sequences": 5}, "max_sequences"),
+    ],
+)
+def test_sequences_that_cannot_be_are_refused(sequences: dict[str, object], field: str) -> None:
+    """The field is named."""
+    message = ParseDict({"sequences": sequences}, pb.Endpoint())
+    with pytest.raises(EndpointInvalid, match=field):
+        check_model_settings(wanted_of(message).settings)
+
+
+def test_a_model_that_remembers_has_no_response_cache() -> None:
+    """Its answers depend on more than the request."""
+    message = ParseDict({"sequences": {"states": [LINK]}}, pb.Endpoint(response_cache_bytes=4096))
+    with pytest.raises(EndpointInvalid, match="response_cache_bytes"):
+        check_model_settings(wanted_of(message).settings)
+
+
+def test_sequences_are_shown_as_they_are() -> None:
+    """What was asked comes back, with the defaults of what was not."""
+    asked = {"states": [LINK], "feed_back": [OTHER], "max_idle_us": "1500000", "max_steps": 9}
+    settings = wanted_of(ParseDict({"sequences": asked}, pb.Endpoint())).settings
+    check_model_settings(settings)
+    version = ModelVersion("models/m/versions/1", "artifacts/a", "5" * 64)
+    now = datetime.now(UTC)
+    shown = endpoint_message(
+        Endpoint(
+            "lab",
+            "e",
+            (Target("models/m/versions/1", 1, version),),
+            settings,
+            State.READY,
+            creator="users/ada",
+            created=now,
+            updated=now,
+        )
+    )
+    assert MessageToDict(shown.sequences, preserving_proto_field_name=True) == {
+        **asked,
+        "max_sequences": 1024,
+    }
+    assert not wanted_of(pb.Endpoint()).settings.sequences

@@ -51,8 +51,29 @@ class Execution(_message.Message):
     instances: int
     def __init__(self, instances: _Optional[int] = ...) -> None: ...
 
+class SequenceBatching(_message.Message):
+    __slots__ = ("states", "max_idle_us", "max_sequences", "feed_back", "max_steps")
+    class Link(_message.Message):
+        __slots__ = ("output", "input")
+        OUTPUT_FIELD_NUMBER: _ClassVar[int]
+        INPUT_FIELD_NUMBER: _ClassVar[int]
+        output: str
+        input: str
+        def __init__(self, output: _Optional[str] = ..., input: _Optional[str] = ...) -> None: ...
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IDLE_US_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    FEED_BACK_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedCompositeFieldContainer[SequenceBatching.Link]
+    max_idle_us: int
+    max_sequences: int
+    feed_back: _containers.RepeatedCompositeFieldContainer[SequenceBatching.Link]
+    max_steps: int
+    def __init__(self, states: _Optional[_Iterable[_Union[SequenceBatching.Link, _Mapping]]] = ..., max_idle_us: _Optional[int] = ..., max_sequences: _Optional[int] = ..., feed_back: _Optional[_Iterable[_Union[SequenceBatching.Link, _Mapping]]] = ..., max_steps: _Optional[int] = ...) -> None: ...
+
 class Endpoint(_message.Message):
-    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution", "response_cache_bytes", "unloaded")
+    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution", "sequences", "response_cache_bytes", "unloaded")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Endpoint.State]
@@ -86,6 +107,7 @@ class Endpoint(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNLOADED_FIELD_NUMBER: _ClassVar[int]
     name: str
@@ -102,9 +124,10 @@ class Endpoint(_message.Message):
     update_time: _timestamp_pb2.Timestamp
     etag: str
     execution: Execution
+    sequences: SequenceBatching
     response_cache_bytes: int
     unloaded: bool
-    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., response_cache_bytes: _Optional[int] = ..., unloaded: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., sequences: _Optional[_Union[SequenceBatching, _Mapping]] = ..., response_cache_bytes: _Optional[int] = ..., unloaded: _Optional[bool] = ...) -> None: ...
 
 class CreateEndpointRequest(_message.Message):
     __slots__ = ("endpoint_id", "endpoint")
