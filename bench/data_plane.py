@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from pydantic import TypeAdapter
 
 from lepton_inference import launcher
 from lepton_inference.adapters import onnx_runtime
+from lepton_inference.adapters.cuda_memory import CudaDevices
+from lepton_inference.adapters.posix_shared_memory import PosixSharedMemory
 from lepton_inference.asgi import Application
 from lepton_inference.envoy import DataPort, MutualTls
 from lepton_inference.launcher import EnvoyProcess
@@ -28,24 +31,38 @@ from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Admitted, Served, Serving, ServingState
 from lepton_inference.settings import ModelSettings
+from lepton_inference.shared_memory import SharedMemory
+from lepton_inference.shared_tensors import SharedTensors
 from lepton_mesh.caller import Caller, Role
 
 WORKSPACE = "bench"
-_ANYBODY = Caller("user", "users/anybody", WORKSPACE, Role.ADMIN)
 _SETTINGS = TypeAdapter(ModelSettings)
 
 
 class OpenGate:
-    """Lets everybody into one workspace."""
+    """Lets everybody into one workspace; each authorization header is a caller of its own."""
 
     def __init__(self, serving: Serving) -> None:
-        self._admitted = Admitted(_ANYBODY, serving.workspace(WORKSPACE))
+        self._workspace = serving.workspace(WORKSPACE)
+        self._callers: dict[bytes, Admitted] = {}
 
-    def known(self, headers: dict[bytes, bytes]) -> Admitted | None:
-        return self._admitted
+    def known(self, headers: dict[bytes, bytes]) -> Admitted:
+        shown = headers.get(b"authorization", b"")
+        admitted = self._callers.get(shown)
+        if admitted is None:
+            subject = f"users/{sha256(shown).hexdigest()[:16]}" if shown else "users/anybody"
+            caller = Caller("user", subject, WORKSPACE, Role.ADMIN)
+            admitted = self._callers[shown] = Admitted(caller, self._workspace)
+        return admitted
 
     async def admit(self, method: str, headers: dict[bytes, bytes]) -> Admitted:
-        return self._admitted
+        return self.known(headers)
+
+
+def protocol(serving: Serving) -> OpenInference:
+    """The protocol over what is served, with shared memory."""
+    memory = SharedMemory(PosixSharedMemory(), CudaDevices())
+    return OpenInference(serving, shared=SharedTensors(memory, 256 << 20))
 
 
 def load_models(serving: Serving, models: dict[str, Path], settings: ModelSettings) -> None:
@@ -76,7 +93,7 @@ class _App:
         pairs = os.environ["BENCH_MODELS"].split(os.pathsep)
         models = {name: Path(path) for name, path in (pair.split("=", 1) for pair in pairs)}
         load_models(serving, models, _SETTINGS.validate_json(os.environ["BENCH_SETTINGS"]))
-        self._application = Application(OpenInference(serving), OpenGate(serving), 64 << 20)
+        self._application = Application(protocol(serving), OpenGate(serving), 64 << 20)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})

@@ -10,8 +10,10 @@ from functools import partial
 from lepton.api.inference.v1 import inference_pb2
 from lepton.api.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from lepton_inference.adapters import onnx_runtime
+from lepton_inference.adapters.cuda_memory import CudaDevices
 from lepton_inference.adapters.mesh_models import MeshArtifacts, MeshRegistry
 from lepton_inference.adapters.model_cache import ModelCache
+from lepton_inference.adapters.posix_shared_memory import PosixSharedMemory
 from lepton_inference.adapters.sql_endpoints import SqlEndpoints
 from lepton_inference.changes import Changes
 from lepton_inference.config import InferenceSettings
@@ -24,6 +26,8 @@ from lepton_inference.open_inference import OpenInference
 from lepton_inference.repository import Repository
 from lepton_inference.servicer import TABLE, InferenceServicer
 from lepton_inference.serving import Serving
+from lepton_inference.shared_memory import Bounds, SharedMemory
+from lepton_inference.shared_tensors import SharedTensors
 from lepton_mesh.claims import Claims
 from lepton_mesh.database import Database
 from lepton_mesh.process import Service
@@ -62,12 +66,14 @@ class InferenceService:
         registry = MeshRegistry(runtime.channel("registry", idempotent=_READS))
         manager = EndpointManager(endpoints, registry, self._deployer, changes)
         self._servicer = InferenceServicer(manager, runtime.draining)
-        self.protocol = OpenInference(serving, Repository(manager, registry))
+        # Looked up late: the runtime's list is replaced once while the process starts.
+        self._shared = shared_tensors(settings, revoked=lambda serial: serial in runtime.denylist)
+        self.protocol = OpenInference(serving, Repository(manager, registry), self._shared)
         self.gate = TokenGate(
             serving,
             _RuntimeVerifier(runtime),
             settings.trust_domain,
-            # Looked up late: the runtime's list is replaced once while the process starts.
+            # Looked up late, as above.
             revoked=lambda serial: serial in runtime.denylist,
         )
 
@@ -92,6 +98,8 @@ class InferenceService:
             grace = self._settings.drain_grace_seconds
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(drained(), grace)
+            if self._shared is not None:
+                self._shared.memory.close()
             await self._deployer.close()
             await asyncio.to_thread(self._database.close)
 
@@ -126,6 +134,24 @@ async def build_with_grpc(runtime: MeshRuntime, settings: InferenceSettings) -> 
     )
     grace = settings.drain_grace_seconds
     return inference.service({"oip": address}, drained=lambda: port.stop(grace))
+
+
+def shared_tensors(
+    settings: InferenceSettings, revoked: Callable[[str], bool]
+) -> SharedTensors | None:
+    """Shared memory as the settings bound it; None where they turn it off."""
+    if settings.shared_memory_regions == 0:
+        return None
+    bounds = Bounds(
+        regions=settings.shared_memory_regions,
+        caller_bytes=settings.shared_memory_caller_bytes,
+        all_bytes=settings.shared_memory_bytes,
+        idle_seconds=settings.shared_memory_idle_seconds,
+    )
+    memory = SharedMemory(
+        PosixSharedMemory(settings.shared_memory_prefix), CudaDevices(), bounds, revoked=revoked
+    )
+    return SharedTensors(memory, settings.max_bytes_in_flight)
 
 
 class _RuntimeVerifier:

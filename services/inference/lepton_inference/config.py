@@ -27,4 +27,16 @@ class InferenceSettings(MeshSettings):
     """How long loading and measuring a model may take, seconds; beyond, its endpoint fails with
     ``MODEL_TIMEOUT``."""
     max_bytes_in_flight: int = Field(default=256 << 20, ge=1 << 20)
-    """Bytes of request bodies held at once, of those that come in several pieces."""
+    """Bytes of request bodies held at once, of those that come in several pieces; and again of
+    tensors that are copied out of shared memory."""
+    shared_memory_regions: int = Field(default=64, ge=0)
+    """Shared-memory regions that one caller may have; 0 turns shared memory off."""
+    shared_memory_caller_bytes: int = Field(default=1 << 30, ge=1)
+    """Bytes of all regions of one caller."""
+    shared_memory_bytes: int = Field(default=4 << 30, ge=1)
+    """Bytes of all regions of all callers."""
+    shared_memory_idle_seconds: float = Field(default=3600.0, gt=0)
+    """How long a region is kept that nobody uses."""
+    shared_memory_prefix: str = Field(default="", pattern=r"^[!-.0-~]*$")
+    """What the names of objects in /dev/shm must begin with to be registered; empty for any.
+    Set it where other programs of the same user keep there what no caller should reach."""

@@ -31,8 +31,6 @@ PEER_SERIAL = b"x-lepton-peer-serial"
 gRPC's own port, which looks it up itself, does not."""
 
 _Key = tuple[bytes | None, bytes | None, bytes | None]
-_Known = tuple[Admitted, float, str]
-"""Who, when the token expires (Unix time), serial of the peer's certificate."""
 
 _PUBLIC = Rule(public=True)
 _VIEWER = Rule(min_role=Role.VIEWER)
@@ -118,7 +116,7 @@ class TokenGate:
         self._verifier = verifier
         self._trust_domain = trust_domain
         self._revoked = revoked
-        self._known: dict[_Key, _Known] = {}
+        self._known: dict[_Key, Admitted] = {}
 
     def known(self, headers: dict[bytes, bytes]) -> Admitted | None:
         """See Gate."""
@@ -126,11 +124,10 @@ class TokenGate:
         found = self._known.get(key)
         if found is None:
             return None
-        admitted, expires, serial = found
-        if expires <= time.time() or self._revoked(serial):
+        if found.expires <= time.time() or self._revoked(found.serial):
             del self._known[key]
             return None
-        return admitted
+        return found
 
     async def admit(self, method: str, headers: dict[bytes, bytes]) -> Admitted:
         """See Gate."""
@@ -150,8 +147,9 @@ class TokenGate:
         authorize(rule, caller, method)
         if len(self._known) >= self._LIMIT:
             self._known.clear()
-        admitted = Admitted(caller, self._serving.workspace(claims.workspace))
-        self._known[_key(headers)] = admitted, float(claims.expires), serial
+        workspace = self._serving.workspace(claims.workspace)
+        admitted = Admitted(caller, workspace, float(claims.expires), serial)
+        self._known[_key(headers)] = admitted
         return admitted
 
     def _peer(self, forwarded: bytes | None) -> SpiffeId:

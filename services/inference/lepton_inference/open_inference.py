@@ -21,6 +21,8 @@ from lepton_inference.model import Gone, LoadedModel
 from lepton_inference.repository import Repository
 from lepton_inference.repository_methods import RepositoryMethods
 from lepton_inference.serving import Admitted, Serving
+from lepton_inference.shared_memory_methods import shared_memory_methods
+from lepton_inference.shared_tensors import SharedTensors, infer
 from lepton_inference.signature import InferenceRequest
 from lepton_inference.wire import (
     FRAME,
@@ -66,10 +68,17 @@ class OpenInference:
     Args:
         serving: What is served.
         repository: What may be loaded and unloaded; None for a server without one.
+        shared: Tensors in shared memory; None for a server that takes none.
     """
 
-    def __init__(self, serving: Serving, repository: Repository | None = None) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        repository: Repository | None = None,
+        shared: SharedTensors | None = None,
+    ) -> None:
         self.serving = serving
+        self.shared = shared
         self.extensions = EXTENSIONS
         """What is really there, by Triton's names."""
         self.accepting = True
@@ -86,6 +95,9 @@ class OpenInference:
         methods = RepositoryMethods(repository)
         self._unary |= methods.handlers
         self.extensions += methods.extensions
+        if shared is not None:
+            self._unary |= shared_memory_methods(shared.memory)
+            self.extensions += shared.memory.extensions
 
     @property
     def methods(self) -> frozenset[str]:
@@ -200,8 +212,10 @@ class OpenInference:
         gone: Gone | None,
     ) -> tuple[bytes, LoadedModel, Any]:
         model, request = prepare(admitted, message, seconds)
-        checked, outcome = await model.infer(request, gone)
-        response = response_of(model, outcome, checked.rows, checked.outputs, request.id)
+        checked, outcome, placed = await infer(self.shared, admitted, model, request, gone)
+        response = response_of(
+            model, outcome, checked.rows, checked.outputs, request.id, placed=placed
+        )
         return response, model, outcome[0]
 
     async def _server_live(self, _: Admitted, __: pb.ServerLiveRequest) -> pb.ServerLiveResponse:

@@ -53,10 +53,11 @@ class Generation:
     """Whether a response without outputs is to follow the last step's."""
 
 
+_REGION = "shared_memory_region"
+_SIZE = "shared_memory_byte_size"
+_OFFSET = "shared_memory_offset"
+_SHARED = frozenset({_REGION, _SIZE, _OFFSET})
 _UNSUPPORTED = {
-    "shared_memory_region": "tensors travel in the message",
-    "shared_memory_byte_size": "tensors travel in the message",
-    "shared_memory_offset": "tensors travel in the message",
     "classification": "ask for the raw output and rank it",
 }
 
@@ -69,6 +70,52 @@ def refuse_unsupported(parameters: Mapping[str, object]) -> None:
             raise ParameterUnsupported(
                 f"the parameter '{name}' is not supported: {why}", parameter=name
             )
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPart:
+    """Where in shared memory a tensor lies."""
+
+    region: str
+    """Its name among the caller's regions."""
+    offset: int
+    """From the region's begin, bytes."""
+    size: int
+    """Bytes."""
+
+    def parameters(self) -> dict[str, str | int]:
+        """As a response says it of an output."""
+        said: dict[str, str | int] = {_REGION: self.region, _SIZE: self.size}
+        if self.offset:
+            said[_OFFSET] = self.offset
+        return said
+
+
+def shared_part_of(parameters: Mapping[str, object]) -> SharedPart | None:
+    """Where the parameters of an input or a requested output put it; None if in the message.
+
+    Raises:
+        ParameterInvalid: They do so incompletely.
+    """
+    if _SHARED.isdisjoint(parameters):
+        return None
+    region = parameters.get(_REGION)
+    if not isinstance(region, str) or not region or _SIZE not in parameters:
+        raise ParameterInvalid(
+            f"a tensor in shared memory has the parameters '{_REGION}', a name, and '{_SIZE}'; "
+            f"'{_OFFSET}' may be left out",
+            parameter=_REGION,
+        )
+    size = _natural(parameters, _SIZE, "a number of bytes")
+    return SharedPart(region, _natural(parameters, _OFFSET, "a number of bytes"), size)
+
+
+def refuse_shared_memory(parameters: Mapping[str, object]) -> None:
+    """Raises ParameterInvalid where the parameters of a whole request name shared memory."""
+    for name in _SHARED.intersection(parameters):
+        raise ParameterInvalid(
+            f"'{name}' is a parameter of an input or of a requested output", parameter=name
+        )
 
 
 def timeout_of(parameters: Mapping[str, object]) -> float | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lepton_inference.endpoint import Endpoint, ModelVersion
+from lepton_inference.tensors import Buffer
+from lepton_mesh.errors import LeptonError
 
 
 class Endpoints(Protocol):
@@ -71,4 +73,78 @@ class Models(Protocol):
 
     async def keep(self, digests: Set[str]) -> None:
         """Removes every other model."""
+        ...
+
+
+class SharedObject(Protocol):
+    """Memory that another process lends; any thread may use it, several at a time."""
+
+    @property
+    def identity(self) -> object:
+        """Equal, and hashed equally, for two that are the same memory."""
+        ...
+
+    @property
+    def quick(self) -> bool:
+        """Whether a few KiB are copied in microseconds, so that the event loop may do it."""
+        ...
+
+    def present(self) -> bool:
+        """Whether it is there still. Quick; does not raise."""
+        ...
+
+    def require(self, end: int) -> None:
+        """Raises SharedMemoryRange where it has fewer than ``end`` bytes."""
+        ...
+
+    def read(self, offset: int, size: int) -> Buffer:
+        """A copy of its bytes, which no other process can change any more.
+
+        Raises:
+            SharedMemoryKeyNotFound: It is gone.
+            SharedMemoryRange: It has become shorter.
+        """
+        ...
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Puts the bytes there. Raises as :meth:`read`, and SharedMemoryFull."""
+        ...
+
+    def absent(self) -> LeptonError:
+        """What a caller is told where there is no such memory."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of it, once nobody reads or writes. Does not raise."""
+        ...
+
+
+class SystemMemory(Protocol):
+    """The shared memory of this machine."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether this machine has any."""
+        ...
+
+    def open(self, key: str) -> SharedObject:
+        """The object called ``key``; raises SharedMemoryInvalid and SharedMemoryKeyNotFound."""
+        ...
+
+
+class CudaMemory(Protocol):
+    """The memory of this machine's GPUs."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a GPU and its libraries."""
+        ...
+
+    def open(self, handle: bytes, device: int) -> SharedObject:
+        """The memory behind a handle of another process; may take seconds the first time.
+
+        Raises:
+            CudaMissing: There is no GPU here, or no library for it.
+            CudaHandleInvalid: The handle does not open.
+        """
         ...

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference import rest_codec, rest_json
+from lepton_inference import rest_codec, rest_json, rest_shared_memory
 from lepton_inference.framing import inflate
 from lepton_inference.gate import Gate
 from lepton_inference.model import Gone
 from lepton_inference.open_inference import SERVICES, OpenInference
 from lepton_inference.parameters import ParameterInvalid
 from lepton_inference.serving import Admitted
+from lepton_inference.shared_tensors import infer
 from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
 from lepton_mesh.interceptors.status import public_message
 
@@ -27,6 +28,8 @@ Headers = dict[bytes, bytes]
 
 _JSON = [(b"content-type", b"application/json")]
 _WITH_RETRY_AFTER = (429, 503)
+_SHORT_JSON = 64 << 10
+"""Bytes of the JSON that describes a region, and more than enough."""
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
@@ -111,6 +114,8 @@ class Rest:
                 content = await asyncio.to_thread(inflate, body, encoding, self._limit)
             target = _Target(model, version, content)
             return await self._infer(admitted, target, headers, gone)
+        if (asked := rest_shared_memory.parse(rest)) is not None:
+            return await self._shared_memory(asked, verb, headers, body)
         routes = self._routes.get(pattern, ())
         if not routes:
             if _is_declared(rest):
@@ -147,8 +152,10 @@ class Rest:
         )
         asked.request.owner = admitted.caller.subject
         model = served.route(asked.request)
-        checked, outcome = await model.infer(asked.request, gone)
-        answer, json_length = rest_codec.encode(model, asked, checked, outcome)
+        checked, outcome, placed = await infer(
+            self._protocol.shared, admitted, model, asked.request, gone
+        )
+        answer, json_length = rest_codec.encode(model, asked, checked, outcome, placed)
         if json_length is None:
             return 200, _JSON, answer
         return (
@@ -159,6 +166,17 @@ class Rest:
             ],
             answer,
         )
+
+    async def _shared_memory(
+        self, asked: rest_shared_memory.Asked, verb: str, headers: Headers, body: bytes
+    ) -> Answer:
+        if verb != asked.verb:
+            return _not_allowed(asked.verb)
+        admitted = await self._admit(asked.rpc, headers)
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+        request = rest_shared_memory.request(asked, inflate(body, encoding, _SHORT_JSON))
+        answer = await self._protocol.answer(asked.rpc, admitted, request)
+        return _ok(rest_shared_memory.content(answer))
 
     async def _server_metadata(self, _: Admitted, __: _Target) -> Answer:
         return _ok(rest_json.server_metadata(self._protocol.extensions))
@@ -247,8 +265,6 @@ def _taken_apart(rest: str) -> tuple[str, str, str]:
 _DECLARED = (
     "trace/setting",
     "logging",
-    "systemsharedmemory",
-    "cudasharedmemory",
 )
 """Where the protocol has paths that this server does not answer."""
 

@@ -12,6 +12,7 @@ tensors carry them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,14 @@ import numpy as np
 from lepton_inference.batch import Outcome
 from lepton_inference.model import LoadedModel
 from lepton_inference.parameters import (
+    SharedPart,
     generation_of,
     priority_of,
+    refuse_shared_memory,
     refuse_unsupported,
     routing_key_of,
     sequence_of,
+    shared_part_of,
     timeout_of,
 )
 from lepton_inference.signature import Checked, InferenceRequest, InputTensor
@@ -103,6 +107,7 @@ def decode(
     header = json_object(body[:end])
     parameters = _object(header, "parameters")
     refuse_unsupported(parameters)
+    refuse_shared_memory(parameters)
     binary = _Binary(memoryview(body)[end:])
     inputs = [_input(tensor, binary) for tensor in _list(header, "inputs")]
     binary.finish()
@@ -120,6 +125,11 @@ def decode(
             routing_key=routing_key_of(parameters),
             sequence=sequence_of(parameters),
             generation=generation_of(parameters),
+            placed={
+                name: part
+                for name, given in wanted.items()
+                if (part := shared_part_of(given)) is not None
+            },
         ),
         binary=frozenset(n for n, given in wanted.items() if given.get("binary_data") is True),
         all_binary=parameters.get("binary_data_output") is True,
@@ -128,9 +138,15 @@ def decode(
 
 
 def encode(
-    model: LoadedModel, asked: Asked, checked: Checked, outcome: Outcome
+    model: LoadedModel,
+    asked: Asked,
+    checked: Checked,
+    outcome: Outcome,
+    placed: Mapping[int, SharedPart] | None = None,
 ) -> tuple[bytes, int | None]:
     """The body of the answer, and its JSON's length if raw tensors follow it.
+
+    Of outputs that were placed in shared memory it says where.
 
     Raises:
         OutputNotFinite: An output that is wanted as JSON has a NaN or an infinity.
@@ -146,7 +162,9 @@ def encode(
             "datatype": spec.datatype.name,
             "shape": list(output_shape(array, batch, checked.rows)),
         }
-        if spec.name in asked.binary or (asked.all_binary and spec.name not in asked.not_binary):
+        if placed and index in placed:
+            output["parameters"] = placed[index].parameters()
+        elif spec.name in asked.binary or (asked.all_binary and spec.name not in asked.not_binary):
             raw = raw_output(outcome, index, checked.rows)
             output["parameters"] = {"binary_data_size": len(raw)}
             raws.append(raw)
@@ -240,6 +258,10 @@ def _input(tensor: dict[str, Any], binary: _Binary) -> InputTensor:
     datatype = datatype_named(name, _text(tensor, "datatype"))
     dims = tuple(shape)
     size = parameters.get("binary_data_size")
+    if (part := shared_part_of(parameters)) is not None:
+        if "data" in tensor or size is not None:
+            raise BodyInvalid(f"input '{name}' is in shared memory, and in the body; send one")
+        return InputTensor(name, datatype.name, dims, b"", part)
     if size is None:
         return InputTensor(name, datatype.name, dims, _from_json(tensor, name, datatype, dims))
     if "data" in tensor:

@@ -165,6 +165,10 @@ class Admitted:
 
     caller: Caller
     workspace: Workspace
+    expires: float = math.inf
+    """When the token that was shown does, Unix seconds."""
+    serial: str = ""
+    """Of the certificate that the caller came over, lower-case hex."""
 
 
 class Serving:

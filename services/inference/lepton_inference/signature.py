@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lepton_inference.parameters import Generation, SequenceStep
+from lepton_inference.parameters import Generation, SequenceStep, SharedPart
 from lepton_inference.tensors import Column, TensorInvalid, TensorSpec, check_raw
 from lepton_mesh.errors import InvalidArgument
 
@@ -36,6 +36,8 @@ class InputTensor:
     datatype: str
     shape: tuple[int, ...]
     data: Column
+    shared: SharedPart | None = None
+    """Where it lies in shared memory; ``data`` is empty until it was read from there."""
 
 
 @dataclass(slots=True)
@@ -61,6 +63,8 @@ class InferenceRequest:
     """Who asks, the subject of their token; sequences of one owner are not another's."""
     stream: SequenceUser | None = None
     """The stream that it came by, if it did."""
+    placed: dict[str, SharedPart] = field(default_factory=dict)
+    """Outputs that are wanted in shared memory, and where."""
 
 
 @dataclass(frozen=True, slots=True)

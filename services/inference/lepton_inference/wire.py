@@ -12,6 +12,7 @@ appended to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +23,14 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.batch import Batch, Outcome
 from lepton_inference.model import LoadedModel
 from lepton_inference.parameters import (
+    SharedPart,
     generation_of,
     priority_of,
+    refuse_shared_memory,
     refuse_unsupported,
     routing_key_of,
     sequence_of,
+    shared_part_of,
     timeout_of,
 )
 from lepton_inference.signature import InferenceRequest, InputTensor, Tails
@@ -78,25 +82,37 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
     """
     parameters = {key: parameter_value(value) for key, value in message.parameters.items()}
     inputs = message.inputs
+    shared = [_shared_part(tensor.parameters) for tensor in inputs]
     raw = message.raw_input_contents
-    if raw and len(raw) != len(inputs):
+    in_message = shared.count(None)
+    if raw and len(raw) != in_message:
         raise TensorInvalid(
-            f"{len(raw)} raw_input_contents for {len(inputs)} inputs; one for each, or none"
+            f"{len(raw)} raw_input_contents for {in_message} inputs; one for each that is not in "
+            "shared memory, or none"
         )
+    raws = iter(raw)
     tensors = []
-    for index, tensor in enumerate(inputs):
+    for tensor, part in zip(inputs, shared, strict=True):
         refuse_unsupported(tensor.parameters)
         shape = tuple(tensor.shape)
-        data: Column = raw[index] if raw else _contents(tensor, shape)
-        if raw and tensor.HasField("contents"):
+        if (raw or part) and tensor.HasField("contents"):
             raise TensorInvalid(
-                f"input '{tensor.name}' has contents and raw_input_contents; send one of them",
+                f"input '{tensor.name}' has contents, and raw_input_contents or shared memory; "
+                "send one of them",
                 tensor=tensor.name,
             )
+        if part is not None:
+            tensors.append(InputTensor(tensor.name, tensor.datatype, shape, b"", part))
+            continue
+        data: Column = next(raws) if raw else _contents(tensor, shape)
         tensors.append(InputTensor(tensor.name, tensor.datatype, shape, data))
+    placed: dict[str, SharedPart] = {}
     for output in message.outputs:
         refuse_unsupported(output.parameters)
+        if (part := _shared_part(output.parameters)) is not None:
+            placed[output.name] = part
     refuse_unsupported(parameters)
+    refuse_shared_memory(parameters)
     return InferenceRequest(
         model=message.model_name,
         version=message.model_version,
@@ -108,7 +124,14 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
         routing_key=routing_key_of(parameters),
         sequence=sequence_of(parameters),
         generation=generation_of(parameters),
+        placed=placed,
     )
+
+
+def _shared_part(parameters: Mapping[str, pb.InferParameter]) -> SharedPart | None:
+    if not parameters:
+        return None
+    return shared_part_of({key: parameter_value(value) for key, value in parameters.items()})
 
 
 def parameter_value(parameter: pb.InferParameter) -> object:
@@ -187,34 +210,56 @@ def raw_output(outcome: Outcome, index: int, rows: int) -> bytes | memoryview:
 
 
 def response_head(
-    model: LoadedModel, shapes: tuple[tuple[int, ...], ...], outputs: tuple[int, ...]
+    model: LoadedModel,
+    shapes: tuple[tuple[int, ...], ...],
+    outputs: tuple[int, ...],
+    placed: Mapping[int, SharedPart] | None = None,
 ) -> bytes:
-    """Everything of a response that its shape decides."""
+    """Everything of a response that its shape decides, and where in shared memory it is."""
     specs = [model.signature.outputs[index] for index in outputs]
     return pb.ModelInferResponse(
         model_name=model.source.name,
         model_version=model.source.version,
         outputs=[
             pb.ModelInferResponse.InferOutputTensor(
-                name=spec.name, datatype=spec.datatype.name, shape=shape
+                name=spec.name,
+                datatype=spec.datatype.name,
+                shape=shape,
+                parameters=_placement(placed[index]) if placed and index in placed else None,
             )
-            for spec, shape in zip(specs, shapes, strict=True)
+            for index, spec, shape in zip(outputs, specs, shapes, strict=True)
         ],
     ).SerializeToString()
 
 
+def _placement(part: SharedPart) -> dict[str, pb.InferParameter]:
+    return {
+        key: pb.InferParameter(string_param=value)
+        if isinstance(value, str)
+        else pb.InferParameter(int64_param=value)
+        for key, value in part.parameters().items()
+    }
+
+
 def response_of(
-    model: LoadedModel, outcome: Outcome, rows: int, outputs: tuple[int, ...], request_id: str
+    model: LoadedModel,
+    outcome: Outcome,
+    rows: int,
+    outputs: tuple[int, ...],
+    request_id: str,
+    *,
+    placed: Mapping[int, SharedPart] | None = None,
 ) -> bytes:
-    """A serialized ModelInferResponse."""
+    """A serialized ModelInferResponse; of outputs that were placed elsewhere it says where."""
     batch, _ = outcome
     shapes = tuple(output_shape(batch.arrays[index], batch, rows) for index in outputs)
-    parts: list[bytes | memoryview] = [response_head(model, shapes, outputs)]
+    parts: list[bytes | memoryview] = [response_head(model, shapes, outputs, placed)]
     if request_id:
         encoded = request_id.encode()
         parts += (_ID_TAG, varint(len(encoded)), encoded)
     for index in outputs:
-        raw = raw_output(outcome, index, rows)
+        # Empty where it was placed: clients count the entries (as with Triton).
+        raw = b"" if placed and index in placed else raw_output(outcome, index, rows)
         parts += (_RAW_OUTPUT_TAG, varint(len(raw)), raw)
     return b"".join(parts)
 
@@ -314,7 +359,9 @@ def _plan(body: bytes, message: pb.ModelInferRequest, model: LoadedModel) -> Pla
         message.id
         or message.parameters
         or len(message.raw_input_contents) != 1
+        or len(message.inputs) != 1  # another may be in shared memory
         or len(outputs) != 1
+        or any(output.parameters for output in message.outputs)
         or not signature.batched
         or signature.inputs[0].datatype.itemsize == 0
     ):

@@ -24,11 +24,10 @@ import httpx
 from tests.integration.gateway.world import TRUST_DOMAIN, World, eventually
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
-from data_plane import OpenGate, data_plane, load_models
+from data_plane import OpenGate, data_plane, load_models, protocol
 
 from lepton_inference.envoy import MutualTls
 from lepton_inference.grpc_port import GrpcPort
-from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Serving
 from lepton_inference.settings import ModelSettings
 from lepton_mesh.discovery import Instance
@@ -101,7 +100,7 @@ async def grpc_port(models: dict[str, Path]) -> AsyncIterator[Server]:
     """grpc.aio, in the clear."""
     serving = Serving()
     load_models(serving, models, ModelSettings())
-    port = GrpcPort(OpenInference(serving), OpenGate(serving), lambda _: None, MAX_MESSAGE_BYTES)
+    port = GrpcPort(protocol(serving), OpenGate(serving), lambda _: None, MAX_MESSAGE_BYTES)
     address = await port.start(None, "127.0.0.1", 0)
     try:
         yield Server(address, rest=False, pid=0)

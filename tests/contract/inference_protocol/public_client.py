@@ -80,8 +80,6 @@ def grpc_client(door: Door) -> dict[str, Any]:
             "log": triton.get_log_settings,
             "load": lambda: triton.load_model("linear"),
             "unload": lambda: triton.unload_model("linear"),
-            "shm": triton.get_system_shared_memory_status,
-            "cuda": triton.get_cuda_shared_memory_status,
         }.items()
     }
     seen["stream"] = _stream(triton, client, image)

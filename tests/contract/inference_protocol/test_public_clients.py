@@ -62,7 +62,7 @@ def test_the_grpc_client_is_content(door: Server) -> None:
     refused = seen["refused"]
     assert refused["unknown"].startswith("StatusCode.NOT_FOUND: there is no endpoint 'nobody'")
     assert refused["version"].startswith("StatusCode.NOT_FOUND")
-    for method in ("trace", "log", "load", "unload", "shm", "cuda"):
+    for method in ("trace", "log", "load", "unload"):
         assert refused[method].startswith("StatusCode.UNIMPLEMENTED"), method
     first, second, third = seen["stream"]
     assert first == third == SUMS[0]
