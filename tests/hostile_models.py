@@ -119,6 +119,34 @@ def endless() -> bytes:
     return model_of([loop], [arrays.from_array(np.array(True), "yes")]).SerializeToString()
 
 
+def expands_to_its_value() -> bytes:
+    """The largest value of ``x``, found by repeating each of its rows as often."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["times"], to=TensorProto.INT64),
+        helper.make_node("Max", ["times", "one"], ["at_least_once"]),
+        helper.make_node("Concat", ["one", "at_least_once", "one"], ["shape"], axis=0),
+        helper.make_node("Unsqueeze", ["x", "one"], ["narrow"]),
+        helper.make_node("Expand", ["narrow", "shape"], ["wide"]),
+        helper.make_node("ReduceMax", ["wide", "one"], ["y"], keepdims=0),
+    ]
+    return model_of(nodes, [arrays.from_array(np.array([1], np.int64), "one")]).SerializeToString()
+
+
+def endless_above(limit: float) -> bytes:
+    """``y = abs(x)``, by a loop that does not end while ``x`` has a value above ``limit``."""
+    model = ModelProto.FromString(endless())
+    model.graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0))
+    model.graph.node.insert(1, helper.make_node("Greater", ["most", "limit"], ["on"]))
+    model.graph.node[2].input[1] = "yes"
+    # The body asks the graph around it, so that the loop runs once where it ends at all.
+    body = model.graph.node[2].attribute[0].g
+    body.node[0].input[0] = "on"
+    body.input[1].name = "was_on"
+    model.graph.initializer.append(arrays.from_array(np.array(limit, np.float32), "limit"))
+    return model.SerializeToString()
+
+
 def _field(number: int, value: bytes) -> bytes:
     """A length-delimited field of a protobuf message."""
     out, size = bytearray([number << 3 | 2]), len(value)

@@ -11,7 +11,9 @@ from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton_inference.endpoint import Endpoint, Wanted
 from lepton_inference.settings import (
     BatchingSettings,
+    EndpointInvalid,
     ExecutionSettings,
+    Isolation,
     Link,
     ModelSettings,
     SequenceSettings,
@@ -32,7 +34,7 @@ def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
             for target in endpoint.targets
         ],
         batching=_batching_message(endpoint.settings.batching),
-        execution=pb.Execution(instances=endpoint.settings.execution.instances),
+        execution=_execution_message(endpoint.settings.execution),
         response_cache_bytes=endpoint.settings.response_cache_bytes,
         sequences=_sequences_message(endpoint.settings.sequences),
         unloaded=endpoint.unloaded,
@@ -55,7 +57,7 @@ def wanted_of(message: pb.Endpoint) -> Wanted:
         targets=tuple((target.model_version, target.weight) for target in message.targets),
         settings=ModelSettings(
             batching=_batching(message.batching),
-            execution=ExecutionSettings(instances=message.execution.instances or 1),
+            execution=_execution(message.execution),
             response_cache_bytes=message.response_cache_bytes,
             sequences=_sequences(message.sequences) if message.HasField("sequences") else None,
         ),
@@ -120,6 +122,31 @@ def _sequences_message(sequences: SequenceSettings | None) -> pb.SequenceBatchin
 
 def _link_messages(links: Iterable[Link]) -> list[pb.SequenceBatching.Link]:
     return [pb.SequenceBatching.Link(output=link.output, input=link.input) for link in links]
+
+
+def _execution(message: pb.Execution) -> ExecutionSettings:
+    asked = {value.value: value for value in Isolation}
+    names = {number: name for name, number in pb.Execution.Isolation.items()}
+    if message.isolation not in names:
+        raise EndpointInvalid(
+            f"execution.isolation is {message.isolation}; use {', '.join(asked)}",
+            field="execution.isolation",
+        )
+    return ExecutionSettings(
+        instances=message.instances or 1,
+        isolation=asked.get(names[message.isolation], Isolation.AUTO),
+        memory_limit_mib=message.memory_limit_mib,
+        max_run_ms=message.max_run_ms,
+    )
+
+
+def _execution_message(execution: ExecutionSettings) -> pb.Execution:
+    return pb.Execution(
+        instances=execution.instances,
+        isolation=execution.isolation.value,
+        memory_limit_mib=execution.memory_limit_mib,
+        max_run_ms=execution.max_run_ms,
+    )
 
 
 def _timestamp(moment: datetime) -> Timestamp:

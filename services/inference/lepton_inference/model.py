@@ -250,7 +250,8 @@ class LoadedModel:
             await self.sequences.ended(sequence_seconds)
             self.sequences.close()
         await self.batcher.close()
-        self.session.close()
+        # Giving back gigabytes takes a while.
+        await asyncio.to_thread(self.session.close)
 
 
 def _refuse_generation(generation: Generation) -> None:

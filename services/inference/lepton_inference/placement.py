@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lepton_inference.settings import Isolation
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -17,3 +19,7 @@ class Placement:
     """The largest batch that runs on the event loop, measured at load; 0 for none."""
     note: str = ""
     """What of this machine is left unused, and what to do about it; "" for nothing."""
+    isolation: Isolation = Isolation.SHARED
+    """Where it runs: SHARED or OWN_PROCESS."""
+    isolation_reason: str = ""
+    """Why there."""

@@ -25,11 +25,15 @@ def metadata(served: Served, model: LoadedModel) -> pb.ModelMetadataResponse:
 
 def properties(model: LoadedModel) -> dict[str, str]:
     """Where and how the model runs on this machine; never left to guess."""
-    placement = model.session.placement
+    placement, execution = model.session.placement, model.settings.execution
     said = {
         "execution_provider": placement.provider,
         "adaptive_delay": str(model.settings.batching.adaptive_delay).lower(),
         "pad_ragged": str(model.settings.batching.pad_ragged).lower(),
+        "isolation": placement.isolation.value,
+        "isolation_reason": placement.isolation_reason,
+        "memory_limit_mib": str(execution.memory_limit_mib),
+        "max_run_ms": str(execution.max_run_ms),
         "inline_rows": str(placement.inline_rows),
         "intra_op_threads": str(placement.threads),
         "artifact_digest": model.source.digest,

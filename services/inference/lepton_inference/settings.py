@@ -6,6 +6,7 @@ Plain values, compared to see whether a loaded model is still right, and kept wi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from lepton_mesh.errors import InvalidArgument
 
@@ -15,6 +16,8 @@ MAX_QUEUE = 1 << 20
 MAX_PREFERRED = 16
 MAX_PRIORITIES = 64
 MAX_INSTANCES = 64
+MAX_MEMORY_MIB = 1 << 20
+MAX_RUN_MS = 3_600_000
 MIN_CACHE_BYTES = 4096
 MAX_CACHE_BYTES = 1 << 40
 MAX_IDLE_SECONDS = 86_400.0
@@ -49,12 +52,28 @@ class BatchingSettings:
     """Whether rows of different lengths are padded to share a batch."""
 
 
+class Isolation(Enum):
+    """Where a model runs."""
+
+    AUTO = "AUTO"
+    """In the server's process if its shapes bound what it takes, else in one of its own."""
+    SHARED = "SHARED"
+    """In the server's process."""
+    OWN_PROCESS = "OWN_PROCESS"
+    """In a process of its own, one for each instance."""
+
+
 @dataclass(frozen=True)
 class ExecutionSettings:
     """How a model runs."""
 
     instances: int = 1
     """Batches that may run at a time."""
+    isolation: Isolation = Isolation.AUTO
+    memory_limit_mib: int = 0
+    """That its process may take beyond what an empty one has; 0 for most of what is free."""
+    max_run_ms: int = 0
+    """How long a batch may run in its process; 0 for a minute."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,7 @@ class ModelSettings:
 def check_model_settings(settings: ModelSettings) -> None:
     """Raises EndpointInvalid for a setting out of bounds, or one without effect."""
     _check_batching(settings.batching)
-    _within("execution.instances", settings.execution.instances, 1, MAX_INSTANCES)
+    _check_execution(settings.execution)
     if settings.response_cache_bytes:
         cache_bytes = settings.response_cache_bytes
         _within("response_cache_bytes", cache_bytes, MIN_CACHE_BYTES, MAX_CACHE_BYTES)
@@ -196,6 +215,20 @@ def _check_sequences(sequences: SequenceSettings) -> None:
                 f"sequences.{said} has no effect without sequences.{needs}",
                 field=f"sequences.{said}",
             )
+
+
+def _check_execution(execution: ExecutionSettings) -> None:
+    _within("execution.instances", execution.instances, 1, MAX_INSTANCES)
+    _within("execution.memory_limit_mib", execution.memory_limit_mib, 0, MAX_MEMORY_MIB)
+    _within("execution.max_run_ms", execution.max_run_ms, 0, MAX_RUN_MS)
+    if execution.isolation is Isolation.SHARED:
+        for name in ("memory_limit_mib", "max_run_ms"):
+            if getattr(execution, name):
+                raise EndpointInvalid(
+                    f"execution.{name} has no effect while execution.isolation is SHARED; a model "
+                    "has limits in a process of its own: OWN_PROCESS",
+                    field=f"execution.{name}",
+                )
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_inference.adapters.model_messages import LoadOrder
 from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_runtime import load
 from lepton_inference.model_errors import (
@@ -91,12 +92,12 @@ def test_a_model_that_ends_its_process_is_told_of(
     with ModelProcess.start() as process:
         os.kill(process.pid, number)
         with pytest.raises(error):
-            process.load(file(tmp_path, linear(1.0)), ModelSettings(), 60.0)
+            process.load(LoadOrder(file(tmp_path, linear(1.0)), ModelSettings()), 60.0)
 
 
 def test_nothing_is_left_of_the_process(tmp_path: Path) -> None:
     """It is gone, and reaped, when it is closed; computing or not."""
     process = ModelProcess.start()
     with process, pytest.raises(ModelTimeout):
-        process.load(file(tmp_path, hostile.endless()), ModelSettings(), 1.0)
+        process.load(LoadOrder(file(tmp_path, hostile.endless()), ModelSettings()), 1.0)
     assert not Path(f"/proc/{process.pid}").exists()

@@ -55,12 +55,24 @@ def test_what_is_not_said_has_its_default() -> None:
     check_model_settings(several)
 
 
-@pytest.mark.parametrize("instances", [-1, 65])
-def test_instances_are_bounded(instances: int) -> None:
+@pytest.mark.parametrize(
+    ("execution", "field"),
+    [
+        ({"instances": -1}, "instances"),
+        ({"instances": 65}, "instances"),
+        ({"isolation": 9}, "isolation"),
+        ({"memory_limit_mib": -1}, "memory_limit_mib"),
+        ({"memory_limit_mib": 2 << 20}, "memory_limit_mib"),
+        ({"max_run_ms": -1}, "max_run_ms"),
+        ({"max_run_ms": 3_600_001}, "max_run_ms"),
+        ({"isolation": "SHARED", "max_run_ms": 5}, "max_run_ms"),
+        ({"isolation": "SHARED", "memory_limit_mib": 5}, "memory_limit_mib"),
+    ],
+)
+def test_execution_is_bounded(execution: dict[str, object], field: str) -> None:
     """The field is named."""
-    wanted = wanted_of(pb.Endpoint(execution=pb.Execution(instances=instances)))
-    with pytest.raises(EndpointInvalid, match=r"execution\.instances"):
-        check_model_settings(wanted.settings)
+    with pytest.raises(EndpointInvalid, match=rf"execution\.{field}"):
+        check_model_settings(wanted_of(pb.Endpoint(execution=pb.Execution(**execution))).settings)
 
 
 @pytest.mark.parametrize(

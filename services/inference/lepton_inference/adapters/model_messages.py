@@ -15,17 +15,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_inference.model_errors import ModelDoesNotFit, ModelInvalid, ProviderMissing
+from lepton_inference.adapters.shared_tensors import Place
+from lepton_inference.model_errors import (
+    MemoryLimit,
+    ModelDoesNotFit,
+    ModelInvalid,
+    ProviderMissing,
+)
 from lepton_inference.placement import Placement
-from lepton_inference.settings import ModelSettings
+from lepton_inference.settings import Isolation, ModelSettings
 from lepton_inference.signature import Signature
 from lepton_inference.tensors import DATATYPES, TensorSpec
 from lepton_mesh.errors import Internal, LeptonError
 
 _LENGTH = struct.Struct("<I")
 _LONGEST = 64 << 20
+_LONGEST_FAILURE = 2000
 _ERRORS: dict[str, type[LeptonError]] = {
-    error.reason: error for error in (ModelInvalid, ModelDoesNotFit, ProviderMissing)
+    error.reason: error for error in (ModelInvalid, ModelDoesNotFit, ProviderMissing, MemoryLimit)
 }
 
 Found = tuple[Signature, Placement]
@@ -40,6 +47,8 @@ class LoadOrder:
     settings: ModelSettings
     known: Found | None = None
     """What an earlier trial has found, so that nothing is checked or measured again."""
+    instance: int = 0
+    """Which of the model's instances this is."""
 
     def dump(self) -> bytes:
         return pickle.dumps(self)
@@ -82,7 +91,7 @@ def found_frame(found: Found) -> bytes:
             "inputs": [_plain(spec) for spec in signature.inputs],
             "outputs": [_plain(spec) for spec in signature.outputs],
             "batched": signature.batched,
-            "placement": asdict(placement),
+            "placement": {**asdict(placement), "isolation": placement.isolation.value},
         }
     ).encode()
 
@@ -92,6 +101,16 @@ def error_frame(error: LeptonError) -> bytes:
     return json.dumps(
         {"reason": error.reason, "message": error.message, "metadata": error.metadata}
     ).encode()
+
+
+def tensors_frame(places: list[Place]) -> bytes:
+    """Says where the tensors of a batch are."""
+    return json.dumps({"tensors": places}).encode()
+
+
+def failure_frame(error: Exception) -> bytes:
+    """An answer for a batch that the model failed on."""
+    return json.dumps({"failed": str(error)[:_LONGEST_FAILURE]}).encode()
 
 
 def answer_of(frame: bytes) -> dict[str, Any]:
@@ -120,7 +139,9 @@ def found_of(answer: dict[str, Any]) -> Found:
             tuple(_spec(plain) for plain in answer["outputs"]),
             bool(answer["batched"]),
         )
-        return signature, Placement(**answer["placement"])
+        placement = answer["placement"]
+        placement["isolation"] = Isolation(placement["isolation"])
+        return signature, Placement(**placement)
     except (KeyError, TypeError, ValueError):
         raise EOFError from None
 

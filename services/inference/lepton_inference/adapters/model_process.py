@@ -8,13 +8,22 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from lepton_inference.adapters import model_messages as messages
-from lepton_inference.model_errors import ModelCrashed, ModelDoesNotFit, ModelTimeout
-from lepton_inference.settings import ModelSettings
+from lepton_inference.adapters.shared_tensors import SharedTensors
+from lepton_inference.model_errors import (
+    ModelCrashed,
+    ModelDoesNotFit,
+    ModelTimeout,
+    RunTooLong,
+)
+from lepton_inference.signature import Signature
 from lepton_mesh.errors import Internal
 
 log = logging.getLogger(__name__)
@@ -25,28 +34,47 @@ _OURS = ("LEPTON_", "PYTHONHOME", "LD_PRELOAD")
 """Of the environment: secrets, and what Envoy needs to have Python inside."""
 
 
+class ProcessEnded(Exception):
+    """The process is gone."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"the model's process ended: {_name(status)}")
+        self.status = status
+        self.words = words
+        """What it wrote last."""
+
+
 class ModelProcess:
     """One process, for one model. Not for two threads at a time.
 
     Args:
-        process: The process.
+        process: The process itself.
         connection: To it.
+        tensors: Memory for inputs, which it reads, and for outputs, which it writes.
         said: A file with what it wrote to its standard error.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], connection: socket.socket, said: int
+        self,
+        process: subprocess.Popen[bytes],
+        connection: socket.socket,
+        tensors: tuple[SharedTensors, SharedTensors],
+        said: int,
     ) -> None:
         self._process = process
         self._connection = connection
+        self._inputs, self._outputs = tensors
         self._said = said
+        self._closed = False
 
     @classmethod
     def start(cls) -> ModelProcess:
         """Starts one that waits for its order."""
         ours, theirs = socket.socketpair()
+        tensors = SharedTensors.create("model-inputs"), SharedTensors.create("model-outputs")
         said = os.memfd_create("model-stderr")
         with theirs:
+            descriptors = (theirs.fileno(), *(each.descriptor for each in tensors))
             process = subprocess.Popen(
                 [
                     _python(),
@@ -55,7 +83,7 @@ class ModelProcess:
                     "faulthandler",
                     "-m",
                     "lepton_inference.adapters.model_worker",
-                    str(theirs.fileno()),
+                    *map(str, descriptors),
                 ],
                 env={
                     **{k: v for k, v in os.environ.items() if not k.startswith(_OURS)},
@@ -64,11 +92,11 @@ class ModelProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=descriptors,
                 # A terminal's Ctrl-C is for the parent.
                 start_new_session=True,
             )
-        return cls(process, ours, said)
+        return cls(process, ours, tensors, said)
 
     def __enter__(self) -> ModelProcess:
         return self
@@ -86,15 +114,14 @@ class ModelProcess:
         """The process' id."""
         return self._process.pid
 
-    def load(self, path: Path, settings: ModelSettings, seconds: float) -> messages.Found:
-        """Has the model checked, loaded and measured.
+    def load(self, order: messages.LoadOrder, seconds: float) -> messages.Found:
+        """Has the model loaded; checked and measured too where nothing is known of it.
 
         Raises:
             ModelInvalid, ModelDoesNotFit, ProviderMissing: What the process found.
             ModelTimeout: It took longer than ``seconds``.
             ModelCrashed: The process ended of it.
         """
-        order = messages.LoadOrder(path, settings)
         try:
             return messages.found_of(self._ask(order.dump(), seconds))
         except TimeoutError:
@@ -103,24 +130,63 @@ class ModelProcess:
                 "run on a sample does not end"
             ) from None
         except (EOFError, OSError):
-            status = self._end()
+            status = self._end().status
         if status == -signal.SIGKILL:
             raise ModelDoesNotFit(
                 "the system killed the process that loaded the model: mostly, memory ran out"
             )
         raise ModelCrashed(
-            f"loading the model ended the process that tried it ({_name(status)}); the service's "
+            f"loading the model ended its process ({_name(status)}); the service's "
             "log has its last words"
         )
 
+    def run(
+        self,
+        signature: Signature,
+        feeds: Mapping[str, np.ndarray[Any, Any]],
+        seconds: float,
+    ) -> list[np.ndarray[Any, Any]]:
+        """Runs a batch of the model that was loaded.
+
+        Raises:
+            MemoryLimit: It needs more memory than the process may take; the process lives.
+            RuntimeError: The model failed on it, in ONNX Runtime's words; the process lives.
+            RunTooLong: It took longer than ``seconds``; the process does not live.
+            ProcessEnded: The process ended of it.
+        """
+        arrays = [feeds[spec.name] for spec in signature.inputs]
+        frame = messages.tensors_frame(self._inputs.write(arrays, signature.inputs))
+        try:
+            answer = self._ask(frame, seconds)
+            if "failed" in answer:
+                raise RuntimeError(str(answer["failed"]))
+            return self._outputs.read(answer["tensors"], signature.outputs, copy=True)
+        except TimeoutError:
+            self._process.kill()
+            raise RunTooLong(
+                f"the batch ran for longer than {seconds:g} s and was ended; send less at a time, "
+                "or raise the endpoint's execution.max_run_ms",
+                seconds=seconds,
+            ) from None
+        # The last three for an answer that makes no sense.
+        except (EOFError, OSError, KeyError, TypeError, ValueError):
+            raise self._end() from None
+
+    def kill(self) -> None:
+        """Ends the process; who waits for its answer hears of it, and closes it."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the process and gives everything back."""
+        if self._closed:
+            return
+        self._closed = True
         self._process.kill()
         self._process.wait()
         self._connection.close()
-        if self._said >= 0:
-            os.close(self._said)
-            self._said = -1
+        self._inputs.close()
+        self._outputs.close()
+        os.close(self._said)
 
     def _ask(self, frame: bytes, seconds: float) -> dict[str, Any]:
         self._connection.settimeout(seconds)
@@ -131,21 +197,21 @@ class ModelProcess:
             self._log_last_words()
             raise
 
-    def _end(self) -> int:
-        """The status of a process that does not answer any more, ended if it has not yet."""
+    def _end(self) -> ProcessEnded:
+        """How a process ended that does not answer any more."""
         self._connection.close()  # ends it
         try:
             status = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        self._log_last_words()
-        return status
+        return ProcessEnded(status, self._log_last_words())
 
-    def _log_last_words(self) -> None:
+    def _log_last_words(self) -> str:
         size = os.fstat(self._said).st_size
         words = os.pread(self._said, _TAIL, max(0, size - _TAIL)).decode(errors="replace")
         log.warning("a model's process failed", extra={"pid": self.pid, "last_words": words})
+        return words
 
 
 def _python() -> str:

@@ -1,7 +1,8 @@
-"""The process that a model is tried in: ``python -m lepton_inference.adapters.model_worker FD``.
+"""The process that a model is tried and run in; ``python -m`` this module starts it.
 
-It holds nothing but the model, may die of it, and ends with whoever started it. What it imports
-is kept small, because a deployment waits for it.
+It is given three descriptors: a connection to whoever started it, memory that inputs come in, and
+memory that outputs go to. It holds nothing but the model, may die of it, and ends with whoever
+started it. What it imports is kept small, because a deployment waits for it.
 """
 
 from __future__ import annotations
@@ -14,47 +15,114 @@ import threading
 import traceback
 
 from lepton_inference.adapters import model_messages as messages
+from lepton_inference.adapters import onnx_runtime
+from lepton_inference.adapters.measurement import is_memory_error
 from lepton_inference.adapters.model_limits import bound_this_process
-from lepton_inference.adapters.onnx_checks import check_file
-from lepton_inference.adapters.onnx_runtime import examine
-from lepton_inference.model_errors import ModelDoesNotFit
+from lepton_inference.adapters.onnx_session import OnnxSession
+from lepton_inference.adapters.shared_tensors import Place, SharedTensors
+from lepton_inference.model_errors import MemoryLimit, ModelDoesNotFit
 from lepton_mesh.errors import Internal, LeptonError
 
 
 def main() -> None:
-    """Answers one order after another until the other end is gone."""
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    """Loads the model that is named first, then runs one batch after another."""
+    connection, inbox, outbox = (int(argument) for argument in sys.argv[1:])
+    worker = _Worker(socket.socket(fileno=connection), SharedTensors(inbox), SharedTensors(outbox))
+    threading.Thread(target=worker.end_with_the_other, daemon=True).start()
     try:
-        order = messages.LoadOrder.parse(messages.receive(connection))
-        messages.send(connection, _answer(order))
-        messages.receive(connection)
+        worker.work()
     except (EOFError, OSError):
         return
 
 
-def _answer(order: messages.LoadOrder) -> bytes:
-    try:
-        bound_this_process(0)
-        check_file(order.path)
-        session = examine(order.path, order.settings)
-        return messages.found_frame((session.signature, session.placement))
-    except MemoryError:
-        error: LeptonError = ModelDoesNotFit("the model does not fit into this machine's memory")
-    except LeptonError as known:
-        error = known
-    except Exception:
-        traceback.print_exc()
-        error = Internal("the model could not be loaded; the service's log says why")
-    return messages.error_frame(error)
+class _Worker:
+    def __init__(
+        self, connection: socket.socket, inbox: SharedTensors, outbox: SharedTensors
+    ) -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._outbox = outbox
+
+    def work(self) -> None:
+        """Ends with EOFError, when the other end is gone."""
+        order = messages.LoadOrder.parse(messages.receive(self._connection))
+        session = self._load(order)
+        while session is not None:
+            places = messages.answer_of(messages.receive(self._connection))["tensors"]
+            messages.send(self._connection, self._run(session, places, order))
+
+    def end_with_the_other(self) -> None:
+        """Ends this process, whatever it computes, once the other end is closed."""
+        poll = select.poll()
+        poll.register(self._connection, 0)  # nothing but the hang-up, which needs no asking
+        poll.poll()
+        os._exit(0)
+
+    def _load(self, order: messages.LoadOrder) -> OnnxSession | None:
+        try:
+            bound_this_process(order.settings.execution.memory_limit_mib << 20)
+            session = _open(order)
+            answer = messages.found_frame((session.signature, session.placement))
+        except MemoryError:
+            session, answer = None, messages.error_frame(_does_not_fit(order))
+        except LeptonError as error:
+            session, answer = None, messages.error_frame(error)
+        except Exception:
+            traceback.print_exc()
+            failure = Internal("the model could not be loaded; the service's log says why")
+            session, answer = None, messages.error_frame(failure)
+        messages.send(self._connection, answer)
+        return session
+
+    def _run(self, session: OnnxSession, places: list[Place], order: messages.LoadOrder) -> bytes:
+        signature = session.signature
+        try:
+            arrays = self._inbox.read(places, signature.inputs, copy=False)
+            names = [spec.name for spec in signature.inputs]
+            outputs = session.run(dict(zip(names, arrays, strict=True)))
+            return messages.tensors_frame(self._outbox.write(outputs, signature.outputs))
+        # Whatever ONNX Runtime raises is this batch's.
+        except Exception as error:
+            if not is_memory_error(error):
+                return messages.failure_frame(error)
+            session.give_back_memory()
+            return messages.error_frame(_too_much(order))
 
 
-def _end_with(connection: socket.socket) -> None:
-    """Ends this process, whatever it computes, once the other end of the connection is closed."""
-    poll = select.poll()
-    poll.register(connection, 0)  # nothing but the hang-up, which needs no asking
-    poll.poll()
-    os._exit(0)
+def _open(order: messages.LoadOrder) -> OnnxSession:
+    """The session, which is tried and measured if nothing is known of it."""
+    if order.known is not None:
+        return onnx_runtime.reopen(order.path, order.settings, order.known, order.instance)
+    # Imported only by a trial: nothing else reads the file itself.
+    from lepton_inference.adapters.onnx_bounds import growth_of  # noqa: PLC0415
+    from lepton_inference.adapters.onnx_checks import check_file  # noqa: PLC0415
+
+    growth = growth_of(check_file(order.path))
+    session = onnx_runtime.examine(order.path, order.settings)
+    if not growth and session.signature.ragged:
+        growth = "a request chooses the lengths of its inputs"
+    session.placement = onnx_runtime.isolate(session.placement, order.settings.execution, growth)
+    return session
+
+
+def _does_not_fit(order: messages.LoadOrder) -> ModelDoesNotFit:
+    limit = order.settings.execution.memory_limit_mib
+    if limit:
+        return ModelDoesNotFit(
+            f"the model needs more than execution.memory_limit_mib, {limit} MiB, to load or to "
+            "run on a sample",
+            memory_limit_mib=limit,
+        )
+    return ModelDoesNotFit("the model does not fit into this machine's memory")
+
+
+def _too_much(order: messages.LoadOrder) -> MemoryLimit:
+    limit = order.settings.execution.memory_limit_mib
+    return MemoryLimit(
+        "the batch needs more memory than the model may take"
+        + (f": execution.memory_limit_mib is {limit}" if limit else " of this machine"),
+        memory_limit_mib=limit,
+    )
 
 
 if __name__ == "__main__":

@@ -15,10 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from lepton_inference.adapters import devices, measurement
+from lepton_inference.adapters.isolated_session import IsolatedSession
+from lepton_inference.adapters.model_messages import Found, LoadOrder
 from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_session import OnnxSession, open_session, signature_of
 from lepton_inference.placement import Placement
-from lepton_inference.settings import ModelSettings, check_effect
+from lepton_inference.settings import (
+    ExecutionSettings,
+    Isolation,
+    ModelSettings,
+    check_effect,
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +34,9 @@ TRIAL_SECONDS = 120.0
 """How long loading and measuring a model may take."""
 
 
-def load(path: Path, settings: ModelSettings, trial_seconds: float = TRIAL_SECONDS) -> OnnxSession:
+def load(
+    path: Path, settings: ModelSettings, trial_seconds: float = TRIAL_SECONDS
+) -> OnnxSession | IsolatedSession:
     """Tries, loads and warms the model at ``path``. Blocks; takes seconds.
 
     Raises:
@@ -37,14 +46,59 @@ def load(path: Path, settings: ModelSettings, trial_seconds: float = TRIAL_SECON
         ProviderMissing: A GPU is there, and its execution provider did not load.
         EndpointInvalid: A setting has no effect on this model.
     """
-    with ModelProcess.start() as process:
-        signature, placement = process.load(path, settings, trial_seconds)
-    check_effect(settings, batched=signature.batched, ragged=signature.ragged)
-    if placement.note:
-        log.warning("serving on the CPU", extra={"because": placement.note})
+    trial = ModelProcess.start()
+    try:
+        found = trial.load(LoadOrder(path, settings), trial_seconds)
+        signature, placement = found
+        check_effect(settings, batched=signature.batched, ragged=signature.ragged)
+        if placement.note:
+            log.warning("serving on the CPU", extra={"because": placement.note})
+        if placement.isolation is Isolation.SHARED:
+            trial.close()
+            return reopen(path, settings, found)
+        return IsolatedSession(LoadOrder(path, settings, found), trial, trial_seconds)
+    except BaseException:
+        trial.close()
+        raise
+
+
+def reopen(path: Path, settings: ModelSettings, found: Found, instance: int = 0) -> OnnxSession:
+    """Loads and warms a model that was tried, in this process.
+
+    Args:
+        path: Its file.
+        settings: Those that it was tried with.
+        found: What the trial found.
+        instance: Which of its instances this is.
+    """
+    signature, placement = found
     session = open_session(path, placement.provider, placement.threads)
     measurement.warm(session, signature, min(measurement.TYPICAL_ROWS, settings.batching.max_rows))
     return OnnxSession(session, signature, placement)
+
+
+def isolate(placement: Placement, execution: ExecutionSettings, growth: str) -> Placement:
+    """Decides where a model runs.
+
+    Args:
+        placement: How it would run in the server's process.
+        execution: What is asked for.
+        growth: What makes its memory or time depend on requests; "" if its shapes bound them.
+    """
+    isolation, reason = execution.isolation, "asked for"
+    if isolation is Isolation.AUTO:
+        if execution.memory_limit_mib or execution.max_run_ms:
+            isolation, reason = Isolation.OWN_PROCESS, "its memory or its time is limited"
+        elif growth:
+            isolation, reason = Isolation.OWN_PROCESS, growth
+        else:
+            isolation, reason = Isolation.SHARED, "its shapes bound what it takes"
+    return replace(
+        placement,
+        isolation=isolation,
+        isolation_reason=reason,
+        inline_rows=placement.inline_rows if isolation is Isolation.SHARED else 0,
+    )
 
 
 def examine(path: Path, settings: ModelSettings) -> OnnxSession:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from lepton_inference.adapters.devices import CPU
-from lepton_inference.adapters.measurement import is_memory_error
+from lepton_inference.adapters.measurement import is_memory_error, samples
 from lepton_inference.model_errors import ModelInvalid, ProviderMissing
 from lepton_inference.placement import Placement
 from lepton_inference.signature import Signature, Tails
@@ -44,6 +45,16 @@ class OnnxSession:
         if self._session is None:
             raise RuntimeError("the session was closed while its queue was not empty")
         return self._session.run(None, feeds)  # type: ignore[no-any-return]  # untyped library
+
+    def give_back_memory(self) -> None:
+        """Gives back what past batches have left free, which was kept for the next."""
+        if self._session is None:
+            return
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        with contextlib.suppress(Exception):  # a model may refuse a sample
+            feeds = samples(self.signature, 1)
+            self._session.run(None, feeds, options)
 
     def close(self) -> None:
         """Gives the session's memory back."""

@@ -1,0 +1,214 @@
+"""A model that runs in processes of its own, one for each instance, which may die of it.
+
+A batch that crashes its process, or runs for too long, fails; the process is started anew, after a
+pause that grows with how often that happened within a minute. Whatever waits for the model waits
+for that, unless the pause is long.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from lepton_inference.adapters.measurement import is_memory_error
+from lepton_inference.adapters.model_messages import LoadOrder
+from lepton_inference.adapters.model_process import ModelProcess, ProcessEnded
+from lepton_inference.adapters.onnx_session import join
+from lepton_inference.model_errors import (
+    MemoryLimit,
+    ModelCrashed,
+    ModelRestarting,
+    RunTooLong,
+)
+from lepton_inference.signature import Tails
+from lepton_inference.tensors import Column
+from lepton_mesh.errors import LeptonError
+
+log = logging.getLogger(__name__)
+
+_RUN_SECONDS = 60.0
+"""How long a batch may run where nothing is said."""
+_MEMORY_SECONDS = 60.0
+"""For how long a crash counts."""
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 30.0
+_PATIENCE_SECONDS = 5.0
+"""A batch waits for a process whose pause is no longer than this."""
+
+
+class IsolatedSession:
+    """One model in its processes. A Runner for the batcher.
+
+    Args:
+        order: How a process loads the model, with what is known of it.
+        first: A process that has loaded it; belongs to the session from now on.
+        load_seconds: How long another may take to load it.
+
+    Raises what loading it may raise, with no process left.
+    """
+
+    def __init__(self, order: LoadOrder, first: ModelProcess, load_seconds: float) -> None:
+        assert order.known is not None  # noqa: S101  # for the type checker
+        self.signature, self.placement = order.known
+        execution = order.settings.execution
+        self._run_seconds = execution.max_run_ms / 1000 or _RUN_SECONDS
+        self._order = order
+        self._load_seconds = load_seconds
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._processes: dict[int, ModelProcess] = {0: first}
+        """By instance; those that run the model."""
+        self._starting: set[ModelProcess] = set()
+        self._free: SimpleQueue[int] = SimpleQueue()
+        """Instances that run nothing."""
+        self._crashes: deque[float] = deque()
+        """When processes were lost, within the last minute; on time.monotonic()."""
+        self._resting_until = 0.0
+        try:
+            self._start_others(range(1, execution.instances))
+        except BaseException:
+            self.close()
+            raise
+        for instance in self._processes:
+            self._free.put(instance)
+
+    @property
+    def crashes_of_late(self) -> int:
+        """Processes lost within the last minute."""
+        return len(self._crashes)
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes' ids."""
+        with self._lock:
+            return [process.pid for process in self._processes.values()]
+
+    def join(
+        self, columns: Sequence[Sequence[Column]], rows: int, tails: Tails
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """See :class:`lepton_inference.batch.Runner`."""
+        return join(self.signature, columns, rows, tails)
+
+    def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        """See :class:`lepton_inference.batch.Runner`.
+
+        Raises:
+            ModelCrashed, RunTooLong, MemoryLimit: The batch did so.
+            ModelRestarting: The model is not running, because it did so too often of late.
+        """
+        instance = self._take()
+        try:
+            outputs = self._processes[instance].run(self.signature, feeds, self._run_seconds)
+        except RunTooLong:
+            self._lost(instance)
+            raise
+        except ProcessEnded as ended:
+            self._lost(instance)
+            if is_memory_error(RuntimeError(ended.words)):
+                raise MemoryLimit("the batch needs more memory than the model may take") from None
+            raise ModelCrashed(
+                "the batch ended the process that the model runs in; the service's log has its "
+                "last words"
+            ) from None
+        except BaseException:
+            self._free.put(instance)
+            raise
+        self._free.put(instance)
+        return outputs
+
+    def close(self) -> None:
+        """Ends its processes."""
+        self._closed.set()
+        with self._lock:
+            processes = list(self._processes.values())
+            self._processes.clear()
+            for process in self._starting:
+                process.kill()
+        for process in processes:
+            process.close()
+
+    def _start_others(self, instances: Sequence[int]) -> None:
+        for instance in instances:
+            self._processes[instance] = ModelProcess.start()
+        # All of them are starting by now, which takes as long as loading.
+        for instance in instances:
+            self._processes[instance].load(
+                replace(self._order, instance=instance), self._load_seconds
+            )
+
+    def _take(self) -> int:
+        """An instance that runs nothing."""
+        try:
+            return self._free.get_nowait()
+        except Empty:
+            pause = self._resting_until - time.monotonic()
+        try:
+            if pause <= _PATIENCE_SECONDS:
+                return self._free.get(timeout=self._load_seconds)
+        except Empty:
+            pause = _PATIENCE_SECONDS
+        error = ModelRestarting(
+            "the model ended its process too often of late, and is started again in "
+            f"{pause:.0f} s; the service's log has its last words"
+        )
+        error.retry_after_seconds = pause
+        raise error
+
+    def _lost(self, instance: int) -> None:
+        """Starts an instance's process anew, in the background."""
+        with self._lock:
+            process = self._processes.pop(instance, None)
+        if process is not None:
+            process.close()
+        threading.Thread(
+            target=self._restart, args=(instance, self._pause()), name="restart-model", daemon=True
+        ).start()
+
+    def _restart(self, instance: int, pause: float) -> None:
+        while not self._closed.wait(pause):
+            process = ModelProcess.start()
+            with self._lock:
+                self._starting.add(process)
+            loaded = self._load(process, instance)
+            with self._lock:
+                self._starting.discard(process)
+                if loaded and not self._closed.is_set():
+                    self._processes[instance] = process
+                    self._free.put(instance)
+                    return
+            process.close()
+            pause = self._pause()
+
+    def _load(self, process: ModelProcess, instance: int) -> bool:
+        try:
+            process.load(replace(self._order, instance=instance), self._load_seconds)
+        except LeptonError as error:
+            if not self._closed.is_set():
+                log.warning(
+                    "a model does not start again",
+                    extra={"reason": error.reason, "detail": error.message},
+                )
+            return False
+        return True
+
+    def _pause(self) -> float:
+        """Seconds to wait after one more crash."""
+        now = time.monotonic()
+        with self._lock:
+            while self._crashes and self._crashes[0] < now - _MEMORY_SECONDS:
+                self._crashes.popleft()
+            before = len(self._crashes)
+            self._crashes.append(now)
+            pause = 0.0
+            if before:
+                pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** (before - 1), _LONGEST_PAUSE_SECONDS)
+            self._resting_until = max(self._resting_until, now + pause)
+        return pause

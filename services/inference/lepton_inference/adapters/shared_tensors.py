@@ -1,0 +1,110 @@
+"""Tensors in memory that two processes share, one way: one writes, the other reads.
+
+The memory is a memfd, which has no name that another could open, is gone with its last holder,
+and is sealed so that nobody can shrink it under a reader.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_inference.tensors import TensorSpec, decode_bytes, encode_bytes
+
+_ALIGNMENT = 64
+_FIRST_BYTES = 1 << 20
+
+Place = list[Any]
+"""A tensor's shape, where it begins, and how many bytes it takes; as JSON has it."""
+
+
+class SharedTensors:
+    """One end of the memory.
+
+    Args:
+        descriptor: Of the memfd; belongs to this object.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+
+    @classmethod
+    def create(cls, name: str) -> SharedTensors:
+        """Memory that nobody else has yet."""
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(descriptor, _FIRST_BYTES)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        return cls(descriptor)
+
+    def write(
+        self, tensors: Sequence[np.ndarray[Any, Any]], specs: Sequence[TensorSpec]
+    ) -> list[Place]:
+        """Puts tensors there, over what was there; says where each is."""
+        raws: list[Any] = [
+            encode_bytes(array) if spec.datatype.itemsize == 0 else np.ascontiguousarray(array)
+            for array, spec in zip(tensors, specs, strict=True)
+        ]
+        places: list[Place] = []
+        end = 0
+        for array, raw in zip(tensors, raws, strict=True):
+            size = len(raw) if isinstance(raw, bytes) else raw.nbytes
+            places.append([array.shape, end, size])
+            end += -(-size // _ALIGNMENT) * _ALIGNMENT
+        self._make_room(end)
+        for raw, (_, start, size) in zip(raws, places, strict=True):
+            target = np.frombuffer(self._memory, np.uint8, size, start)
+            target[:] = np.frombuffer(raw, np.uint8) if isinstance(raw, bytes) else _bytes(raw)
+        return places
+
+    def read(
+        self, places: Sequence[Place], specs: Sequence[TensorSpec], *, copy: bool
+    ) -> list[np.ndarray[Any, Any]]:
+        """The tensors at those places; valid until the next write unless they are copied.
+
+        Raises ValueError for a place that no tensor of its specification can be at.
+        """
+        end = max((start + size for _, start, size in places), default=0)
+        if end > len(self._memory):
+            self._map(os.fstat(self.descriptor).st_size)
+        arrays = []
+        for (shape, start, size), spec in zip(places, specs, strict=True):
+            if spec.datatype.itemsize == 0:
+                raw = bytes(self._memory[start : start + size])
+                count = int(np.prod(shape, dtype=np.int64))
+                arrays.append(decode_bytes(spec.name, raw, count).reshape(shape))
+                continue
+            count = size // spec.datatype.itemsize
+            # Not for zero elements, which may lie at the very end.
+            array = (
+                np.frombuffer(self._memory, spec.datatype.dtype, count, start)
+                if count
+                else np.empty(0, spec.datatype.dtype)
+            ).reshape(shape)
+            arrays.append(array.copy() if copy else array)
+        return arrays
+
+    def close(self) -> None:
+        """Lets go of the memory."""
+        del self._memory  # unmapped once no tensor that was read refers to it
+        os.close(self.descriptor)
+
+    def _make_room(self, size: int) -> None:
+        if size <= len(self._memory):
+            return
+        # By half as much again, so that batches that grow do not map each a little more.
+        size = -(-max(size, len(self._memory) * 3 // 2) // mmap.PAGESIZE) * mmap.PAGESIZE
+        os.ftruncate(self.descriptor, size)
+        self._map(size)
+
+    def _map(self, size: int) -> None:
+        self._memory = mmap.mmap(self.descriptor, size)
+
+
+def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.reshape(-1).view(np.uint8)

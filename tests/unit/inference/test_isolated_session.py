@@ -1,0 +1,234 @@
+"""Models in processes of their own: what a batch does to its process, and to nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lepton_inference.adapters import isolated_session
+from lepton_inference.adapters.isolated_session import IsolatedSession
+from lepton_inference.adapters.onnx_runtime import load
+from lepton_inference.batch import Outcome
+from lepton_inference.model import LoadedModel, ModelSource
+from lepton_inference.model_errors import (
+    MemoryLimit,
+    ModelCrashed,
+    ModelDoesNotFit,
+    ModelRestarting,
+    RunTooLong,
+)
+from lepton_inference.reports import properties
+from lepton_inference.settings import ExecutionSettings, Isolation, ModelSettings
+from tests import hostile_models as hostile
+from tests.inference_models import identity, linear, two_by_two
+
+TAILS = ((4,),)
+
+
+class Loader:
+    """Loads models, and closes them at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.sessions: list[Any] = []
+
+    def __call__(self, content: bytes, isolation: str = "OWN_PROCESS", **execution: int) -> Any:
+        path = self._folder / f"{len(self.sessions)}.onnx"
+        path.write_bytes(content)
+        settings = ExecutionSettings(isolation=Isolation(isolation), **execution)
+        self.sessions.append(load(path, ModelSettings(execution=settings)))
+        return self.sessions[-1]
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Iterator[Loader]:
+    loader = Loader(tmp_path)
+    yield loader
+    for session in loader.sessions:
+        session.close()
+
+
+def images(value: float, rows: int = 1) -> np.ndarray[Any, Any]:
+    return np.full((rows, 4), value, np.float32)
+
+
+def kill(session: IsolatedSession) -> None:
+    for pid in session.pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def serve(session: Any, **execution: int) -> LoadedModel:
+    settings = ModelSettings(execution=ExecutionSettings(**execution))
+    return LoadedModel(ModelSource("m", "1", "test", ""), session, settings)
+
+
+def open_files() -> list[str]:
+    names = []
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists them
+            names.append(str(each.readlink()))
+    return names
+
+
+async def ask(model: LoadedModel, *values: float) -> list[Outcome | BaseException]:
+    """One request for each value, all of them in one batch."""
+    futures = [model.batcher.submit((images(value).tobytes(),), 1, TAILS) for value in values]
+    return await asyncio.gather(*futures, return_exceptions=True)
+
+
+def first_value(outcome: Any) -> float:
+    batch, first = outcome
+    return float(batch.arrays[0][first, 0])
+
+
+def test_tensors_come_and_go(loaded: Loader) -> None:
+    """Several, of any size, none of them changed by the next batch."""
+    session = loaded(two_by_two())
+    kept = []
+    for rows in (1, 3, 300_000, 2):
+        feeds = {
+            "a": np.full((rows, 2), rows, np.float32),
+            "b": np.ones((rows, 2), np.float32),
+            "n": np.arange(rows).reshape(rows, 1),
+        }
+        kept.append((rows, feeds, session.run(feeds)))
+    for rows, feeds, (total, count) in kept:
+        assert total.shape == (rows, 2)
+        assert (total == rows + 1).all()
+        assert (count == feeds["n"]).all()
+
+
+def test_text_comes_and_goes(loaded: Loader) -> None:
+    """As it does within a process; nothing of no rows is lost either."""
+    session = loaded(identity(onnx.TensorProto.STRING, ["batch", 1]))
+    for texts in ([["ä"], [""], ["long" * 1000]], np.empty((0, 1), object)):
+        given = np.array(texts, object)
+        (told,) = session.run({"x": given})
+        assert told.tolist() == given.tolist()
+
+
+async def test_where_a_model_runs_is_chosen_and_told(loaded: Loader) -> None:
+    """By its graph, its limits, or whoever says so; with the reason in its configuration."""
+    limit = {"memory_limit_mib": 4096}
+    for content, isolation, execution, expected, reason in (
+        (linear(1.0), "AUTO", {}, "SHARED", "bound"),
+        (linear(1.0), "AUTO", limit, "OWN_PROCESS", "limited"),
+        (linear(1.0), "OWN_PROCESS", {}, "OWN_PROCESS", "asked"),
+        (hostile.expands_to_its_value(), "AUTO", {}, "OWN_PROCESS", "Expand"),
+        (hostile.expands_to_its_value(), "SHARED", {}, "SHARED", "asked"),
+        (identity(1, ["batch", "length"]), "AUTO", {}, "OWN_PROCESS", "lengths"),
+    ):
+        session = loaded(content, isolation, **execution)
+        assert isinstance(session, IsolatedSession) is (expected == "OWN_PROCESS")
+        told = properties(serve(session, **execution))
+        assert told["isolation"] == expected
+        assert reason in told["isolation_reason"]
+        assert told["memory_limit_mib"] == str(execution.get("memory_limit_mib", 0))
+
+
+def test_a_batch_that_takes_too_much_memory_fails_alone(loaded: Loader) -> None:
+    """At once; the process lives, and has its memory back."""
+    session = loaded(hostile.expands_to_its_value(), memory_limit_mib=256)
+    pids = session.pids
+    for _ in range(3):
+        for value in (1e10, 1e7 * 3):
+            with pytest.raises(MemoryLimit, match="256"):
+                session.run({"x": images(value)})
+        (told,) = session.run({"x": images(1e7)})
+        assert told[0, 0] == 1e7
+    assert session.pids == pids
+
+
+def test_a_model_that_its_limit_does_not_hold_is_not_served(loaded: Loader) -> None:
+    """Found when it is loaded."""
+    with pytest.raises(ModelDoesNotFit, match="64 MiB"):
+        loaded(hostile.expands_to(1 << 22), memory_limit_mib=64)
+
+
+async def test_a_batch_that_does_not_end_is_ended(loaded: Loader) -> None:
+    """Those who shared it are answered; so is who comes next."""
+    execution = {"max_run_ms": 1000}
+    model = serve(loaded(hostile.endless_above(100.0), **execution), **execution)
+    one, guilty, other = await ask(model, -1.0, 1000.0, -3.0)
+    assert isinstance(guilty, RunTooLong)
+    assert (first_value(one), first_value(other)) == (1.0, 3.0)
+    assert first_value((await ask(model, -5.0))[0]) == 5.0
+    assert model.statistics.failures["RUN_TOO_LONG"].count == 1
+
+
+async def test_who_shared_a_batch_that_crashed_is_answered(loaded: Loader) -> None:
+    """Each once more, alone, by the process that takes its place."""
+    session = loaded(linear(1.0))
+    model = serve(session)
+    kill(session)
+    outcomes = await ask(model, 1.0, 2.0, 3.0)
+    assert [first_value(outcome) for outcome in outcomes] == [4.0, 8.0, 12.0]
+
+
+async def test_a_request_that_crashes_its_process_is_told(loaded: Loader) -> None:
+    """And not run again."""
+    session = loaded(linear(1.0))
+    model = serve(session)
+    kill(session)
+    (guilty,) = await ask(model, 1.0)
+    assert isinstance(guilty, ModelCrashed)
+    assert first_value((await ask(model, 1.0))[0]) == 4.0
+
+
+def test_crashes_in_a_row_are_paused_for(loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is made good at once; after more of them, batches are refused meanwhile."""
+    monkeypatch.setattr(isolated_session, "_FIRST_PAUSE_SECONDS", 30.0)
+    session = loaded(linear(1.0))
+    for _ in range(2):
+        kill(session)
+        with pytest.raises(ModelCrashed):
+            session.run({"image": images(1.0)})
+        if not session.crashes_of_late > 1:
+            session.run({"image": images(1.0)})
+    with pytest.raises(ModelRestarting) as refused:
+        session.run({"image": images(1.0)})
+    assert 20 < refused.value.retry_after_seconds <= 30
+
+
+async def test_instances_are_processes(loaded: Loader) -> None:
+    """One that is lost does not stop the others."""
+    session = loaded(linear(1.0), instances=2)
+    first, second = session.pids
+    assert first != second
+    os.kill(first, signal.SIGKILL)
+    answers = []
+    for _ in range(4):
+        try:
+            answers.append(session.run({"image": images(1.0)})[0][0, 0])
+        except ModelCrashed:
+            answers.append(None)
+    assert answers.count(None) == 1
+    assert second in session.pids
+
+
+def test_nothing_is_left_of_a_closed_model(loaded: Loader) -> None:
+    """No process, and no memory that it shared."""
+    session = loaded(linear(1.0), instances=2)
+    pids = session.pids
+    session.run({"image": images(1.0)})
+    session.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert [name for name in open_files() if "memfd:model" in name] == []
+
+
+def test_a_model_that_fails_says_so(loaded: Loader) -> None:
+    """What ONNX Runtime refuses is no crash."""
+    session = loaded(two_by_two())
+    wrong = {"a": np.ones((2, 2), np.float32), "b": np.ones((3, 2), np.float32)}
+    with pytest.raises(RuntimeError, match="Add"):
+        session.run({**wrong, "n": np.ones((2, 1), np.int64)})
+    assert len(session.pids) == 1
