@@ -21,6 +21,22 @@ from tests.inference_models import identity, linear, two_by_two
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MAX_MESSAGE_BYTES = 1 << 20
+_ELEMENTS = {
+    "BOOL": onnx.TensorProto.BOOL,
+    "UINT8": onnx.TensorProto.UINT8,
+    "UINT16": onnx.TensorProto.UINT16,
+    "UINT32": onnx.TensorProto.UINT32,
+    "UINT64": onnx.TensorProto.UINT64,
+    "INT8": onnx.TensorProto.INT8,
+    "INT16": onnx.TensorProto.INT16,
+    "INT32": onnx.TensorProto.INT32,
+    "INT64": onnx.TensorProto.INT64,
+    "FP16": onnx.TensorProto.FLOAT16,
+    "FP32": onnx.TensorProto.FLOAT,
+    "FP64": onnx.TensorProto.DOUBLE,
+}
+NUMBERS = tuple(_ELEMENTS)
+"""Datatypes of which there is a model ``identity-<datatype>``."""
 MODELS: dict[str, bytes] = {
     "linear": linear(1.0),
     "two": two_by_two(),
@@ -30,20 +46,7 @@ MODELS: dict[str, bytes] = {
     "fixed": identity(onnx.TensorProto.FLOAT, [2, 2]),
     **{
         f"identity-{name.lower()}": identity(element, ["batch", 2])
-        for name, element in {
-            "BOOL": onnx.TensorProto.BOOL,
-            "UINT8": onnx.TensorProto.UINT8,
-            "UINT16": onnx.TensorProto.UINT16,
-            "UINT32": onnx.TensorProto.UINT32,
-            "UINT64": onnx.TensorProto.UINT64,
-            "INT8": onnx.TensorProto.INT8,
-            "INT16": onnx.TensorProto.INT16,
-            "INT32": onnx.TensorProto.INT32,
-            "INT64": onnx.TensorProto.INT64,
-            "FP16": onnx.TensorProto.FLOAT16,
-            "FP32": onnx.TensorProto.FLOAT,
-            "FP64": onnx.TensorProto.DOUBLE,
-        }.items()
+        for name, element in _ELEMENTS.items()
     },
 }
 
@@ -156,7 +159,7 @@ class Plane:
         for name, content in MODELS.items():
             path = directory / f"{name}.onnx"
             path.write_bytes(content)
-            session = onnx_runtime.load(path, settings)
+            session = onnx_runtime.examine(path, settings)
             source = ModelSource(name, "1", onnx_runtime.PLATFORM, digest="")
             model = LoadedModel(source, session, settings)
             served = Served(name, ServingState.READY, models=[model], weights=[1])

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2
 
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import reports
+from lepton_inference.bounds import check_size
 from lepton_inference.model import Gone, LoadedModel
 from lepton_inference.repository import Repository
 from lepton_inference.repository_methods import RepositoryMethods
@@ -298,7 +299,8 @@ def parse(request_type: type[Message], body: bytes) -> Message:
 
 
 def parse_into(message: Message, body: bytes) -> Message:
-    """Fills ``message`` from its bytes; raises MessageInvalid."""
+    """Fills ``message`` from its bytes; raises MessageInvalid or ContentsTooLarge."""
+    check_size(body)
     try:
         message.ParseFromString(body)
     except DecodeError:

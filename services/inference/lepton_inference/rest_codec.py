@@ -277,7 +277,7 @@ def _from_json(
         raise TensorInvalid(f"input '{name}' has no data", tensor=name)
     count = element_count(shape, name)
     try:
-        values = np.array(tensor["data"], dtype=object if datatype.itemsize == 0 else None)
+        values = _array(tensor["data"], datatype)
     except ValueError:
         raise TensorInvalid(f"the data of input '{name}' is ragged", tensor=name) from None
     if values.size != count:
@@ -292,6 +292,17 @@ def _from_json(
     if count and not _holds(values, datatype):
         raise TensorInvalid(f"the data of input '{name}' are not all {datatype.name}", tensor=name)
     return values.astype(datatype.dtype).tobytes()
+
+
+def _array(data: Any, datatype: Datatype) -> np.ndarray[Any, Any]:
+    """JSON's data as numpy sees them; raises ValueError where they are ragged."""
+    values = np.array(data, dtype=object if datatype.itemsize == 0 else None)
+    if values.dtype.kind == "f" and datatype.dtype == np.uint64:
+        # Of whole numbers on both sides of 2**63 numpy makes floats.
+        exact = np.array(data, dtype=object)
+        if all(type(value) is int and 0 <= value < 2**64 for value in exact.reshape(-1)):
+            return exact.astype(np.uint64)
+    return values
 
 
 def _holds(values: np.ndarray[Any, Any], datatype: Datatype) -> bool:

@@ -24,6 +24,8 @@ Column = Buffer | np.ndarray[Any, Any]
 
 _LENGTH = struct.Struct("<I")
 _MAX_ELEMENTS = 1 << 40
+_MAX_TEXTS = 1 << 20
+"""Elements of one BYTES tensor, of which each becomes an object: half a second of Python."""
 _MAX_DIMENSIONS = 64
 """As many as numpy has. Multiplying thousands of large ones takes seconds."""
 
@@ -141,6 +143,11 @@ def decode_bytes(name: str, raw: Buffer, count: int) -> np.ndarray[Any, Any]:
     Raises:
         TensorInvalid: A length runs past the end, bytes are left over, or it is not UTF-8.
     """
+    if count > _MAX_TEXTS:
+        raise TensorInvalid(
+            f"tensor '{name}' has {count} BYTES elements; {_MAX_TEXTS} may come at a time",
+            tensor=name,
+        )
     # Every element takes four bytes at least: a lying count costs no memory.
     if count * _LENGTH.size > len(raw):
         raise TensorInvalid(

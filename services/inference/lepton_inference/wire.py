@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.batch import Batch, Outcome
+from lepton_inference.bounds import check_parts, check_size
 from lepton_inference.model import LoadedModel
 from lepton_inference.parameters import (
     SharedPart,
@@ -48,13 +49,8 @@ from lepton_mesh.errors import InvalidArgument
 _RAW_INPUT_TAG = 0x3A  # ModelInferRequest.raw_input_contents: field 7, length-delimited
 _RAW_OUTPUT_TAG = b"\x32"  # ModelInferResponse.raw_output_contents: field 6
 _ID_TAG = b"\x1a"  # ModelInferResponse.id: field 3
-_INT_RANGES = {
-    # Typed contents carry these in 32 bits, which hold more than they may.
-    "INT8": (-(2**7), 2**7 - 1),
-    "INT16": (-(2**15), 2**15 - 1),
-    "UINT8": (0, 2**8 - 1),
-    "UINT16": (0, 2**16 - 1),
-}
+_CARRIERS = {"int_contents": np.int64, "uint_contents": np.int64}
+"""Typed contents carry small integers in 32 bits, which hold more than they may."""
 
 
 class MessageInvalid(InvalidArgument):
@@ -64,12 +60,15 @@ class MessageInvalid(InvalidArgument):
 
 
 def parse_request(body: bytes | memoryview) -> pb.ModelInferRequest:
-    """The message in ``body``; raises MessageInvalid."""
+    """The message in ``body``; raises MessageInvalid or ContentsTooLarge."""
     message = pb.ModelInferRequest()
+    content = bytes(body)
+    check_size(content)
     try:
-        message.ParseFromString(bytes(body))
+        message.ParseFromString(content)
     except DecodeError:
         raise MessageInvalid("the request is not a ModelInferRequest") from None
+    check_parts(message)
     return message
 
 
@@ -168,13 +167,15 @@ def _contents(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, .
         elements = np.empty(count, dtype=object)
         elements[:] = [text(tensor.name, value) for value in values]
         return elements.reshape(shape)
-    limits = _INT_RANGES.get(datatype.name)
-    if limits and count and not limits[0] <= min(values) <= max(values) <= limits[1]:
+    carrier = _CARRIERS.get(datatype.contents, datatype.dtype)
+    carried = np.fromiter(values, carrier, count)
+    given = carried.astype(datatype.dtype)
+    if carrier is np.int64 and not np.array_equal(carried, given):
         raise TensorInvalid(
             f"input '{tensor.name}' has a value that {datatype.name} cannot hold",
             tensor=tensor.name,
         )
-    return np.array(values, dtype=datatype.dtype).tobytes()
+    return given.tobytes()
 
 
 def datatype_named(tensor: str, name: str) -> Datatype:
