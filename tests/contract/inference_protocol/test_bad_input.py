@@ -121,10 +121,10 @@ ROWS: dict[str, tuple[Any, grpc.StatusCode, str]] = {
     "an element too many": (words(struct.pack("<I", 0) * 2), INVALID, "TENSOR_INVALID"),
     "a claim of elements": (words(bytes(8), (2**39, 1)), INVALID, "TENSOR_INVALID"),
     "not UTF-8": (words(struct.pack("<I", 1) + b"\xff"), INVALID, "TENSOR_INVALID"),
-    "a sequence": (
-        message(**parameter("sequence_id", int64_param=1)),
-        UNIMPLEMENTED,
-        "PARAMETER_UNSUPPORTED",
+    "a sequence of no name": (
+        message(**parameter("sequence_id", double_param=1.5)),
+        INVALID,
+        "PARAMETER_INVALID",
     ),
     "a bad timeout": (
         message(**parameter("timeout", string_param="soon")),
