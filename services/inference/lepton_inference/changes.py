@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Changes:
@@ -14,18 +16,23 @@ class Changes:
 
     def notify(self, workspace: str, endpoint_id: str) -> None:
         """Wakes everyone who waits for this endpoint now."""
-        for waiter in self._waiters.pop((workspace, endpoint_id), ()):
+        for waiter in self._waiters.get((workspace, endpoint_id), ()):
             waiter.set()
 
-    def waiter(self, workspace: str, endpoint_id: str) -> asyncio.Event:
-        """An event that the next change sets. Take it before looking at what there is."""
-        event = asyncio.Event()
-        self._waiters[(workspace, endpoint_id)].add(event)
-        return event
+    @contextmanager
+    def watch(self, workspace: str, *endpoint_ids: str) -> Iterator[asyncio.Event]:
+        """An event that each change of any of these endpoints sets.
 
-    def forget(self, workspace: str, endpoint_id: str, event: asyncio.Event) -> None:
-        """For a waiter that waits no more."""
-        key = workspace, endpoint_id
-        self._waiters[key].discard(event)
-        if not self._waiters[key]:
-            del self._waiters[key]
+        Clear it before looking at what there is, then wait for it.
+        """
+        event = asyncio.Event()
+        keys = [(workspace, endpoint_id) for endpoint_id in endpoint_ids]
+        for key in keys:
+            self._waiters[key].add(event)
+        try:
+            yield event
+        finally:
+            for key in keys:
+                self._waiters[key].discard(event)
+                if not self._waiters[key]:
+                    del self._waiters[key]

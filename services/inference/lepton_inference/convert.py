@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton_inference.endpoint import Endpoint, Wanted
+from lepton_inference.ensemble import Ensemble, EnsembleStep
 from lepton_inference.settings import (
     BatchingSettings,
     EndpointInvalid,
@@ -18,6 +19,7 @@ from lepton_inference.settings import (
     ModelSettings,
     SequenceSettings,
 )
+from lepton_mesh.resources import check_id
 
 
 def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
@@ -35,6 +37,7 @@ def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
         ],
         batching=_batching_message(endpoint.settings.batching),
         execution=_execution_message(endpoint.settings.execution),
+        ensemble=_ensemble_message(endpoint.ensemble),
         response_cache_bytes=endpoint.settings.response_cache_bytes,
         sequences=_sequences_message(endpoint.settings.sequences),
         unloaded=endpoint.unloaded,
@@ -55,6 +58,7 @@ def wanted_of(message: pb.Endpoint) -> Wanted:
     """What the user asks for, with defaults where nothing was said; bounds are not checked."""
     return Wanted(
         targets=tuple((target.model_version, target.weight) for target in message.targets),
+        ensemble=_ensemble(message.ensemble) if message.HasField("ensemble") else None,
         settings=ModelSettings(
             batching=_batching(message.batching),
             execution=_execution(message.execution),
@@ -64,6 +68,39 @@ def wanted_of(message: pb.Endpoint) -> Wanted:
         unloaded=message.unloaded,
         description=message.description,
         labels=dict(message.labels),
+    )
+
+
+def _ensemble(message: pb.Ensemble) -> Ensemble:
+    return Ensemble(
+        steps=tuple(
+            EnsembleStep(
+                endpoint=check_id(step.endpoint.removeprefix("endpoints/"), "endpoint"),
+                # A map has no order on the wire; one that is kept is the same each time.
+                inputs=dict(sorted(step.inputs.items())),
+                outputs=dict(sorted(step.outputs.items())),
+                model_version=step.model_version,
+            )
+            for step in message.steps
+        ),
+        outputs=tuple(message.outputs),
+    )
+
+
+def _ensemble_message(ensemble: Ensemble | None) -> pb.Ensemble | None:
+    if ensemble is None:
+        return None
+    return pb.Ensemble(
+        steps=[
+            pb.EnsembleStep(
+                endpoint=step.endpoint,
+                model_version=step.model_version,
+                inputs=step.inputs,
+                outputs=step.outputs,
+            )
+            for step in ensemble.steps
+        ],
+        outputs=ensemble.outputs,
     )
 
 

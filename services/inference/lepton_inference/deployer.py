@@ -18,14 +18,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from lepton_inference.changes import Changes
 from lepton_inference.endpoint import Endpoint, EndpointNotFound, State, Target
-from lepton_inference.model import LoadedModel, ModelSource, Session
+from lepton_inference.ensemble import Ensemble, EnsembleInvalid
+from lepton_inference.ensemble_model import EnsembleModel, EnsembleNotReady
+from lepton_inference.model import LoadedModel, Model, ModelSource, Session
 from lepton_inference.model_errors import ModelDoesNotFit
 from lepton_inference.ports import Artifacts, Endpoints, Models
 from lepton_inference.serving import Served, Serving, ServingState
@@ -162,18 +164,23 @@ class Deployer:
         self, before: asyncio.Task[None] | None, endpoint: Endpoint, outcome: Outcome
     ) -> None:
         await _cancel(before)
+        steps = endpoint.ensemble.endpoints if endpoint.ensemble is not None else ()
         try:
-            await self._deploy_until_done(endpoint, outcome)
+            with self._changes.watch(endpoint.workspace, *steps) as step_changed:
+                await self._deploy_until_done(endpoint, outcome, step_changed)
         except EndpointNotFound:
             return  # deleted meanwhile
 
-    async def _deploy_until_done(self, endpoint: Endpoint, outcome: Outcome) -> None:
+    async def _deploy_until_done(
+        self, endpoint: Endpoint, outcome: Outcome, step_changed: asyncio.Event
+    ) -> None:
         pause = _FIRST_PAUSE_SECONDS
         workspace = self._serving.workspace(endpoint.workspace)
         known = workspace.endpoints.get(endpoint.id)
         if known is None or (known.unloaded and not endpoint.unloaded):
             self._serving.put(endpoint.workspace, Served(endpoint.id, ServingState.LOADING))
         while True:
+            step_changed.clear()
             failure: LeptonError
             try:
                 if endpoint.unloaded:
@@ -195,27 +202,34 @@ class Deployer:
             passing = failure.wire.retryable
             await self._failed(endpoint, failure, passing=passing)
             _settle(outcome, failure)
-            if not passing:
+            if not passing and endpoint.ensemble is None:
                 return
-            await asyncio.sleep(pause)
+            # What does not fit today may fit what a step serves tomorrow.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(step_changed.wait(), pause if passing else None)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _deploy(self, endpoint: Endpoint) -> None:
         """Loads what the endpoint wants, and swaps it in."""
         now = self._serving.workspace(endpoint.workspace).endpoints.get(endpoint.id)
-        loaded: list[LoadedModel] = []
+        models: list[Model] = []
         try:
+            if endpoint.ensemble is not None:
+                models.append(self._ensemble(endpoint, endpoint.ensemble))
             for target in endpoint.targets:
                 kept = _same(now, target, endpoint)
-                loaded.append(kept or await self._load_model(endpoint, target))
+                models.append(kept or await self._load_model(endpoint, target))
+            self._check_dependents(endpoint, models)
         except BaseException:
-            for model in loaded:
+            for model in models:
                 if now is None or model not in now.models:
                     self._close_later(model)
             raise
-        providers = {model.session.placement.provider for model in loaded}
-        weights = [target.weight for target in endpoint.targets]
-        served = Served(endpoint.id, ServingState.READY, models=loaded, weights=weights)
+        providers = {
+            model.session.placement.provider for model in models if isinstance(model, LoadedModel)
+        }
+        weights = [target.weight for target in endpoint.targets] or [1]
+        served = Served(endpoint.id, ServingState.READY, models=models, weights=weights)
         for model in self._serving.put(endpoint.workspace, served):
             self._close_later(model, endpoint)
         # Last, so that who reads READY finds it answering.
@@ -245,6 +259,32 @@ class Deployer:
             "endpoint unloaded",
             extra={"endpoint": endpoint.name, "workspace": endpoint.workspace},
         )
+
+    def check_ensemble(self, endpoint: Endpoint, ensemble: Ensemble) -> None:
+        """Raises EnsembleInvalid for steps that do not fit each other, as far as they are loaded
+        here."""
+        with contextlib.suppress(EnsembleNotReady):
+            self._ensemble(endpoint, ensemble)
+
+    def _ensemble(self, endpoint: Endpoint, ensemble: Ensemble) -> EnsembleModel:
+        workspace = self._serving.workspace(endpoint.workspace)
+        model = EnsembleModel(endpoint.id, ensemble, workspace)
+        model.check()
+        return model
+
+    def _check_dependents(self, endpoint: Endpoint, models: Sequence[Model]) -> None:
+        """Raises EnsembleInvalid if ensembles that ask the endpoint could not ask ``models``."""
+        for model in self._serving.workspace(endpoint.workspace).models():
+            if not isinstance(model, EnsembleModel) or model.unready():
+                continue
+            try:
+                model.check({endpoint.id: models})
+            except EnsembleInvalid as error:
+                raise EnsembleInvalid(
+                    f"the ensemble '{model.source.name}' asks this endpoint and would not fit: "
+                    f"{error.message}",
+                    ensemble=model.source.name,
+                ) from None
 
     async def _load_model(self, endpoint: Endpoint, target: Target) -> LoadedModel:
         version = target.version
@@ -312,7 +352,7 @@ class Deployer:
         }
         await self._cache.keep(wanted)
 
-    def _close_later(self, model: LoadedModel, replaced_in: Endpoint | None = None) -> None:
+    def _close_later(self, model: Model, replaced_in: Endpoint | None = None) -> None:
         """Closes a model that nobody is sent to any more, once its queue is empty.
 
         One that was replaced first goes on with its sequences for a while.
@@ -321,7 +361,7 @@ class Deployer:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _close(self, model: LoadedModel, replaced_in: Endpoint | None) -> None:
+    async def _close(self, model: Model, replaced_in: Endpoint | None) -> None:
         if replaced_in is None:
             await model.close()
             return
@@ -337,7 +377,8 @@ def _same(now: Served | None, target: Target, endpoint: Endpoint) -> LoadedModel
     """The model that serves ``target`` already, with the same settings."""
     for model in now.models if now is not None else ():
         if (
-            model.source.version == target.version.number
+            isinstance(model, LoadedModel)
+            and model.source.version == target.version.number
             and model.source.digest == target.version.sha256
             and model.settings == endpoint.settings
         ):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from lepton_inference.ensemble import Ensemble
 from lepton_inference.settings import EndpointInvalid, ModelSettings
 from lepton_mesh.errors import Aborted, AlreadyExists, NotFound
 
@@ -78,6 +79,7 @@ class Endpoint:
     workspace: str
     id: str
     targets: tuple[Target, ...]
+    """What answers; none where an ensemble does."""
     settings: ModelSettings
     state: State
     creator: str
@@ -90,6 +92,8 @@ class Endpoint:
     failure_reason: str = ""
     failure_message: str = ""
     execution_provider: str = ""
+    ensemble: Ensemble | None = None
+    """The graph of other endpoints that answers instead of targets."""
     unloaded: bool = False
     """Whether it is kept on record without being served."""
     description: str = ""
@@ -107,6 +111,7 @@ class Wanted:
 
     targets: tuple[tuple[str, int], ...] = ()
     """(version or alias, weight) pairs; a weight of 0 means 1."""
+    ensemble: Ensemble | None = None
     settings: ModelSettings = field(default_factory=ModelSettings)
     unloaded: bool = False
     description: str = ""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lepton_inference.changes import Changes
+from lepton_inference.composition import check_served, check_steps, check_unused, users_of
 from lepton_inference.deployer import Deployer, Outcome
 from lepton_inference.endpoint import (
     Endpoint,
@@ -20,8 +21,9 @@ from lepton_inference.endpoint import (
     check_notes,
     check_targets,
 )
+from lepton_inference.ensemble import check_ensemble
 from lepton_inference.ports import Endpoints, Registry
-from lepton_inference.settings import ModelSettings, check_model_settings
+from lepton_inference.settings import ModelSettings
 
 _POLL_SECONDS = 10.0
 """How long a watcher waits for a change made by another instance."""
@@ -61,18 +63,19 @@ class EndpointManager:
             wait: Whether to return only once it is.
 
         Raises:
-            EndpointExists, EndpointInvalid: See there.
+            EndpointExists, EndpointInvalid, EnsembleInvalid: See there.
             LeptonError: What the registry says of a target; with ``wait`` also why it is not
                 served.
         """
         check_notes(wanted.description, wanted.labels)
-        check_targets(wanted.targets)
-        check_model_settings(wanted.settings)
+        if wanted.targets or wanted.ensemble is None:
+            check_targets(wanted.targets)
         now = datetime.now(UTC)
         endpoint = Endpoint(
             workspace=workspace,
             id=endpoint_id,
             targets=await self._targets(wanted.targets),
+            ensemble=wanted.ensemble,
             settings=wanted.settings,
             unloaded=wanted.unloaded,
             state=State.UNLOADED if wanted.unloaded else State.DEPLOYING,
@@ -82,6 +85,8 @@ class EndpointManager:
             description=wanted.description,
             labels=wanted.labels,
         )
+        check_served(endpoint)
+        await self._check_steps(endpoint)
         await self._endpoints.add(endpoint)
         outcome = self._deployer.deploy(endpoint)
         if wait:
@@ -119,7 +124,8 @@ class EndpointManager:
             wait: Whether to return only once what is wanted is served.
 
         Raises:
-            EndpointNotFound, EndpointInvalid: See there.
+            EndpointNotFound, EndpointInvalid, EnsembleInvalid: See there.
+            EndpointInUse: It is to be unloaded, and an ensemble asks it.
             EndpointChanged: ``etag`` is given and not current, or somebody else changed it while
                 this was waiting.
             LeptonError: What the registry says of a target; with ``wait`` also why what is wanted
@@ -128,12 +134,19 @@ class EndpointManager:
         check_notes(wanted.description, wanted.labels)
         found = await self._endpoints.get(workspace, endpoint_id)
         values: dict[str, Any] = {
+            "ensemble": wanted.ensemble,
             "unloaded": wanted.unloaded,
             "description": wanted.description,
             "labels": wanted.labels,
         }
+        if "ensemble" in fields and wanted.ensemble is not None:
+            check_ensemble(wanted.ensemble)
+            await self._check_steps(replace(found, ensemble=wanted.ensemble))
+        if "unloaded" in fields and wanted.unloaded:
+            await check_unused(self._endpoints, workspace, endpoint_id, loaded=True)
         if "targets" in fields:
-            check_targets(wanted.targets)
+            if wanted.targets:
+                check_targets(wanted.targets)
             values["targets"] = await self._targets(wanted.targets)
         elif "unloaded" in fields and not wanted.unloaded:
             values["targets"] = await self._targets(_named(found))
@@ -162,7 +175,7 @@ class EndpointManager:
                 revision=current.revision + 1,
                 **{name: value for name, value in values.items() if name in fields},
             )
-            check_model_settings(changed.settings)
+            check_served(changed)
             if not redeploy:
                 return changed
             return replace(
@@ -180,8 +193,19 @@ class EndpointManager:
             await _settled(endpoint, outcome)
         return endpoint
 
+    async def dependents(self, workspace: str, endpoint_id: str) -> list[str]:
+        """The ids of the ensembles that ask the endpoint and are not unloaded."""
+        return await users_of(self._endpoints, workspace, endpoint_id, loaded=True)
+
     async def delete(self, workspace: str, endpoint_id: str) -> None:
-        """Removes the record, then what is served; raises EndpointNotFound."""
+        """Removes the record, then what is served.
+
+        Raises:
+            EndpointNotFound: See there.
+            EndpointInUse: It is a step of an ensemble.
+        """
+        await self._endpoints.get(workspace, endpoint_id)
+        await check_unused(self._endpoints, workspace, endpoint_id)
         await self._endpoints.delete(workspace, endpoint_id)
         await self._deployer.remove(workspace, endpoint_id)
         self._changes.notify(workspace, endpoint_id)
@@ -194,16 +218,20 @@ class EndpointManager:
         Raises EndpointNotFound, also once it is deleted.
         """
         seen = 0
-        while not stop.is_set():
-            changed = self._changes.waiter(workspace, endpoint_id)
-            try:
+        with self._changes.watch(workspace, endpoint_id) as changed:
+            while not stop.is_set():
+                changed.clear()
                 endpoint = await self._endpoints.get(workspace, endpoint_id)
                 if endpoint.revision != seen:
                     seen = endpoint.revision
                     yield endpoint
                 await _either(changed, stop)
-            finally:
-                self._changes.forget(workspace, endpoint_id, changed)
+
+    async def _check_steps(self, endpoint: Endpoint) -> None:
+        """Raises EnsembleInvalid for an ensemble of what is not there or does not fit."""
+        if endpoint.ensemble is not None:
+            await check_steps(self._endpoints, endpoint)
+            self._deployer.check_ensemble(endpoint, endpoint.ensemble)
 
     async def _targets(self, named: Iterable[tuple[str, int]]) -> tuple[Target, ...]:
         return tuple(

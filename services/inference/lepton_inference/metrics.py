@@ -17,7 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lepton_inference.model import LoadedModel
+from lepton_inference.model import LoadedModel, Model
 from lepton_inference.serving import Serving
 from lepton_inference.statistics import ROWS_BOUNDS, SECONDS_BOUNDS, Histogram
 
@@ -72,11 +72,13 @@ class ServingCollector(Collector):
             counted = model.statistics
             for result, count in _results(model).items():
                 requests.add_metric((*labels, result), count)
-            waiting.add_metric(labels, model.batcher.waiting)
             _add(seconds, labels, counted.success, SECONDS_BOUNDS, 1e9)
             for stage in _STAGES:
                 _add(stages, (*labels, stage), getattr(counted, stage), SECONDS_BOUNDS, 1e9)
             _add(rows, labels, counted.batch_rows, ROWS_BOUNDS, 1)
+            if not isinstance(model, LoadedModel):
+                continue
+            waiting.add_metric(labels, model.batcher.waiting)
             if model.cache is not None:
                 lookups.add_metric((*labels, "hit"), counted.cache_hit.count)
                 lookups.add_metric((*labels, "miss"), counted.cache_miss.count)
@@ -99,7 +101,7 @@ def _add(
     family.add_metric(labels, list(zip(names, cumulative, strict=True)), histogram.sum / unit)
 
 
-def _results(model: LoadedModel) -> dict[str, int]:
+def _results(model: Model) -> dict[str, int]:
     counted = model.statistics
     failures = {reason: each.count for reason, each in list(counted.failures.items())}
     return {"OK": counted.success.duration.count, **failures}

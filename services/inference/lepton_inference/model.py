@@ -110,6 +110,59 @@ class _Watch:
             await asyncio.wait((self._future,), timeout=_GONE_POLL_SECONDS)
 
 
+class Model(Protocol):
+    """What answers for an endpoint: a loaded model, or an ensemble of what others serve."""
+
+    @property
+    def source(self) -> ModelSource: ...
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def statistics(self) -> Statistics: ...
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows of a request."""
+        ...
+
+    @property
+    def priority_levels(self) -> int: ...
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether it gives several answers to a request, by :meth:`generate`."""
+        ...
+
+    @property
+    def sequences(self) -> Sequences | None:
+        """Those whose states are kept; None for what keeps none."""
+        ...
+
+    def holds(self, sequence: Key) -> bool:
+        """Whether the sequence goes on with this very model."""
+        ...
+
+    def unready(self) -> str:
+        """Why it cannot answer now; "" if it can."""
+        ...
+
+    async def infer(
+        self, request: InferenceRequest, gone: Gone | None = None
+    ) -> tuple[Checked, Outcome]:
+        """Checks the request and answers it."""
+        ...
+
+    def generate(self, request: InferenceRequest) -> AsyncIterator[Step]:
+        """The answers of what is decoupled, each in a step of its own."""
+        ...
+
+    async def close(self, sequence_seconds: float = 0.0) -> None:
+        """Finishes what it was asked, then gives its memory back."""
+        ...
+
+
 class LoadedModel:
     """One model version behind one endpoint. Made on the event loop that serves it."""
 
@@ -121,6 +174,7 @@ class LoadedModel:
         signature = session.signature
         self.max_rows = settings.batching.max_rows if signature.batched else 1
         """Of a request."""
+        self.priority_levels = settings.batching.priority_levels
         instances = settings.execution.instances
         self.inline = instances == 1 and session.placement.inline_rows >= self.max_rows
         """Whether a batch is over so soon that nobody looks whether its callers are there."""
@@ -158,6 +212,10 @@ class LoadedModel:
     def holds(self, sequence: Key) -> bool:
         """Whether the sequence goes on with this very model."""
         return self.sequences is not None and self.sequences.holds(sequence)
+
+    def unready(self) -> str:
+        """ "": it has been loaded."""
+        return ""
 
     async def infer(
         self, request: InferenceRequest, gone: Gone | None = None
@@ -229,7 +287,7 @@ class LoadedModel:
 
     def _level(self, priority: int) -> int:
         """The level that a request's priority names; 0, the default, where there is but one."""
-        levels = self.settings.batching.priority_levels
+        levels = self.priority_levels
         if levels == 1:
             return 0
         if priority > levels:

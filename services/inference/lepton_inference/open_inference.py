@@ -18,10 +18,10 @@ from grpc_health.v1 import health_pb2
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import reports
 from lepton_inference.bounds import check_size
-from lepton_inference.model import Gone, LoadedModel
+from lepton_inference.model import Gone, LoadedModel, Model
 from lepton_inference.repository import Repository
 from lepton_inference.repository_methods import RepositoryMethods
-from lepton_inference.serving import Admitted, Serving
+from lepton_inference.serving import Admitted, Serving, ServingState
 from lepton_inference.shared_memory_methods import shared_memory_methods
 from lepton_inference.shared_tensors import SharedTensors, infer
 from lepton_inference.signature import InferenceRequest
@@ -165,8 +165,10 @@ class OpenInference:
         message = parse_request(memoryview(body)[FRAME:])
         response, model, batch = await self._infer(admitted, message, seconds, gone)
         served = admitted.workspace.endpoints.get(message.model_name)
-        # A split over several models decides anew for each request, and a cache is asked first.
-        if served is not None and served.models == [model] and model.cache is None:
+        # A split over several models decides anew for each request, a cache is asked first, and
+        # an ensemble has no queue of its own.
+        alone = served is not None and served.models == [model]
+        if alone and isinstance(model, LoadedModel) and model.cache is None:
             admitted.workspace.plans.learn(body, message, model, batch)
         return frame(response)
 
@@ -211,7 +213,7 @@ class OpenInference:
         message: pb.ModelInferRequest,
         seconds: float | None,
         gone: Gone | None,
-    ) -> tuple[bytes, LoadedModel, Any]:
+    ) -> tuple[bytes, Model, Any]:
         model, request = prepare(admitted, message, seconds)
         checked, outcome, placed = await infer(self.shared, admitted, model, request, gone)
         response = response_of(
@@ -237,7 +239,11 @@ class OpenInference:
     ) -> pb.ModelReadyResponse:
         served = admitted.workspace.endpoints.get(request.name)
         versions = [model.source.version for model in served.models] if served else []
-        ready = bool(versions) and request.version in ("", *versions)
+        ready = (
+            served is not None
+            and served.standing()[0] is ServingState.READY
+            and request.version in ("", *versions)
+        )
         return pb.ModelReadyResponse(ready=ready)
 
     async def _model_metadata(
@@ -267,7 +273,7 @@ class OpenInference:
 
 def prepare(
     admitted: Admitted, message: pb.ModelInferRequest, seconds: float | None
-) -> tuple[LoadedModel, InferenceRequest]:
+) -> tuple[Model, InferenceRequest]:
     """The model that is to answer, and what it is asked.
 
     Raises:

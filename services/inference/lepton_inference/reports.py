@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference.model import LoadedModel
+from lepton_inference.ensemble_model import EnsembleModel
+from lepton_inference.model import LoadedModel, Model
 from lepton_inference.recurrent import Recurrent
 from lepton_inference.serving import Served
 from lepton_inference.settings import BatchingSettings
@@ -12,7 +13,7 @@ from lepton_inference.statistics import Duration
 from lepton_inference.tensors import TensorSpec
 
 
-def metadata(served: Served, model: LoadedModel) -> pb.ModelMetadataResponse:
+def metadata(served: Served, model: Model) -> pb.ModelMetadataResponse:
     """What a client needs to know in order to call ``model``."""
     return pb.ModelMetadataResponse(
         name=served.name,
@@ -23,8 +24,11 @@ def metadata(served: Served, model: LoadedModel) -> pb.ModelMetadataResponse:
     )
 
 
-def properties(model: LoadedModel) -> dict[str, str]:
-    """Where and how the model runs on this machine; never left to guess."""
+def properties(model: Model) -> dict[str, str]:
+    """Where and how the model runs on this machine; never left to guess. An ensemble runs where
+    its steps do."""
+    if not isinstance(model, LoadedModel):
+        return {}
     placement, execution = model.session.placement, model.settings.execution
     said = {
         "execution_provider": placement.provider,
@@ -45,22 +49,18 @@ def properties(model: LoadedModel) -> dict[str, str]:
     return said | ({"execution_note": placement.note} if placement.note else {})
 
 
-def config(model: LoadedModel) -> pb.ModelConfig:
+def config(model: Model) -> pb.ModelConfig:
     """The configuration that the server chose for the model, in Triton's terms."""
     batched = model.signature.batched
-    batching = model.settings.batching
-    kind = pb.ModelInstanceGroup.Kind
-    on_gpu = model.session.placement.provider.startswith("CUDA")
     message = pb.ModelConfig(
         name=model.source.name,
         platform=model.source.platform,
-        backend="onnxruntime",
         version_policy=pb.ModelVersionPolicy(
             specific=pb.ModelVersionPolicy.Specific(
                 versions=[int(model.source.version)] if model.source.version.isdigit() else []
             )
         ),
-        max_batch_size=batching.max_rows if batched else 0,
+        max_batch_size=model.max_rows if batched else 0,
         input=[
             pb.ModelInput(
                 name=spec.name,
@@ -77,27 +77,54 @@ def config(model: LoadedModel) -> pb.ModelConfig:
             )
             for spec in model.signature.outputs
         ],
-        instance_group=[
-            pb.ModelInstanceGroup(
-                name=f"{model.source.name}_0",
-                kind=kind.KIND_GPU if on_gpu else kind.KIND_CPU,
-                count=model.settings.execution.instances,
-                gpus=[0] if on_gpu else [],
-            )
-        ],
-        response_cache=pb.ModelResponseCache(enable=model.cache is not None),
         parameters={
             key: pb.ModelParameter(string_value=value) for key, value in properties(model).items()
         },
     )
+    if isinstance(model, LoadedModel):
+        _add_execution(message, model)
+    elif isinstance(model, EnsembleModel):
+        message.ensemble_scheduling.MergeFrom(_ensembling(model))
+    return message
+
+
+def _add_execution(message: pb.ModelConfig, model: LoadedModel) -> None:
+    """How a model of its own, other than an ensemble, runs."""
+    kind = pb.ModelInstanceGroup.Kind
+    on_gpu = model.session.placement.provider.startswith("CUDA")
+    message.backend = "onnxruntime"
+    message.instance_group.add(
+        name=f"{model.source.name}_0",
+        kind=kind.KIND_GPU if on_gpu else kind.KIND_CPU,
+        count=model.settings.execution.instances,
+        gpus=[0] if on_gpu else [],
+    )
+    if model.signature.batched:
+        # A request to a model that remembers has one row; its batches have more.
+        message.max_batch_size = model.settings.batching.max_rows
+    message.response_cache.enable = model.cache is not None
+    batching = model.settings.batching
     if model.recurrent is not None:
         message.model_transaction_policy.decoupled = model.decoupled
         if model.recurrent.sequences is not None:
             message.sequence_batching.MergeFrom(_sequence_batching(model.recurrent, batching))
-            return message
-    if batched:
+            return
+    if model.signature.batched:
         message.dynamic_batching.MergeFrom(_dynamic_batching(batching))
-    return message
+
+
+def _ensembling(model: EnsembleModel) -> pb.ModelEnsembling:
+    return pb.ModelEnsembling(
+        step=[
+            pb.ModelEnsembling.Step(
+                model_name=step.endpoint,
+                model_version=int(step.model_version) if step.model_version.isdigit() else -1,
+                input_map=step.inputs,
+                output_map=step.outputs,
+            )
+            for step in model.ensemble.steps
+        ]
+    )
 
 
 def _sequence_batching(
@@ -145,7 +172,7 @@ def _dynamic_batching(batching: BatchingSettings) -> pb.ModelDynamicBatching:
     )
 
 
-def statistics(model: LoadedModel) -> pb.ModelStatistics:
+def statistics(model: Model) -> pb.ModelStatistics:
     """Cumulative counts and nanoseconds since the model was loaded."""
     counted = model.statistics
     return pb.ModelStatistics(

@@ -73,12 +73,21 @@ class Repository:
             wait=True,
         )
 
-    async def unload(self, caller: Caller, name: str) -> None:
+    async def unload(self, caller: Caller, name: str, *, dependents: bool = False) -> None:
         """Serves ``name`` no more; what it was sent before is answered, and its memory freed.
+
+        Args:
+            caller: Who asks.
+            name: An endpoint's id.
+            dependents: Whether ensembles that ask it are unloaded before it.
 
         Raises:
             EndpointNotFound: There is no such endpoint.
+            EndpointInUse: Ensembles ask it, and may not be unloaded.
         """
+        await self._manager.get(caller.workspace, name)
+        for user in await self._manager.dependents(caller.workspace, name) if dependents else ():
+            await self.unload(caller, user, dependents=True)
         await self._manager.update(
             caller.workspace,
             name,

@@ -58,7 +58,7 @@ class RepositoryMethods:
         models = [
             entry
             for served in endpoints.values()
-            if served.state is ServingState.READY or not request.ready
+            if served.standing()[0] is ServingState.READY or not request.ready
             for entry in _entries(served)
         ]
         if self._repository is not None and not request.ready:
@@ -95,7 +95,10 @@ class RepositoryMethods:
                 raise _unsupported(key, "unloading knows 'unload_dependents' only")
             if value.WhichOneof("parameter_choice") != "bool_param":
                 raise ParameterInvalid(f"the parameter '{key}' takes a truth value", parameter=key)
-        await _as_caller(admitted, self._repository.unload(admitted.caller, name))
+        dependents = any(value.bool_param for value in request.parameters.values())
+        await _as_caller(
+            admitted, self._repository.unload(admitted.caller, name, dependents=dependents)
+        )
         response = pb.RepositoryModelUnloadResponse()
         response.MergeFromString(_kserve_answer(name))
         return response
@@ -113,9 +116,10 @@ async def _as_caller(admitted: Admitted, work: Awaitable[Any]) -> Any:
 
 
 def _entries(served: Served) -> Iterator[pb.RepositoryIndexResponse.ModelIndex]:
+    state, reason = served.standing()
     for version in [model.source.version for model in served.models] or [""]:
         yield pb.RepositoryIndexResponse.ModelIndex(
-            name=served.name, version=version, state=served.state.value, reason=served.reason
+            name=served.name, version=version, state=state.value, reason=reason
         )
 
 

@@ -18,7 +18,7 @@ from lepton_inference.gate import Gate
 from lepton_inference.model import Gone
 from lepton_inference.open_inference import SERVICES, OpenInference
 from lepton_inference.parameters import ParameterInvalid
-from lepton_inference.serving import Admitted
+from lepton_inference.serving import Admitted, EndpointNotReady
 from lepton_inference.shared_tensors import infer
 from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
 from lepton_mesh.interceptors.status import public_message
@@ -196,7 +196,9 @@ class Rest:
         return _ok(rest_json.metadata(served, served.pick(target.version)))
 
     async def _model_ready(self, admitted: Admitted, target: _Target) -> Answer:
-        admitted.workspace.find(target.model).pick(target.version)
+        model = admitted.workspace.find(target.model).pick(target.version)
+        if why := model.unready():
+            raise EndpointNotReady(f"endpoint '{target.model}': {why}", endpoint=target.model)
         return _ok({"name": target.model, "ready": True})
 
     async def _config(self, admitted: Admitted, target: _Target) -> Answer:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lepton_inference.batch import Outcome
-from lepton_inference.model import LoadedModel
+from lepton_inference.model import Model
 from lepton_inference.parameters import (
     SharedPart,
     generation_of,
@@ -138,7 +138,7 @@ def decode(
 
 
 def encode(
-    model: LoadedModel,
+    model: Model,
     asked: Asked,
     checked: Checked,
     outcome: Outcome,

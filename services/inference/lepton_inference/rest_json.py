@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import reports
-from lepton_inference.model import LoadedModel
+from lepton_inference.model import Model
 from lepton_inference.open_inference import SERVER_NAME, server_version
 from lepton_inference.serving import Served
 
@@ -19,17 +19,17 @@ def server_metadata(extensions: Sequence[str]) -> dict[str, Any]:
     return {"name": SERVER_NAME, "version": server_version(), "extensions": list(extensions)}
 
 
-def metadata(served: Served, model: LoadedModel) -> dict[str, Any]:
+def metadata(served: Served, model: Model) -> dict[str, Any]:
     """``GET /v2/models/{model}``, with where it runs under ``properties``."""
     return plain(reports.metadata(served, model)) | {"properties": reports.properties(model)}
 
 
-def config(model: LoadedModel) -> dict[str, Any]:
+def config(model: Model) -> dict[str, Any]:
     """``GET /v2/models/{model}/config``."""
     return plain(reports.config(model))
 
 
-def statistics(model: LoadedModel) -> dict[str, Any]:
+def statistics(model: Model) -> dict[str, Any]:
     """One entry of ``GET /v2/models/{model}/stats``."""
     return plain(reports.statistics(model))
 

@@ -36,6 +36,7 @@ _MUTABLE = (
     "targets",
     "batching",
     "execution",
+    "ensemble",
     "sequences",
     "response_cache_bytes",
     "unloaded",

@@ -15,7 +15,7 @@ from enum import Enum
 from itertools import accumulate
 
 from lepton_inference.endpoint import EndpointNotFound
-from lepton_inference.model import LoadedModel
+from lepton_inference.model import Model
 from lepton_inference.signature import InferenceRequest
 from lepton_inference.wire import Plans
 from lepton_mesh.caller import Caller
@@ -52,15 +52,15 @@ class Served:
     state: ServingState
     reason: str = ""
     """Why it is UNAVAILABLE."""
-    models: list[LoadedModel] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
     """The share of requests that goes to each model; any positive scale."""
     unloaded: bool = False
     """Whether it is UNAVAILABLE because somebody wants it so."""
-    draining: list[LoadedModel] = field(default_factory=list)
+    draining: list[Model] = field(default_factory=list)
     """Models that were replaced, and go on with the sequences which they began."""
 
-    def route(self, request: InferenceRequest) -> LoadedModel:
+    def route(self, request: InferenceRequest) -> Model:
         """The model for one request: where its sequence is kept, else as :meth:`pick` says.
 
         Requests of a sequence go to one version even where models keep no states: the
@@ -84,7 +84,14 @@ class Served:
                 model.sequences.forget(key)  # it begins anew, with another model
         return picked
 
-    def pick(self, version: str = "", routing_key: str = "") -> LoadedModel:
+    def standing(self) -> tuple[ServingState, str]:
+        """Where it stands now, and why if it is not READY; an ensemble stands with its steps."""
+        for model in self.models:
+            if why := model.unready():
+                return ServingState.UNAVAILABLE, why
+        return self.state, self.reason
+
+    def pick(self, version: str = "", routing_key: str = "") -> Model:
         """The model for one request: of that version, else by key, else by weight.
 
         A key goes to the same version for as long as the endpoint serves it with that weight;
@@ -128,7 +135,7 @@ class Served:
         return random.choices(self.models, cum_weights=list(accumulate(self.weights)))[0]  # noqa: S311
 
 
-def _score(routing_key: str, model: LoadedModel, weight: int) -> float:
+def _score(routing_key: str, model: Model, weight: int) -> float:
     """How much a key is drawn to a model."""
     place = f"{model.source.version}\0{model.source.digest}\0{routing_key}"
     drawn = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big")
@@ -141,6 +148,8 @@ class Workspace:
     def __init__(self) -> None:
         self.endpoints: dict[str, Served] = {}
         self.plans = Plans()
+        self.revision = 0
+        """One more with every change of what is served."""
 
     def find(self, name: str) -> Served:
         """The endpoint of that name; raises EndpointNotFound."""
@@ -153,7 +162,12 @@ class Workspace:
             )
         return served
 
-    def models(self) -> Iterator[LoadedModel]:
+    def changed(self) -> None:
+        """To be called whenever what is served has changed."""
+        self.revision += 1
+        self.plans.clear()
+
+    def models(self) -> Iterator[Model]:
         """The models of every endpoint."""
         for served in self.endpoints.values():
             yield from served.models
@@ -185,7 +199,7 @@ class Serving:
         """
         return self._workspaces.setdefault(name, Workspace())
 
-    def put(self, workspace: str, served: Served) -> list[LoadedModel]:
+    def put(self, workspace: str, served: Served) -> list[Model]:
         """Serves the endpoint from now on.
 
         Returns:
@@ -195,7 +209,7 @@ class Serving:
         place = self.workspace(workspace)
         before = place.endpoints.get(served.name)
         place.endpoints[served.name] = served
-        place.plans.clear()
+        place.changed()
         if before is None:
             return []
         replaced = [model for model in before.models if model not in served.models]
@@ -206,19 +220,19 @@ class Serving:
         ]
         return replaced
 
-    def drained(self, workspace: str, name: str, model: LoadedModel) -> None:
+    def drained(self, workspace: str, name: str, model: Model) -> None:
         """Notes that a model that was replaced is closed."""
         served = self.workspace(workspace).endpoints.get(name)
         if served is not None and model in served.draining:
             served.draining.remove(model)
 
-    def remove(self, workspace: str, name: str) -> list[LoadedModel]:
+    def remove(self, workspace: str, name: str) -> list[Model]:
         """Serves the endpoint no more and ends its sequences; returns its models, to be closed."""
         place = self.workspace(workspace)
         served = place.endpoints.pop(name, None)
         if served is None:
             return []
-        place.plans.clear()
+        place.changed()
         for model in served.draining:
             if model.sequences is not None:
                 model.sequences.close()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from lepton_inference.batch import Outcome
 from lepton_inference.budget import Budget, Held
-from lepton_inference.model import Gone, LoadedModel
+from lepton_inference.model import Gone, Model
 from lepton_inference.parameters import ParameterUnsupported, SharedPart
 from lepton_inference.serving import Admitted
 from lepton_inference.shared_memory import Region, SharedMemory, SharedMemoryRange
@@ -49,7 +49,7 @@ class SharedTensors:
         self._budget = Budget(max_bytes)
 
     async def infer(
-        self, admitted: Admitted, model: LoadedModel, request: InferenceRequest, gone: Gone | None
+        self, admitted: Admitted, model: Model, request: InferenceRequest, gone: Gone | None
     ) -> tuple[Checked, Outcome, Placed]:
         """As ``model.infer``, with the request's inputs and outputs where they lie.
 
@@ -105,7 +105,7 @@ class SharedTensors:
     async def _write(
         self,
         admitted: Admitted,
-        model: LoadedModel,
+        model: Model,
         request: InferenceRequest,
         checked: Checked,
         outcome: Outcome,
@@ -141,7 +141,7 @@ class SharedTensors:
 async def infer(
     shared: SharedTensors | None,
     admitted: Admitted,
-    model: LoadedModel,
+    model: Model,
     request: InferenceRequest,
     gone: Gone | None,
 ) -> tuple[Checked, Outcome, Placed]:

@@ -144,6 +144,13 @@ class Statistics:
         times.compute_infer.add(inferred_ns - joined_ns)
         times.compute_output.add(ended_ns - inferred_ns)
 
+    def answered(self, rows: int, started_ns: int) -> None:
+        """Adds a request, asked at ``started_ns``, that others' batches have answered."""
+        self.inferences += rows
+        self.executions += 1
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.success.add(time.perf_counter_ns() - started_ns)
+
     def fail(self, reason: str, ns: int = 0) -> None:
         """Counts a request that got an error, and the time it took until then."""
         self.failures.setdefault(reason, Duration()).add(ns)

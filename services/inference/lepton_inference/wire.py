@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.batch import Batch, Outcome
 from lepton_inference.bounds import check_parts, check_size
-from lepton_inference.model import LoadedModel
+from lepton_inference.model import LoadedModel, Model
 from lepton_inference.parameters import (
     SharedPart,
     generation_of,
@@ -211,7 +211,7 @@ def raw_output(outcome: Outcome, index: int, rows: int) -> bytes | memoryview:
 
 
 def response_head(
-    model: LoadedModel,
+    model: Model,
     shapes: tuple[tuple[int, ...], ...],
     outputs: tuple[int, ...],
     placed: Mapping[int, SharedPart] | None = None,
@@ -243,7 +243,7 @@ def _placement(part: SharedPart) -> dict[str, pb.InferParameter]:
 
 
 def response_of(
-    model: LoadedModel,
+    model: Model,
     outcome: Outcome,
     rows: int,
     outputs: tuple[int, ...],

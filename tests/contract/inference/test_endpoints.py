@@ -17,6 +17,7 @@ from lepton_inference.endpoint import (
     State,
     Target,
 )
+from lepton_inference.ensemble import Ensemble, EnsembleStep
 from lepton_inference.models import Base
 from lepton_inference.settings import BatchingSettings, ModelSettings
 from lepton_mesh.database import Database, differences
@@ -56,6 +57,17 @@ async def test_what_is_added_is_read_back_as_it_was(endpoints: SqlEndpoints) -> 
     await endpoints.add(endpoint())
     assert await endpoints.get("lab", "digits") == endpoint()
     assert await endpoints.all() == [endpoint()]
+
+
+async def test_an_ensemble_is_read_back_as_it_was(endpoints: SqlEndpoints) -> None:
+    """Steps in their order, and every name."""
+    steps = (
+        EnsembleStep("second", {"x": "middle"}, {"y": "größe"}, "3"),
+        EnsembleStep("first", {"x": "image", "m": "mask"}, {"y": "middle"}),
+    )
+    added = replace(endpoint(), targets=(), ensemble=Ensemble(steps, ("größe",)))
+    await endpoints.add(added)
+    assert await endpoints.get("lab", "digits") == added
 
 
 async def test_an_id_is_taken_once_in_a_workspace(endpoints: SqlEndpoints) -> None:

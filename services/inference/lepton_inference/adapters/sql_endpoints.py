@@ -18,11 +18,13 @@ from lepton_inference.endpoint import (
     State,
     Target,
 )
+from lepton_inference.ensemble import Ensemble
 from lepton_inference.models import EndpointRow
 from lepton_inference.settings import ModelSettings
 from lepton_mesh.database import Database
 
 _SETTINGS = TypeAdapter(ModelSettings)
+_ENSEMBLE = TypeAdapter(Ensemble | None)
 
 
 class SqlEndpoints:
@@ -120,6 +122,7 @@ def _fill(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
         for target in endpoint.targets
     ]
     row.settings = _SETTINGS.dump_python(endpoint.settings, mode="json")
+    row.ensemble = _ENSEMBLE.dump_python(endpoint.ensemble, mode="json")
     row.unloaded = endpoint.unloaded
     row.state = endpoint.state.value
     row.failure_reason = endpoint.failure_reason
@@ -148,6 +151,7 @@ def _endpoint(row: EndpointRow) -> Endpoint:
             for target in row.targets
         ),
         settings=_SETTINGS.validate_python(row.settings),
+        ensemble=_ENSEMBLE.validate_python(row.ensemble),
         unloaded=row.unloaded,
         state=State(row.state),
         failure_reason=row.failure_reason,

@@ -88,8 +88,42 @@ class SequenceBatching(_message.Message):
     max_steps: int
     def __init__(self, states: _Optional[_Iterable[_Union[SequenceBatching.Link, _Mapping]]] = ..., max_idle_us: _Optional[int] = ..., max_sequences: _Optional[int] = ..., feed_back: _Optional[_Iterable[_Union[SequenceBatching.Link, _Mapping]]] = ..., max_steps: _Optional[int] = ...) -> None: ...
 
+class EnsembleStep(_message.Message):
+    __slots__ = ("endpoint", "model_version", "inputs", "outputs")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class OutputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    endpoint: str
+    model_version: str
+    inputs: _containers.ScalarMap[str, str]
+    outputs: _containers.ScalarMap[str, str]
+    def __init__(self, endpoint: _Optional[str] = ..., model_version: _Optional[str] = ..., inputs: _Optional[_Mapping[str, str]] = ..., outputs: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Ensemble(_message.Message):
+    __slots__ = ("steps", "outputs")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[EnsembleStep]
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, steps: _Optional[_Iterable[_Union[EnsembleStep, _Mapping]]] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Endpoint(_message.Message):
-    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution", "sequences", "response_cache_bytes", "unloaded")
+    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution", "ensemble", "sequences", "response_cache_bytes", "unloaded")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Endpoint.State]
@@ -123,6 +157,7 @@ class Endpoint(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    ENSEMBLE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNLOADED_FIELD_NUMBER: _ClassVar[int]
@@ -140,10 +175,11 @@ class Endpoint(_message.Message):
     update_time: _timestamp_pb2.Timestamp
     etag: str
     execution: Execution
+    ensemble: Ensemble
     sequences: SequenceBatching
     response_cache_bytes: int
     unloaded: bool
-    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., sequences: _Optional[_Union[SequenceBatching, _Mapping]] = ..., response_cache_bytes: _Optional[int] = ..., unloaded: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., ensemble: _Optional[_Union[Ensemble, _Mapping]] = ..., sequences: _Optional[_Union[SequenceBatching, _Mapping]] = ..., response_cache_bytes: _Optional[int] = ..., unloaded: _Optional[bool] = ...) -> None: ...
 
 class CreateEndpointRequest(_message.Message):
     __slots__ = ("endpoint_id", "endpoint")
