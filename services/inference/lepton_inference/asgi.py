@@ -174,7 +174,9 @@ class Application:
         deadline = NO_DEADLINE if timeout is None else batcher.now() + timeout
         raw = memoryview(body)[plan.start :]
         future = batcher.submit((raw,), plan.rows, plan.tails, deadline)
-        return plan.response(await (future if plan.model.inline else unless_gone(future, gone)))
+        return plan.response(
+            await (future if plan.rows <= plan.model.inline_rows else unless_gone(future, gone))
+        )
 
     async def _serve_other(
         self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send

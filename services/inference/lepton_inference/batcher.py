@@ -86,6 +86,8 @@ class Batcher:
         runner: The model.
         settings: How requests are put together.
         batched: Whether requests may share a batch at all.
+        batch_rows: The most rows that are put together, of ``max_rows`` that one request may
+            have; None for as many.
         inline_rows: The largest batch that runs on the event loop; 0 for none.
         instances: Batches that may run at a time; more than one run on worker threads only.
         statistics: Where it counts.
@@ -98,6 +100,7 @@ class Batcher:
         settings: BatchingSettings,
         *,
         batched: bool,
+        batch_rows: int | None = None,
         inline_rows: int,
         instances: int = 1,
         statistics: Statistics,
@@ -120,7 +123,7 @@ class Batcher:
         self._closed = False
         self._empty: asyncio.Future[None] | None = None
         self._inline_rows = inline_rows if instances == 1 else 0
-        self._max_rows = settings.max_rows if batched else 1
+        self._max_rows = (batch_rows or settings.max_rows) if batched else 1
         self._preferred = settings.preferred_rows if batched else ()
         self._full_rows = self._preferred[-1] if self._preferred else self._max_rows
         """Rows that nothing is waited for any more."""

@@ -176,13 +176,20 @@ class LoadedModel:
         """Of a request."""
         self.priority_levels = settings.batching.priority_levels
         instances = settings.execution.instances
-        self.inline = instances == 1 and session.placement.inline_rows >= self.max_rows
-        """Whether a batch is over so soon that nobody looks whether its callers are there."""
+        placement = session.placement
+        batch_rows = self.max_rows
+        # Whoever names sizes gets those.
+        if placement.enough_rows and not settings.batching.preferred_rows:
+            batch_rows = min(batch_rows, placement.enough_rows)
+        inline = instances == 1 and batch_rows <= placement.inline_rows
+        self.inline_rows = placement.inline_rows if inline else 0
+        """Requests of so many are over so soon that nobody looks whether their caller is there."""
         self.batcher = Batcher(
             session,
             settings.batching,
             batched=signature.batched,
-            inline_rows=session.placement.inline_rows,
+            batch_rows=batch_rows,
+            inline_rows=placement.inline_rows,
             instances=instances,
             padding=Padding(signature) if settings.batching.pad_ragged else None,
             statistics=self.statistics,
@@ -263,7 +270,7 @@ class LoadedModel:
             future = found
         else:
             future = submit()
-        if gone is None or self.inline:
+        if gone is None or checked.rows <= self.inline_rows:
             return checked, await future
         return checked, await unless_gone(future, gone)
 

@@ -17,6 +17,8 @@ class Placement:
     """That one batch is computed with."""
     inline_rows: int
     """The largest batch that runs on the event loop, measured at load; 0 for none."""
+    enough_rows: int = 0
+    """Rows beyond which a larger batch gives no more a second, measured at load; 0 for unknown."""
     note: str = ""
     """What of this machine is left unused, and what to do about it; "" for nothing."""
     isolation: Isolation = Isolation.SHARED

@@ -39,6 +39,7 @@ def properties(model: Model) -> dict[str, str]:
         "memory_limit_mib": str(execution.memory_limit_mib),
         "max_run_ms": str(execution.max_run_ms),
         "inline_rows": str(placement.inline_rows),
+        "enough_rows": str(placement.enough_rows),
         "intra_op_threads": str(placement.threads),
         "artifact_digest": model.source.digest,
     }

@@ -12,12 +12,13 @@ import pytest
 
 from lepton_inference import reports
 from lepton_inference.adapters import devices as device_module
-from lepton_inference.adapters import onnx_session
+from lepton_inference.adapters import measurement, onnx_session
 from lepton_inference.adapters.onnx_runtime import examine, load
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.model_errors import ModelInvalid, ProviderMissing
 from lepton_inference.settings import BatchingSettings, EndpointInvalid, ModelSettings
 from tests.inference_models import across_rows, identity, linear, with_external_weights
+from tests.unit.inference.test_asgi import HeldSession
 
 
 def file(directory: Path, content: bytes) -> Path:
@@ -44,6 +45,33 @@ def test_lengths_that_requests_choose_keep_a_model_off_the_loop(tmp_path: Path) 
     """What was measured at one length says nothing of another."""
     model = identity(onnx.TensorProto.FLOAT, ["batch", "length"])
     assert load(file(tmp_path, model), ModelSettings()).placement.inline_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds_of_a_row", "fixed_seconds", "most", "enough"),
+    [
+        (0.04, 0.0, 64, 1),  # a large network, busy with a single row
+        (50e-6, 0.0, 64, 16),
+        (1e-6, 0.0, 64, 64),  # next to nothing: what a batch costs by itself is shared out
+        (1e-6, 0.0, 24, 24),
+        (0.001, 0.1, 8, 8),  # a device that takes as long for one row as for many
+    ],
+)
+def test_rows_are_enough_once_more_give_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_of_a_row: float,
+    fixed_seconds: float,
+    most: int,
+    enough: int,
+) -> None:
+    """A batch grows for as long as twice the rows give five percent more a second."""
+    monkeypatch.setattr(
+        measurement,
+        "batch_seconds",
+        lambda _session, _signature, rows: fixed_seconds + rows * seconds_of_a_row,
+    )
+    signature = HeldSession.signature
+    assert measurement.enough_rows(None, signature, most) == enough
 
 
 def test_padding_needs_a_free_dimension(tmp_path: Path) -> None:

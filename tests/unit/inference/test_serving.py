@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 from lepton_inference.model import LoadedModel, ModelSource
+from lepton_inference.placement import Placement
 from lepton_inference.serving import Served, ServingState
-from lepton_inference.settings import ModelSettings
+from lepton_inference.settings import BatchingSettings, ModelSettings
+from lepton_inference.signature import InferenceRequest, InputTensor
 from tests.unit.inference.test_asgi import HeldSession
 
 
@@ -42,3 +45,26 @@ async def test_a_version_that_is_named_counts_before_the_key() -> None:
     """Whoever asks for a version gets it."""
     split = served(1, 1)
     assert {split.pick("1", str(number)).source.version for number in range(20)} == {"1"}
+
+
+async def batches_of_five(placement: Placement, batching: BatchingSettings) -> list[int]:
+    """The batches that five requests of one row, sent at once, are run in."""
+    session = HeldSession()
+    session.placement = placement
+    session.go_on.set()
+    model = LoadedModel(
+        ModelSource("m", "1", "test", ""), session, ModelSettings(batching=batching)
+    )
+    request = InferenceRequest("m", "", [InputTensor("x", "FP32", (1, 2), bytes(8))])
+    await asyncio.gather(*(model.infer(request) for _ in range(5)))
+    await model.close()
+    return session.rows
+
+
+async def test_a_batch_has_no_more_rows_than_are_enough() -> None:
+    """Unless the endpoint names sizes of its own, or nothing was measured."""
+    measured = Placement("CPUExecutionProvider", threads=1, inline_rows=8, enough_rows=2)
+    unknown = Placement("CPUExecutionProvider", threads=1, inline_rows=8)
+    assert await batches_of_five(measured, BatchingSettings()) == [2, 2, 1]
+    assert await batches_of_five(measured, BatchingSettings(preferred_rows=(5,))) == [5]
+    assert await batches_of_five(unknown, BatchingSettings()) == [5]

@@ -14,10 +14,20 @@ from lepton_inference.tensors import TensorSpec
 
 TYPICAL_ROWS = 16
 """The batch that a turn of a busy loop typically collects."""
+_TYPICAL_SECONDS = 0.1
+"""How long a batch may take on which threads are compared."""
 MOST_INLINE_ROWS = 256
 """The largest batch that is tried inline."""
 INLINE_SECONDS = 0.002
 """A batch may hold the event loop for so long: beyond, a worker thread wins."""
+
+WORTH = 1.05
+"""How many times the rows a second a batch of twice the rows has to give."""
+BATCH_SECONDS = 50e-6
+"""What a batch costs beside its model, generously."""
+
+_LONG_SECONDS = 0.5
+"""Batches that took so long together are measured well enough."""
 
 _NO_MEMORY = re.compile(r"bad[_ ]alloc|failed to allocate memory|out of memory", re.IGNORECASE)
 
@@ -73,9 +83,10 @@ def rows_are_independent(session: ort.InferenceSession, signature: Signature) ->
 
 
 def batch_seconds(session: ort.InferenceSession, signature: Signature, rows: int) -> float:
-    """Seconds of the median of a few warm batches; infinite for a model that refuses samples.
+    """Seconds of the quickest of a few warm batches; infinite for a model that refuses samples.
 
-    Raises MemoryError as above.
+    The quickest is what the machine's other work disturbed the least, so that what is chosen
+    does not change from one load to the next. Raises MemoryError as above.
     """
     feeds = samples(signature, rows)
     times = []
@@ -84,14 +95,40 @@ def batch_seconds(session: ort.InferenceSession, signature: Signature, rows: int
             start = time.perf_counter()
             session.run(None, feeds)
             times.append(time.perf_counter() - start)
-            if sum(times) > 2.0:
+            if sum(times) > _LONG_SECONDS:
                 break
     # As above: no sample fits every model, and one that cannot be measured gets a worker.
     except Exception as error:
         if is_memory_error(error):
             raise MemoryError from error
         return float("inf")
-    return sorted(times[1:] or times)[len(times[1:] or times) // 2]
+    return min(times)
+
+
+def typical_rows(session: ort.InferenceSession, signature: Signature, most: int) -> int:
+    """The batch to compare threads on: fewer rows of a model that takes long for one."""
+    seconds = batch_seconds(session, signature, 1)
+    return max(1, min(TYPICAL_ROWS, most, int(_TYPICAL_SECONDS / seconds)))
+
+
+def enough_rows(session: ort.InferenceSession, signature: Signature, most: int) -> int:
+    """The batch, of one row doubled again and again, after which more is not worth it.
+
+    More rows than a model needs to be fast only wait for each other, fall out of the processor's
+    cache and take memory. One size may be unlucky, so two in a row have to be worse.
+    """
+    best, most_a_second, rows, worse = 1, 0.0, 1, 0
+    while worse < 2:
+        seconds = batch_seconds(session, signature, rows)
+        a_second = rows / (seconds + BATCH_SECONDS)
+        if a_second > WORTH * most_a_second:
+            best, most_a_second, worse = rows, a_second, 0
+        else:
+            worse += 1
+        if rows == most:
+            break
+        rows = min(2 * rows, most)
+    return best
 
 
 def inline_rows(session: ort.InferenceSession, signature: Signature, rows: int, most: int) -> int:

@@ -3,8 +3,8 @@
 A model is tried before it is let in: a process of its own checks the file, loads it, runs samples
 through it and measures (:func:`examine`). What crashes, hangs or takes all memory does so there.
 What was found is then used here, without measuring again, and is reported by ModelConfig: the
-execution provider, the threads, whether rows may share a batch, and up to how many rows a batch
-runs inline on the event loop rather than on a worker thread.
+execution provider, the threads, whether rows may share a batch, up to how many rows a batch runs
+inline on the event loop rather than on a worker thread, and how many rows are enough for one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def reopen(path: Path, settings: ModelSettings, found: Found, instance: int = 0)
     """
     signature, placement = found
     session = open_session(path, placement.provider, placement.threads)
-    measurement.warm(session, signature, min(measurement.TYPICAL_ROWS, settings.batching.max_rows))
+    rows = placement.enough_rows or measurement.TYPICAL_ROWS
+    measurement.warm(session, signature, min(rows, settings.batching.max_rows))
     return OnnxSession(session, signature, placement)
 
 
@@ -112,7 +113,7 @@ def examine(path: Path, settings: ModelSettings) -> OnnxSession:
     if signature.batched and not measurement.rows_are_independent(session, signature):
         signature = replace(signature, batched=False)
     most = settings.batching.max_rows if signature.batched else 1
-    rows = min(measurement.TYPICAL_ROWS, most)
+    rows = measurement.typical_rows(session, signature, most)
     seconds, threads = measurement.batch_seconds(session, signature, rows), 1
     # Batches that run at a time share the cores out.
     cores = max(1, len(os.sched_getaffinity(0)) // settings.execution.instances)
@@ -125,4 +126,7 @@ def examine(path: Path, settings: ModelSettings) -> OnnxSession:
     # Where the request chooses the lengths, no measurement says what a batch takes.
     if seconds <= measurement.INLINE_SECONDS and not signature.ragged:
         inline = measurement.inline_rows(session, signature, rows, most)
-    return OnnxSession(session, signature, Placement(provider, threads, inline, note))
+    enough = 0
+    if signature.batched and not signature.ragged:
+        enough = measurement.enough_rows(session, signature, most)
+    return OnnxSession(session, signature, Placement(provider, threads, inline, enough, note))
