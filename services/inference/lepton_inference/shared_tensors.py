@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from lepton_inference.batch import Outcome
 from lepton_inference.budget import Budget, Held
 from lepton_inference.model import Gone, Model
-from lepton_inference.parameters import ParameterUnsupported, SharedPart
+from lepton_inference.parameters import SharedPart
 from lepton_inference.serving import Admitted
 from lepton_inference.shared_memory import Region, SharedMemory, SharedMemoryRange
 from lepton_inference.signature import Checked, InferenceRequest, InputTensor
@@ -58,13 +58,14 @@ class SharedTensors:
             SharedMemoryRange: Memory that ends too soon, for an output too; none is written then.
             BodiesTooMany: Others hold so much that there is no room for a copy.
         """
+        placed, request.placed = request.placed, {}
         held = Held(self._budget)
         try:
             try:
                 for tensor in request.inputs:
                     if tensor.shared is not None:
                         await self._read(admitted, tensor, tensor.shared, held)
-                for part in request.placed.values():
+                for part in placed.values():
                     self.memory.find(admitted, part)
             except LeptonError as error:
                 model.statistics.fail(error.reason)
@@ -72,7 +73,12 @@ class SharedTensors:
             checked, outcome = await model.infer(request, gone)
         finally:
             held.release()
-        return checked, outcome, await self._write(admitted, model, request, checked, outcome)
+        parts = {
+            index: placed[name]
+            for index in checked.outputs
+            if (name := model.signature.outputs[index].name) in placed
+        }
+        return checked, outcome, await self._write(admitted, model, parts, checked, outcome)
 
     async def _read(
         self, admitted: Admitted, tensor: InputTensor, part: SharedPart, held: Held
@@ -101,27 +107,25 @@ class SharedTensors:
             tensor.data = _column(region, tensor, part, datatype)
         else:
             tensor.data = await asyncio.to_thread(_column, region, tensor, part, datatype)
+        tensor.shared = None
 
     async def _write(
         self,
         admitted: Admitted,
         model: Model,
-        request: InferenceRequest,
+        parts: Placed,
         checked: Checked,
         outcome: Outcome,
     ) -> Placed:
-        """Puts the outputs where they are wanted; each that does not fit keeps all from it."""
+        """Puts the outputs into those parts; one that does not fit keeps all from it."""
         placed: dict[int, SharedPart] = {}
         writes: list[tuple[Region, int, Buffer]] = []
-        for index in checked.outputs:
-            name = model.signature.outputs[index].name
-            part = request.placed.get(name)
-            if part is None:
-                continue
+        for index, part in parts.items():
             # Asked again: it may have gone while the request ran.
             region = self.memory.find(admitted, part)
             raw = raw_output(outcome, index, checked.rows)
             if len(raw) > part.size:
+                name = model.signature.outputs[index].name
                 raise SharedMemoryRange(
                     f"output '{name}' has {len(raw)} bytes; the part of the region "
                     f"'{part.region}' that it was to go to has {part.size}",
@@ -145,19 +149,9 @@ async def infer(
     request: InferenceRequest,
     gone: Gone | None,
 ) -> tuple[Checked, Outcome, Placed]:
-    """``model.infer``, by way of shared memory where the request says so.
-
-    Raises:
-        ParameterUnsupported: It does, and this server has none.
-    """
-    if not request.placed and all(tensor.shared is None for tensor in request.inputs):
+    """``model.infer``, by way of shared memory where the request says so and there is any."""
+    if shared is None or not request.shares_memory:
         return *await model.infer(request, gone), _NOWHERE
-    if shared is None:
-        raise ParameterUnsupported(
-            "the parameter 'shared_memory_region' is not supported: shared memory is turned off "
-            "here; send tensors in the message",
-            parameter="shared_memory_region",
-        )
     return await shared.infer(admitted, model, request, gone)
 
 

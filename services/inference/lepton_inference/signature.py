@@ -6,7 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lepton_inference.parameters import Generation, SequenceStep, SharedPart
+from lepton_inference.parameters import (
+    Generation,
+    ParameterUnsupported,
+    SequenceStep,
+    SharedPart,
+)
 from lepton_inference.tensors import Column, TensorInvalid, TensorSpec, check_raw
 from lepton_mesh.errors import InvalidArgument
 
@@ -37,7 +42,7 @@ class InputTensor:
     shape: tuple[int, ...]
     data: Column
     shared: SharedPart | None = None
-    """Where it lies in shared memory; ``data`` is empty until it was read from there."""
+    """Where it lies in shared memory, until it was read from there; ``data`` is empty so long."""
 
 
 @dataclass(slots=True)
@@ -64,7 +69,12 @@ class InferenceRequest:
     stream: SequenceUser | None = None
     """The stream that it came by, if it did."""
     placed: dict[str, SharedPart] = field(default_factory=dict)
-    """Outputs that are wanted in shared memory, and where."""
+    """Outputs that are wanted in shared memory, and where; none once somebody sees to it."""
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether it has to do with shared memory still."""
+        return bool(self.placed) or any(tensor.shared is not None for tensor in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,14 @@ class Signature:
                 shape or length than the model takes.
             OutputUnknown: An output is asked for that the model does not have.
             OutputRepeated: An output is asked for twice.
+            ParameterUnsupported: A tensor is to be in shared memory, and nobody saw to it.
         """
+        if request.shares_memory:
+            raise ParameterUnsupported(
+                "the parameter 'shared_memory_region' is not supported by this server, or not for "
+                "answers that are many; send tensors in the message",
+                parameter="shared_memory_region",
+            )
         given = {tensor.name: tensor for tensor in request.inputs}
         if len(given) != len(request.inputs):
             raise TensorInvalid("an input is there twice; name each once")

@@ -258,7 +258,7 @@ async def test_where_it_is_turned_off_it_is_refused(tmp_path: Path) -> None:
     """And not listed."""
     world = World(tmp_path)
     world.protocol = OpenInference(world.protocol.serving)
-    with pytest.raises(ParameterUnsupported, match="turned off"):
+    with pytest.raises(ParameterUnsupported, match="by this server"):
         await world.infer(request())
     with pytest.raises(MethodUnimplemented):
         await world.protocol.call("SystemSharedMemoryStatus", world.admitted, b"")
