@@ -10,9 +10,13 @@ from typing import Any
 from pyvoy import PyvoyServer
 
 from lepton_inference.gate import PEER_SERIAL
+from lepton_inference.open_inference import SERVICES
 
 LISTENER = "oip"
 _TYPE = "type.googleapis.com/envoy."
+_GOOD_PATH = "([!-$&-~]|%[0-7][0-9A-Fa-f])+"
+"""ASCII, escaped or not, which all paths of the protocol are. pyvoy never answers a request
+whose path is not UTF-8, or that has none (CONNECT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ def _connection_manager(port: DataPort) -> dict[str, Any]:
         "server_header_transformation": "PASS_THROUGH",
         "stream_idle_timeout": "0s",
         "request_timeout": "0s",
+        "local_reply_config": _local_replies(),
         "common_http_protocol_options": {
             "max_connection_duration": f"{port.max_connection_seconds:.3f}s",
             "idle_timeout": "3600s",
@@ -112,11 +117,63 @@ def _connection_manager(port: DataPort) -> dict[str, Any]:
             "initial_connection_window_size": 16 << 20,
         },
     }
+    manager["http_filters"] = [_path_check(), *manager["http_filters"]]
     if port.tls is not None:
         manager["forward_client_cert_details"] = "SANITIZE_SET"
         manager["set_current_client_cert_details"] = {"uri": True}
         manager["http_filters"] = [_serial_header(), *manager["http_filters"]]
     return manager
+
+
+def _path_check() -> dict[str, Any]:
+    """Lets only good paths through, those of ModelInfer first and without a regular expression."""
+    infer = [{"exact": f"/{service}/ModelInfer"} for service in SERVICES]
+    paths = [*infer, {"safe_regex": {"regex": _GOOD_PATH}}]
+    good = {"or_rules": {"rules": [{"url_path": {"path": path}} for path in paths]}}
+    return {
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {
+            "@type": _TYPE + "extensions.filters.http.rbac.v3.RBAC",
+            "rules": {
+                "action": "ALLOW",
+                "policies": {"paths": {"permissions": [good], "principals": [{"any": True}]}},
+            },
+        },
+    }
+
+
+def _local_replies() -> dict[str, Any]:
+    """What the path check says, as the application says it of paths that it does not know."""
+    message = "there is nothing at this path; the protocol begins at /v2"
+    refused = {
+        "status_code_filter": {
+            "comparison": {
+                "op": "EQ",
+                "value": {"default_value": 403, "runtime_key": "oip.refused_path"},
+            }
+        }
+    }
+    grpc = {
+        "header_filter": {
+            "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+        }
+    }
+    return {
+        "mappers": [
+            {
+                "filter": {"and_filter": {"filters": [refused, grpc]}},
+                "status_code": 404,
+                "body": {"inline_string": message},
+            },
+            {
+                "filter": refused,
+                "status_code": 404,
+                "body_format_override": {
+                    "json_format": {"error": message, "reason": "PATH_UNKNOWN"}
+                },
+            },
+        ]
+    }
 
 
 def _serial_header() -> dict[str, Any]:
