@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -26,8 +27,8 @@ def linear(factor: float, columns: int = 4, classes: int = 3) -> bytes:
     return _bytes(graph)
 
 
-def identity(element: int, shape: list[int | str]) -> bytes:
-    """``y = x`` for tensors of an ONNX element type."""
+def identity(element: int, shape: list[int | str], **metadata: str) -> bytes:
+    """``y = x`` for tensors of an ONNX element type, with metadata of the model."""
     node = helper.make_node("Identity", ["x"], ["y"])
     graph = helper.make_graph(
         [node],
@@ -35,7 +36,7 @@ def identity(element: int, shape: list[int | str]) -> bytes:
         [helper.make_tensor_value_info("x", element, shape)],
         [helper.make_tensor_value_info("y", element, shape)],
     )
-    return _bytes(graph)
+    return _bytes(graph, metadata)
 
 
 def two_by_two() -> bytes:
@@ -152,7 +153,8 @@ def with_external_weights(location: str) -> bytes:
     return model.SerializeToString()
 
 
-def _bytes(graph: onnx.GraphProto) -> bytes:
+def _bytes(graph: onnx.GraphProto, metadata: Mapping[str, str] | None = None) -> bytes:
     model = helper.make_model(graph, opset_imports=_OPSET, ir_version=_IR_VERSION)
+    helper.set_model_props(model, dict(metadata or {}))
     onnx.checker.check_model(model)
     return model.SerializeToString()

@@ -293,7 +293,9 @@ class Deployer:
         path = await self._cache.get(version.sha256, version.artifact, content)
         async with self._loads:
             session = await asyncio.to_thread(self._load, path, endpoint.settings)
-        source = ModelSource(endpoint.id, version.number, self._platform, version.sha256)
+        source = ModelSource(
+            endpoint.id, version.number, self._platform, version.sha256, version.class_names
+        )
         return LoadedModel(source, session, endpoint.settings)
 
     async def _failed(self, endpoint: Endpoint, failure: LeptonError, *, passing: bool) -> None:

@@ -55,6 +55,8 @@ class ModelVersion:
     artifact: str
     """``artifacts/{artifact}`` in storage."""
     sha256: str
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, in the order of the output; empty where there are none."""
 
     @property
     def number(self) -> str:

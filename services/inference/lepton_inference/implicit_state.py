@@ -48,6 +48,7 @@ class StateLayout:
             _without(signature.inputs, hidden_inputs),
             _without(signature.outputs, hidden_outputs),
             signature.batched,
+            signature.labels,
         )
         """What clients send and see."""
         if not self.public.inputs or not self.public.outputs:

@@ -47,6 +47,8 @@ class ModelSource:
     """The version's number in the registry."""
     platform: str
     digest: str
+    labels: tuple[str, ...] = ()
+    """Names of the classes, as the registry has them."""
 
 
 class ModelDecoupled(Unimplemented):

@@ -41,7 +41,9 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 SERVER_NAME = "lepton"
 EXTENSIONS: tuple[str, ...] = (
     "binary_tensor_data",
+    "classification",
     "parameters",
+    "schedule_policy",
     "model_configuration",
     "statistics",
     "sequence",

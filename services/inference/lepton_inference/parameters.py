@@ -58,7 +58,7 @@ _SIZE = "shared_memory_byte_size"
 _OFFSET = "shared_memory_offset"
 _SHARED = frozenset({_REGION, _SIZE, _OFFSET})
 _UNSUPPORTED = {
-    "classification": "ask for the raw output and rank it",
+    "classification": "it belongs to a requested output",
 }
 
 
@@ -70,6 +70,22 @@ def refuse_unsupported(parameters: Mapping[str, object]) -> None:
             raise ParameterUnsupported(
                 f"the parameter '{name}' is not supported: {why}", parameter=name
             )
+
+
+def classes_of(output: str, parameters: Mapping[str, object]) -> int:
+    """How many of an output's largest values are wanted; 0 for the output itself.
+
+    Raises:
+        ParameterInvalid: It is not a whole number from 0.
+    """
+    count = parameters.get("classification", 0)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ParameterInvalid(
+            f"the parameter 'classification' of output '{output}' is {count!r}; it takes the "
+            "number of classes wanted",
+            parameter="classification",
+        )
+    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from lepton_inference.batch import Outcome
 from lepton_inference.model import Model
 from lepton_inference.parameters import (
     SharedPart,
+    classes_of,
     generation_of,
     priority_of,
     refuse_shared_memory,
@@ -32,7 +33,7 @@ from lepton_inference.parameters import (
     timeout_of,
 )
 from lepton_inference.signature import Checked, InferenceRequest, InputTensor
-from lepton_inference.tensors import Column, Datatype, TensorInvalid, element_count
+from lepton_inference.tensors import Column, Datatype, TensorInvalid, TensorSpec, element_count
 from lepton_inference.wire import datatype_named, output_shape, raw_output
 from lepton_mesh.errors import FailedPrecondition, InvalidArgument
 
@@ -58,6 +59,8 @@ class OutputNotFinite(FailedPrecondition):
     reason = "OUTPUT_NOT_FINITE"
 
 
+_RAW_ONLY = ("BF16",)
+"""FP16 is written as the numbers that it holds, though Triton's client sends it raw as well."""
 _LENGTH_DIGITS = 19
 """More than any length has; Python refuses to convert thousands of them."""
 
@@ -111,7 +114,7 @@ def decode(
     binary = _Binary(memoryview(body)[end:])
     inputs = [_input(tensor, binary) for tensor in _list(header, "inputs")]
     binary.finish()
-    outputs = [_checked_output(output) for output in _list(header, "outputs")]
+    outputs = _list(header, "outputs")
     wanted = {_text(output, "name"): _object(output, "parameters") for output in outputs}
     return Asked(
         request=InferenceRequest(
@@ -129,6 +132,9 @@ def decode(
                 name: part
                 for name, given in wanted.items()
                 if (part := shared_part_of(given)) is not None
+            },
+            classes={
+                name: count for name, given in wanted.items() if (count := classes_of(name, given))
             },
         ),
         binary=frozenset(n for n, given in wanted.items() if given.get("binary_data") is True),
@@ -150,6 +156,7 @@ def encode(
 
     Raises:
         OutputNotFinite: An output that is wanted as JSON has a NaN or an infinity.
+        TensorInvalid: It is of a datatype that goes raw only.
     """
     outputs: list[dict[str, Any]] = []
     raws: list[bytes | memoryview] = []
@@ -159,7 +166,7 @@ def encode(
         array = batch.arrays[index]
         output: dict[str, Any] = {
             "name": spec.name,
-            "datatype": spec.datatype.name,
+            "datatype": "BYTES" if array.dtype == object else spec.datatype.name,
             "shape": list(output_shape(array, batch, checked.rows)),
         }
         if placed and index in placed:
@@ -170,7 +177,7 @@ def encode(
             raws.append(raw)
         else:
             mine = array[first : first + checked.rows] if batch.batched else array
-            _check_finite(spec.name, mine)
+            _check_json(spec, mine)
             output["data"] = mine.reshape(-1).tolist()
         outputs.append(output)
     answer: dict[str, Any] = {
@@ -186,7 +193,15 @@ def encode(
     return b"".join([header, *raws]), len(header)
 
 
-def _check_finite(name: str, values: np.ndarray[Any, Any]) -> None:
+def _check_json(spec: TensorSpec, values: np.ndarray[Any, Any]) -> None:
+    """Raises what :func:`encode` says where JSON cannot carry an output."""
+    name = spec.name
+    if spec.datatype.name in _RAW_ONLY and values.dtype != object:
+        raise TensorInvalid(
+            f"output '{name}' is {spec.datatype.name}, which JSON has no form for; ask for it with "
+            "the parameter 'binary_data'",
+            tensor=name,
+        )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise OutputNotFinite(
             f"output '{name}' has a NaN or an infinity, which JSON cannot carry; ask for it with "
@@ -273,6 +288,12 @@ def _from_json(
     tensor: dict[str, Any], name: str, datatype: Datatype, shape: tuple[int, ...]
 ) -> Column:
     """A tensor's JSON data, flat or nested, as a column."""
+    if datatype.name in _RAW_ONLY:
+        raise TensorInvalid(
+            f"input '{name}' is {datatype.name}, which JSON has no form for; send it raw, with the "
+            "parameter 'binary_data_size'",
+            tensor=name,
+        )
     if "data" not in tensor:
         raise TensorInvalid(f"input '{name}' has no data", tensor=name)
     count = element_count(shape, name)
@@ -321,11 +342,6 @@ def _holds(values: np.ndarray[Any, Any], datatype: Datatype) -> bool:
         return False
     limits = np.iinfo(datatype.dtype)
     return int(values.min()) >= limits.min and int(values.max()) <= limits.max
-
-
-def _checked_output(output: dict[str, Any]) -> dict[str, Any]:
-    refuse_unsupported(_object(output, "parameters"))
-    return output
 
 
 def _list(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:

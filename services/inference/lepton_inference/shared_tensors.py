@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from lepton_inference.batch import Outcome
 from lepton_inference.budget import Budget, Held
+from lepton_inference.classification import classified
 from lepton_inference.model import Gone, Model
 from lepton_inference.parameters import SharedPart
 from lepton_inference.serving import Admitted
@@ -70,7 +71,7 @@ class SharedTensors:
             except LeptonError as error:
                 model.statistics.fail(error.reason)
                 raise
-            checked, outcome = await model.infer(request, gone)
+            checked, outcome = await _infer(model, request, gone)
         finally:
             held.release()
         parts = {
@@ -151,11 +152,23 @@ async def infer(
 ) -> tuple[Checked, Outcome, Placed]:
     """``model.infer``, by way of shared memory where the request says so and there is any."""
     if shared is None or not request.shares_memory:
-        return *await model.infer(request, gone), _NOWHERE
+        return *await _infer(model, request, gone), _NOWHERE
     return await shared.infer(admitted, model, request, gone)
 
 
 _NOWHERE: Placed = {}
+
+
+async def _infer(
+    model: Model, request: InferenceRequest, gone: Gone | None
+) -> tuple[Checked, Outcome]:
+    """``model.infer``, with the largest values ranked where the request wants no others."""
+    checked, outcome = await model.infer(request, gone)
+    if request.classes:
+        signature = model.signature
+        labels = signature.labels or model.source.labels
+        outcome = classified(outcome, checked.rows, signature.outputs, request.classes, labels)
+    return checked, outcome
 
 
 def _column(region: Region, tensor: InputTensor, part: SharedPart, datatype: Datatype) -> Column:

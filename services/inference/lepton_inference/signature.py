@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lepton_inference.parameters import (
     Generation,
+    ParameterInvalid,
     ParameterUnsupported,
     SequenceStep,
     SharedPart,
@@ -17,6 +18,8 @@ from lepton_mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from lepton_inference.sequences import SequenceUser
+
+_WITHOUT_ORDER = ("BOOL", "BYTES")
 
 Tails = tuple[tuple[int, ...], ...]
 """For each input its shape without the batch dimension: requests that share it may share a
@@ -54,6 +57,8 @@ class InferenceRequest:
     inputs: list[InputTensor]
     outputs: list[str] = field(default_factory=list)
     """Names of the outputs wanted; all of them if empty."""
+    classes: dict[str, int] = field(default_factory=dict)
+    """Outputs of which only the largest values are wanted -> how many; see classification."""
     id: str = ""
     timeout: float | None = None
     """Seconds the request may wait and run; None for no bound of its own."""
@@ -97,6 +102,8 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     batched: bool
     """Whether dimension 0 of every tensor is a batch of rows that do not see each other."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes that the model tells apart; empty where it does not say."""
 
     @property
     def ragged(self) -> bool:
@@ -112,6 +119,7 @@ class Signature:
             OutputUnknown: An output is asked for that the model does not have.
             OutputRepeated: An output is asked for twice.
             ParameterUnsupported: A tensor is to be in shared memory, and nobody saw to it.
+            ParameterInvalid: The largest values are wanted of an output without order.
         """
         if request.shares_memory:
             raise ParameterUnsupported(
@@ -149,12 +157,10 @@ class Signature:
                 f"{f'1 to {max_rows}' if max_rows > 1 else 'one'}",
                 rows=rows,
             )
-        return Checked(
-            tuple(columns),
-            rows if self.batched else 1,
-            tuple(tails),
-            self.select(request.outputs),
-        )
+        outputs = self.select(request.outputs)
+        if request.classes:
+            self._check_classes(request.classes)
+        return Checked(tuple(columns), rows if self.batched else 1, tuple(tails), outputs)
 
     def select(self, names: Sequence[str]) -> tuple[int, ...]:
         """Indices of the outputs of those names, all of them if none is named.
@@ -173,6 +179,15 @@ class Signature:
         if len(set(names)) != len(names):
             raise OutputRepeated("an output is asked for twice; name each once")
         return tuple(index[name] for name in names)
+
+    def _check_classes(self, classes: Mapping[str, int]) -> None:
+        for spec in self.outputs:
+            if spec.name in classes and spec.datatype.name in _WITHOUT_ORDER:
+                raise ParameterInvalid(
+                    f"output '{spec.name}' is {spec.datatype.name}, of which there is no largest; "
+                    "leave out the parameter 'classification'",
+                    parameter="classification",
+                )
 
     def _refuse_names(self, given: Iterable[str]) -> None:
         expected = ", ".join(f"'{spec.name}'" for spec in self.inputs)

@@ -69,6 +69,8 @@ def _datatypes() -> Iterable[Datatype]:
         ("FP16", np.float16, "float16", ""),
         ("FP32", np.float32, "float", "fp32_contents"),
         ("FP64", np.float64, "double", "fp64_contents"),
+        # Its bits: numpy has no such number.
+        ("BF16", np.uint16, "bfloat16", ""),
         ("BYTES", object, "string", "bytes_contents"),
     )
     for name, dtype, onnx, contents in rows:
@@ -90,6 +92,18 @@ class TensorSpec:
     """-1 for a dimension that the request chooses."""
     names: tuple[str, ...] = ()
     """The dimensions' names in the model's graph, "" for one without."""
+
+
+def numbers(array: np.ndarray[Any, Any], datatype: Datatype) -> np.ndarray[Any, Any]:
+    """The values of an array of that datatype: BF16 as FP32, anything else as it is."""
+    if datatype.name != "BF16":
+        return array
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def bfloat16_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """FP32 values as BF16, cut off rather than rounded; a BF16 array holds bits, UINT16."""
+    return (np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
 def element_count(shape: Sequence[int], name: str) -> int:

@@ -12,7 +12,7 @@ appended to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from lepton_inference.bounds import check_parts, check_size
 from lepton_inference.model import LoadedModel, Model
 from lepton_inference.parameters import (
     SharedPart,
+    classes_of,
     generation_of,
     priority_of,
     refuse_shared_memory,
@@ -106,10 +107,15 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
         data: Column = next(raws) if raw else _contents(tensor, shape)
         tensors.append(InputTensor(tensor.name, tensor.datatype, shape, data))
     placed: dict[str, SharedPart] = {}
+    classes: dict[str, int] = {}
     for output in message.outputs:
-        refuse_unsupported(output.parameters)
-        if (part := _shared_part(output.parameters)) is not None:
+        if not output.parameters:
+            continue
+        given = {key: parameter_value(value) for key, value in output.parameters.items()}
+        if (part := shared_part_of(given)) is not None:
             placed[output.name] = part
+        if count := classes_of(output.name, given):
+            classes[output.name] = count
     refuse_unsupported(parameters)
     refuse_shared_memory(parameters)
     return InferenceRequest(
@@ -124,6 +130,7 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
         sequence=sequence_of(parameters),
         generation=generation_of(parameters),
         placed=placed,
+        classes=classes,
     )
 
 
@@ -215,8 +222,17 @@ def response_head(
     shapes: tuple[tuple[int, ...], ...],
     outputs: tuple[int, ...],
     placed: Mapping[int, SharedPart] | None = None,
+    texts: Container[int] = (),
 ) -> bytes:
-    """Everything of a response that its shape decides, and where in shared memory it is."""
+    """Everything of a response that its shape decides.
+
+    Args:
+        model: Which answers.
+        shapes: Of the outputs.
+        outputs: Their indices.
+        placed: Those in shared memory, and where.
+        texts: Those that are BYTES, also where the model gives numbers: their largest, ranked.
+    """
     specs = [model.signature.outputs[index] for index in outputs]
     return pb.ModelInferResponse(
         model_name=model.source.name,
@@ -224,7 +240,7 @@ def response_head(
         outputs=[
             pb.ModelInferResponse.InferOutputTensor(
                 name=spec.name,
-                datatype=spec.datatype.name,
+                datatype="BYTES" if index in texts else spec.datatype.name,
                 shape=shape,
                 parameters=_placement(placed[index]) if placed and index in placed else None,
             )
@@ -254,7 +270,8 @@ def response_of(
     """A serialized ModelInferResponse; of outputs that were placed elsewhere it says where."""
     batch, _ = outcome
     shapes = tuple(output_shape(batch.arrays[index], batch, rows) for index in outputs)
-    parts: list[bytes | memoryview] = [response_head(model, shapes, outputs, placed)]
+    texts = [index for index in outputs if batch.views[index] is None]
+    parts: list[bytes | memoryview] = [response_head(model, shapes, outputs, placed, texts)]
     if request_id:
         encoded = request_id.encode()
         parts += (_ID_TAG, varint(len(encoded)), encoded)

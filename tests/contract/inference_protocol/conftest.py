@@ -26,6 +26,7 @@ MODELS: dict[str, bytes] = {
     "across": across_rows(),
     "text": identity(onnx.TensorProto.STRING, ["batch", 1]),
     "sequence": identity(onnx.TensorProto.FLOAT, ["batch", "length"]),
+    "classes": identity(onnx.TensorProto.FLOAT, ["batch", 3], labels='["cat", "dog", "emu"]'),
     "fixed": identity(onnx.TensorProto.FLOAT, [2, 2]),
     **{
         f"identity-{name.lower()}": identity(element, ["batch", 2])
@@ -42,6 +43,7 @@ MODELS: dict[str, bytes] = {
             "FP16": onnx.TensorProto.FLOAT16,
             "FP32": onnx.TensorProto.FLOAT,
             "FP64": onnx.TensorProto.DOUBLE,
+            "BF16": onnx.TensorProto.BFLOAT16,
         }.items()
     },
 }

@@ -17,9 +17,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 IMAGE = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32)
+SCORES = np.array([[0.5, 2, 0.5], [3, 1, 3]], np.float32)
 
 
 Door = dict[str, Any]
@@ -69,6 +71,12 @@ def grpc_client(door: Door) -> dict[str, Any]:
     words = np.array([["über"], [""]], dtype=object)
     result = triton.infer("text", [_input(client, "x", words)])
     seen["text"] = [value.decode() for value in result.as_numpy("y").reshape(-1)]
+    ranked = [client.InferRequestedOutput("y", class_count=2)]
+    result = triton.infer("classes", [_input(client, "x", SCORES)], outputs=ranked)
+    seen["classes"] = [value.decode() for value in result.as_numpy("y").reshape(-1)]
+    bfloat = client.InferInput("x", [1, 2], "BF16")
+    bfloat.set_data_from_numpy(np.array([[0.5, -3]], ml_dtypes.bfloat16))
+    seen["bf16"] = triton.infer("identity-bf16", [bfloat]).as_numpy("y").astype(float).tolist()
     statistics = triton.get_inference_statistics("linear", as_json=True)["model_stats"][0]
     seen["inferences"] = int(statistics["inference_count"])
     seen["refused"] = {
@@ -154,6 +162,14 @@ def http_client(door: Door) -> dict[str, Any]:
         wanted = [client.InferRequestedOutput("y", binary_data=binary)]
         result = triton.infer("text", [tensor], outputs=wanted).as_numpy("y").reshape(-1)
         seen[f"text-{binary}"] = [v.decode() if isinstance(v, bytes) else v for v in result]
+    for binary in (True, False):
+        ranked = [client.InferRequestedOutput("y", binary_data=binary, class_count=2)]
+        result = triton.infer("classes", [_input(client, "x", SCORES)], outputs=ranked)
+        values = result.as_numpy("y").reshape(-1)
+        seen[f"classes-{binary}"] = [v.decode() if isinstance(v, bytes) else v for v in values]
+    bfloat = client.InferInput("x", [1, 2], "BF16")
+    bfloat.set_data_from_numpy(np.array([[0.5, -3]], ml_dtypes.bfloat16))
+    seen["bf16"] = triton.infer("identity-bf16", [bfloat]).as_numpy("y").astype(float).tolist()
     statistics = triton.get_inference_statistics("linear")["model_stats"][0]
     seen["inferences"] = statistics["inference_count"]
     image = client.InferInput("image", [2, 4], "FP32")

@@ -131,10 +131,27 @@ ROWS: dict[str, tuple[Any, grpc.StatusCode, str]] = {
         INVALID,
         "PARAMETER_INVALID",
     ),
-    "a classification": (
-        message(outputs=[Output(name="scores", **parameter("classification", int64_param=1))]),
+    "a classification of an input": (
+        message(**parameter("classification", int64_param=1)),
         UNIMPLEMENTED,
         "PARAMETER_UNSUPPORTED",
+    ),
+    "a classification of no classes": (
+        message(outputs=[Output(name="scores", **parameter("classification", int64_param=-1))]),
+        INVALID,
+        "PARAMETER_INVALID",
+    ),
+    "a classification of text": (
+        message(
+            (1, 1),
+            struct.pack("<I", 0),
+            name="x",
+            datatype="BYTES",
+            model="text",
+            outputs=[Output(name="y", **parameter("classification", int64_param=1))],
+        ),
+        INVALID,
+        "PARAMETER_INVALID",
     ),
     "not protobuf": (b"\xff\xff\xff", INVALID, "MESSAGE_INVALID"),
 }
@@ -299,6 +316,34 @@ def test_what_json_cannot_carry_is_refused_and_comes_raw(rest_door: Server) -> N
     assert np.isinf(np.frombuffer(raw, np.float32)).all()
 
 
+def test_what_json_has_no_form_for_is_refused(rest_door: Server) -> None:
+    """BF16 comes and goes raw; FP16 also as numbers."""
+    bits = {"name": "x", "shape": [1, 2], "datatype": "BF16"}
+    raw = np.array([0x3F80, 0xC000], np.uint16).tobytes()
+    wanted = {"name": "y", "parameters": {"binary_data": True}}
+    with rest_door.http() as client:
+
+        def ask(header: Any, content: bytes = b"", model: str = "identity-bf16") -> Any:
+            text = json.dumps(header).encode()
+            return client.post(
+                f"/v2/models/{model}/infer",
+                content=text + content,
+                headers={"Inference-Header-Content-Length": str(len(text))},
+            )
+
+        refused = ask({"inputs": [bits | {"data": [1, -2]}]})
+        assert (refused.status_code, refused.json()["reason"]) == (400, "TENSOR_INVALID")
+        sized = bits | {"parameters": {"binary_data_size": 4}}
+        refused = ask({"inputs": [sized]}, raw)
+        assert (refused.status_code, refused.json()["reason"]) == (400, "TENSOR_INVALID")
+        assert "binary_data" in refused.json()["error"]
+        answer = ask({"inputs": [sized], "outputs": [wanted]}, raw)
+        assert answer.content.endswith(raw)
+        half = bits | {"datatype": "FP16", "data": [0.5, -2]}
+        answer = ask({"inputs": [half]}, model="identity-fp16")
+        assert answer.json()["outputs"][0]["data"] == [0.5, -2]
+
+
 def test_every_datatype_comes_back(infer: Any) -> None:
     """What an identity model gives is what it got, raw."""
     for datatype, dtype in (
@@ -314,6 +359,7 @@ def test_every_datatype_comes_back(infer: Any) -> None:
         ("FP16", np.float16),
         ("FP32", np.float32),
         ("FP64", np.float64),
+        ("BF16", np.uint16),
     ):
         raw = np.array([[0, 1], [1, 0], [1, 1]], dtype).tobytes()
         for _ in range(2):  # the second time the short way

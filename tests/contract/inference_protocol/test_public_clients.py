@@ -19,6 +19,7 @@ TRITON = Path(__file__).with_name("public_client.py")
 KSERVE = Path(__file__).with_name("kserve_client.py")
 KSERVE_PYTHON = Path(__file__).parents[3] / "build/clients/kserve/bin/python"
 SUMS = [[10.0] * 3, [26.0] * 3]
+CLASSES = ["2.000000:1:dog", "0.500000:0:cat", "3.000000:0:cat", "3.000000:2:emu"]
 
 
 def ask(*arguments: str) -> dict[str, Any]:
@@ -58,6 +59,8 @@ def test_the_grpc_client_is_content(door: Server) -> None:
     assert seen["count"] == [[7], [8]]
     assert seen["only_count"] == ["count"]
     assert seen["text"] == ["über", ""]
+    assert seen["classes"] == CLASSES
+    assert seen["bf16"] == [[0.5, -3]]
     assert seen["inferences"] >= 14
     refused = seen["refused"]
     assert refused["unknown"].startswith("StatusCode.NOT_FOUND: there is no endpoint 'nobody'")
@@ -88,6 +91,8 @@ def test_the_http_client_is_content(rest_door: Server) -> None:
     assert seen["gzip"] == seen["deflate"] == SUMS
     assert seen["id"] == "r1"
     assert seen["text-True"] == seen["text-False"] == ["über", ""]
+    assert seen["classes-True"] == seen["classes-False"] == CLASSES
+    assert seen["bf16"] == [[0.5, -3]]
     assert seen["inferences"] > 0
     assert seen["refused"]["unknown"].startswith("404: there is no endpoint 'nobody'")
     assert seen["refused"]["version"].startswith("404")

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from lepton_inference.signature import Signature
-from lepton_inference.tensors import TensorSpec
+from lepton_inference.tensors import TensorSpec, bfloat16_bits
 
 TYPICAL_ROWS = 16
 """The batch that a turn of a busy loop typically collects."""
@@ -148,8 +148,10 @@ def _sample(spec: TensorSpec, rows: int, batched: bool) -> np.ndarray[Any, Any]:
     )
     if spec.datatype.name == "BYTES":
         return np.full(shape, "", dtype=object)
-    if spec.datatype.dtype.kind == "f":
+    if spec.datatype.dtype.kind == "f" or spec.datatype.name == "BF16":
         # Seeded: what is chosen at load must not change from one load to the next.
         values = np.random.default_rng(7).standard_normal(shape)
+        if spec.datatype.name == "BF16":
+            return bfloat16_bits(values)
         return values.astype(spec.datatype.dtype)
     return np.zeros(shape, spec.datatype.dtype)

@@ -33,7 +33,12 @@ class MeshRegistry:
             raise EndpointInvalid(
                 f"'{found.name}' has no artifact to serve; register one with it", name=found.name
             )
-        return ModelVersion(name=found.name, artifact=found.artifact, sha256=found.sha256)
+        return ModelVersion(
+            name=found.name,
+            artifact=found.artifact,
+            sha256=found.sha256,
+            class_names=tuple(found.class_names),
+        )
 
     async def newest(self) -> dict[str, str]:
         """See the port."""

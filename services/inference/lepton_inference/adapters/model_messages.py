@@ -91,6 +91,7 @@ def found_frame(found: Found) -> bytes:
             "inputs": [_plain(spec) for spec in signature.inputs],
             "outputs": [_plain(spec) for spec in signature.outputs],
             "batched": signature.batched,
+            "labels": signature.labels,
             "placement": {**asdict(placement), "isolation": placement.isolation.value},
         }
     ).encode()
@@ -138,6 +139,7 @@ def found_of(answer: dict[str, Any]) -> Found:
             tuple(_spec(plain) for plain in answer["inputs"]),
             tuple(_spec(plain) for plain in answer["outputs"]),
             bool(answer["batched"]),
+            tuple(str(label) for label in answer["labels"]),
         )
         placement = answer["placement"]
         placement["isolation"] = Isolation(placement["isolation"])

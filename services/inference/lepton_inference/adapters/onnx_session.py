@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from lepton_inference.adapters.bfloat16 import Bfloat16Session, has_bfloat16
 from lepton_inference.adapters.devices import CPU
 from lepton_inference.adapters.measurement import is_memory_error, samples
 from lepton_inference.model_errors import ModelInvalid, ProviderMissing
@@ -18,6 +20,8 @@ from lepton_inference.placement import Placement
 from lepton_inference.signature import Signature, Tails
 from lepton_inference.tensors import BY_ONNX, Column, TensorSpec
 
+_LABELS = ("labels", "class_names")
+"""Where a model's metadata may name its classes."""
 _NOISE = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:|\S+\.(cc|h):\d+ .*\) "
 )
@@ -93,7 +97,7 @@ def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSessio
             "cuDNN libraries that onnxruntime-gpu names",
             provider=provider,
         )
-    return session
+    return Bfloat16Session(session) if has_bfloat16(session) else session
 
 
 def signature_of(session: ort.InferenceSession) -> Signature:
@@ -103,7 +107,20 @@ def signature_of(session: ort.InferenceSession) -> Signature:
     if not inputs or not outputs:
         raise ModelInvalid("the model has no input or no output")
     batched = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
-    return Signature(inputs, outputs, batched)
+    return Signature(inputs, outputs, batched, _labels(session))
+
+
+def _labels(session: ort.InferenceSession) -> tuple[str, ...]:
+    """The names of the classes in the model's metadata: JSON, or one a line; empty without."""
+    said = session.get_modelmeta().custom_metadata_map
+    text = next((said[key] for key in _LABELS if key in said), "")
+    try:
+        labels = json.loads(text)
+    except (ValueError, RecursionError):
+        labels = text.splitlines()
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return ()
+    return tuple(labels)
 
 
 def join(

@@ -92,12 +92,18 @@ class SqlEndpoints:
         )
 
 
-def _stored(version: ModelVersion) -> dict[str, str]:
-    return {"name": version.name, "artifact": version.artifact, "sha256": version.sha256}
+def _stored(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "artifact": version.artifact,
+        "sha256": version.sha256,
+        "class_names": list(version.class_names),
+    }
 
 
 def _version(stored: dict[str, Any]) -> ModelVersion:
-    return ModelVersion(stored["name"], stored["artifact"], stored["sha256"])
+    names = stored.get("class_names", ())  # rows of before had none
+    return ModelVersion(stored["name"], stored["artifact"], stored["sha256"], tuple(names))
 
 
 def _find(session: Session, workspace: str, endpoint_id: str) -> EndpointRow:
