@@ -32,6 +32,9 @@ from lepton_mesh.errors import LeptonError
 _INLINE_BYTES = 64 << 10
 """Copied on the event loop: that takes 4 us, handing it to a thread ten times as long."""
 
+_ELEMENT_BYTES = 64
+"""What an element of a BYTES tensor takes beside its text, as a Python object, about."""
+
 Placed = Mapping[int, SharedPart]
 """Index of an output -> where it was written; the others go in the message."""
 
@@ -87,7 +90,8 @@ class SharedTensors:
         """Puts a copy of the input's bytes in its place."""
         region = self.memory.find(admitted, part)
         datatype = datatype_named(tensor.name, tensor.datatype)
-        expected = element_count(tensor.shape, tensor.name) * datatype.itemsize
+        count = element_count(tensor.shape, tensor.name)
+        expected = count * datatype.itemsize
         if datatype.itemsize and part.size != expected:
             raise TensorInvalid(
                 f"input '{tensor.name}' has {part.size} bytes in shared memory; {datatype.name} of "
@@ -104,6 +108,9 @@ class SharedTensors:
                 expected=self._limit,
             )
         held.add(part.size)
+        if not datatype.itemsize:
+            # An element has four bytes at least; a claim of more is found out when it is read.
+            held.add(_ELEMENT_BYTES * min(count, part.size // 4))
         if part.size <= _INLINE_BYTES and region.memory.quick:
             tensor.data = _column(region, tensor, part, datatype)
         else:

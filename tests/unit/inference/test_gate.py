@@ -52,6 +52,15 @@ async def test_a_certificate_revoked_later_is_remembered_no_more() -> None:
     assert gate.known(headers("svc/gateway", b"77")) is None
 
 
+async def test_what_a_caller_came_with_is_known() -> None:
+    """What is kept for them can go when it does."""
+    shown = claims("users/ada")
+    gate = TokenGate(Serving(), Tokens(shown), "lepton.local", lambda _: False)
+    admitted = await gate.admit(METHOD, headers("svc/gateway"))
+    assert (admitted.expires, admitted.serial) == (shown.expires, "ab1")
+    assert gate.known(headers("svc/gateway")) is admitted
+
+
 @pytest.mark.parametrize(
     ("peer", "claimed"),
     [

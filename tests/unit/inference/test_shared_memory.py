@@ -266,13 +266,16 @@ async def test_regions_are_swept_by_themselves(
 ) -> None:
     """For as long as there are any."""
     monkeypatch.setattr("lepton_inference.shared_memory._SWEEP_SECONDS", 0.0)
-    machine.register(ADA, "x")
-    (machine.directory / "x").unlink()
-    async with asyncio.timeout(5):
-        # A timer tells nobody that it has run.
-        while machine.memory._timer is not None:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-    assert machine.names(ADA) == []
+    names = ["x", "y", "z"]
+    for name in names:
+        machine.register(ADA, name)
+    while names:
+        (machine.directory / names.pop(0)).unlink()
+        async with asyncio.timeout(5):
+            # A timer tells nobody that it has run.
+            while machine.names(ADA) != names:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+    assert machine.memory._timer is None
     machine.register(ADA, "x")
     assert machine.memory._timer is not None
     machine.memory.close()

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
+from lepton_inference.bootstrap import shared_tensors
 from lepton_inference.budget import BodiesTooMany
+from lepton_inference.config import InferenceSettings
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.open_inference import MethodUnimplemented, OpenInference
 from lepton_inference.parameters import (
@@ -169,6 +171,20 @@ async def test_copies_are_bounded(tmp_path: Path) -> None:
     world.tensors._limit = 8
     with pytest.raises(SharedMemoryRange, match="8 at most"):
         await world.infer(request())
+    await world.close()
+
+
+async def test_text_counts_for_what_it_takes(tmp_path: Path) -> None:
+    """Its elements become objects, which are larger than they are in memory that is shared."""
+    world = World(tmp_path, max_bytes=1024)
+    asked = request()
+    asked.inputs[0].datatype = "BYTES"
+    with pytest.raises(TensorInvalid):  # of another datatype than the model's
+        await world.infer(asked)
+    asked.inputs[0].shape[0] = 500
+    asked.inputs[0].parameters["shared_memory_byte_size"].int64_param = 1000
+    with pytest.raises(BodiesTooMany):
+        await world.infer(asked)
     await world.close()
 
 
@@ -331,3 +347,17 @@ async def test_rest_registers_lists_and_forgets(tmp_path: Path) -> None:
     await ask("POST", "/v2/systemsharedmemory/unregister")
     assert world.machine.names(world.admitted) == []
     await world.close()
+
+
+@pytest.mark.parametrize("regions", [0, 3])
+def test_the_settings_bound_it_or_turn_it_off(tmp_path: Path, regions: int) -> None:
+    """No regions, no shared memory."""
+    settings = InferenceSettings(
+        state_dir=tmp_path, shared_memory_regions=regions, max_bytes_in_flight=2 << 20
+    )
+    shared = shared_tensors(settings, revoked=lambda _: False)
+    if regions == 0:
+        assert shared is None
+    else:
+        assert shared is not None
+        assert (shared._limit, shared.memory._bounds.regions) == (2 << 20, 3)
