@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from bench.memory_return import layers, resident_mb
 from lepton_inference import reports
 from lepton_inference.adapters import devices as device_module
 from lepton_inference.adapters import measurement, onnx_session
@@ -101,6 +102,14 @@ def test_a_datatype_that_the_protocol_lacks_is_refused(tmp_path: Path) -> None:
     """The tensor and its type are named."""
     with pytest.raises(ModelInvalid, match="complex64"):
         load(file(tmp_path, identity(onnx.TensorProto.COMPLEX64, ["batch", 2])), ModelSettings())
+
+
+async def test_unloading_gives_memory_back(tmp_path: Path) -> None:
+    """To the system: tensors of this size stay in the allocator's hands otherwise."""
+    session = load(file(tmp_path, layers(256, 160)), ModelSettings())
+    loaded = resident_mb()
+    session.close()
+    assert loaded - resident_mb() > 0.8 * 160 * 256 * 256 * 4 / 1e6
 
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

@@ -1,4 +1,4 @@
-"""What a process that runs a model may take of this machine.
+"""What a process that runs a model may take of this machine, and what it gives back.
 
 Memory is bounded with RLIMIT_DATA, which since Linux 4.7 counts every private writable mapping,
 so that an allocation beyond it fails there and then: ONNX Runtime answers with an error and the
@@ -10,12 +10,14 @@ a GPU's address space.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 _CGROUP = Path("/sys/fs/cgroup")
+_LIBC = ctypes.CDLL(None)
 _SHARE = 0.9
 """Of what is free that a model may take unless something else is said."""
 
@@ -40,6 +42,13 @@ def bound_this_process(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def return_free_memory() -> None:
+    """Gives the system what the allocator keeps for later; of a model, that may be all of it."""
+    trim = getattr(_LIBC, "malloc_trim", None)  # glibc has it, musl does not
+    if trim is not None:
+        trim(0)
 
 
 def _kib(file: Path, name: str) -> int:

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from lepton_inference.adapters.bfloat16 import Bfloat16Session, has_bfloat16
 from lepton_inference.adapters.devices import CPU
 from lepton_inference.adapters.measurement import is_memory_error, samples
+from lepton_inference.adapters.model_limits import return_free_memory
 from lepton_inference.model_errors import ModelInvalid, ProviderMissing
 from lepton_inference.placement import Placement
 from lepton_inference.signature import Signature, Tails
@@ -61,8 +62,9 @@ class OnnxSession:
             self._session.run(None, feeds, options)
 
     def close(self) -> None:
-        """Gives the session's memory back."""
+        """Gives the session's memory back, to the system and not only to the allocator."""
         self._session = None
+        return_free_memory()
 
 
 def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSession:
