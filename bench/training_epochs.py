@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lepton_training.worker.idx import ImageData
+    from lepton_training.worker.data.idx import ImageData
 
 LOOPS = ("plain_contiguous", "plain_channels_last", "recipe")
 ROUNDS, WARM_STEPS, STEPS, BATCH = 5, 20, 80, 64
@@ -146,38 +146,33 @@ def _plain(data: ImageData, channels_last: bool) -> None:
 
 
 def _recipe(data: ImageData) -> None:
-    import torch
-
     from lepton_training.recipes import RECIPES, ImageShape
+    from lepton_training.worker.data import images
     from lepton_training.worker.memory import keep_freed_memory
     from lepton_training.worker.trainer import Trainer
     from lepton_training.worker.tuning import choose_plan
 
     keep_freed_memory()
     recipe = RECIPES["cnn"]
-    hyperparameters = recipe.hyperparameters(epochs=1000, batch_size=BATCH)
+    hyperparameters: Any = recipe.hyperparameters(epochs=1000, batch_size=BATCH)  # type: ignore[call-arg]  # the declaration of cnn has them
     network = recipe.build(hyperparameters, ImageShape(28, 28, 10))
-    plan, _ = choose_plan(
-        network,
-        torch.from_numpy(data.train.images[:BATCH].copy()),
-        torch.from_numpy(data.train.labels[:BATCH].astype("int64")),
-        batch_size=BATCH,
-        cpus=len(os.sched_getaffinity(0)),
-    )
+    cpus = len(os.sched_getaffinity(0))
+    problem = images.prepare(data, hyperparameters, seed=0)
+    plan, _ = choose_plan(network, problem, hyperparameters, cpus=cpus)
     pace = _Pace(str(plan))
     Trainer(
         network,
-        data,
+        problem,
         hyperparameters,
         seed=0,
         plan=plan,
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=cpus,
         report=lambda moment: pace.tick(moment.step),
     ).run()
 
 
 def _loop(name: str, data_dir: Path) -> None:
-    from lepton_training.worker import idx
+    from lepton_training.worker.data import idx
 
     data = idx.load(data_dir)
     if name == "recipe":

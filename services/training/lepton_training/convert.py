@@ -14,7 +14,7 @@ from lepton.api.training.v1 import training_pb2 as pb
 from lepton_training.job import Event, Job, Measurement
 from lepton_training.jobs import LogLine
 from lepton_training.recipes import Recipe
-from lepton_training.recipes.hyperparameters import describe
+from lepton_training.recipes.hyperparameters import Settings, describe
 
 
 def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
@@ -24,6 +24,7 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
         "dataset": spec.dataset,
         "model": spec.model,
         "hyperparameters": json_format.MessageToDict(spec.hyperparameters),
+        "data": json_format.MessageToDict(spec.data),
         "seed": spec.seed,
         "resources": {
             "cpus": spec.resources.cpus,
@@ -36,13 +37,15 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
 
 def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:
     """A spec as kept in a job's record."""
-    hyperparameters = Struct()
+    hyperparameters, data = Struct(), Struct()
     hyperparameters.update(spec["hyperparameters"])
+    data.update(spec.get("data", {}))
     return pb.JobSpec(
         recipe=spec["recipe"],
         dataset=spec["dataset"],
         model=spec["model"],
         hyperparameters=hyperparameters,
+        data=data,
         seed=spec["seed"],
         resources=pb.Resources(**spec["resources"]),
         labels=spec["labels"],
@@ -90,11 +93,16 @@ def recipe_message(recipe: Recipe) -> pb.Recipe:
     return pb.Recipe(
         id=recipe.id,
         description=recipe.description,
-        hyperparameters=[
-            pb.Hyperparameter(name=name, type=type_, default_value=default, description=description)
-            for name, type_, default, description in describe(recipe.hyperparameters)
-        ],
+        hyperparameters=_described(recipe.hyperparameters),
+        data=_described(recipe.data.settings),
     )
+
+
+def _described(declared: type[Settings]) -> list[pb.Hyperparameter]:
+    return [
+        pb.Hyperparameter(name=name, type=type_, default_value=default, description=description)
+        for name, type_, default, description in describe(declared)
+    ]
 
 
 def _measurement_message(measurement: Measurement) -> pb.Measurement:

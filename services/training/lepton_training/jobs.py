@@ -23,6 +23,7 @@ from lepton_training.job import (
 )
 from lepton_training.job_files import JobFiles
 from lepton_training.ports import Datasets, JobRepository
+from lepton_training.recipes import RECIPES
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpecInvalid, parse_spec
 from lepton_training.supervisor import Supervisor
@@ -35,7 +36,6 @@ _EVENTS_AT_ONCE = 500
 _POLL_SECONDS = 1.0
 _LOG_POLL_SECONDS = 0.25
 _LINE_MAX = 16 * 1024
-_TRAINABLE_FORMAT = "DATASET_FORMAT_IDX"
 
 
 class ServiceStopping(Unavailable):
@@ -108,13 +108,14 @@ class Jobs:
             )
         spec = parse_spec(document, cores=self._cores)
         version = await self._datasets.resolve(spec.dataset)
-        if version.format != _TRAINABLE_FORMAT:
+        formats = RECIPES[spec.recipe].data.formats
+        if version.format not in formats:
             raise JobSpecInvalid(
                 [
                     Fault(
                         "spec.dataset",
                         f"{version.name} has format {version.format}; recipe '{spec.recipe}' "
-                        f"trains on {_TRAINABLE_FORMAT}",
+                        f"trains on {' or '.join(formats)}",
                     )
                 ]
             )

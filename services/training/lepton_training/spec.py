@@ -12,17 +12,35 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lepton_mesh.errors import InvalidArgument
 from lepton_mesh.resources import ID_PATTERN
 from lepton_training.recipes import RECIPES
-from lepton_training.recipes.hyperparameters import Fault, Hyperparameters, parse_hyperparameters
+from lepton_training.recipes.hyperparameters import (
+    DataSettings,
+    Fault,
+    Hyperparameters,
+    Settings,
+    parse_settings,
+)
 
 _DATASET = re.compile(rf"datasets/{ID_PATTERN}/versions/([1-9][0-9]{{0,17}}|latest)")
 _MODEL = re.compile(rf"models/{ID_PATTERN}")
+_FIELDS = (
+    "recipe",
+    "dataset",
+    "model",
+    "hyperparameters",
+    "data",
+    "seed",
+    "resources",
+    "labels",
+)
 _LABELS_MAX = 64
 _SEED_MAX = 2**63 - 1
+
+S = TypeVar("S", bound=Settings)
 
 
 class JobSpecInvalid(InvalidArgument):
@@ -61,6 +79,8 @@ class JobSpec:
     model: str
     hyperparameters: Hyperparameters
     """Every value, defaults included."""
+    data: DataSettings
+    """How the dataset's files are read, defaults included."""
     seed: int = 0
     resources: Resources = Resources()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +92,7 @@ class JobSpec:
             "dataset": self.dataset,
             "model": self.model,
             "hyperparameters": self.hyperparameters.model_dump(),
+            "data": self.data.model_dump(),
             "seed": self.seed,
             "resources": {
                 "cpus": self.resources.cpus,
@@ -92,10 +113,10 @@ def parse_spec(document: Mapping[str, Any], *, cores: int) -> JobSpec:
         JobSpecInvalid: With every fault.
     """
     faults: list[Fault] = []
-    known = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels")
-    faults += unknown_names("spec", document, known)
+    faults += unknown_names("spec", document, _FIELDS)
     recipe = _text(document, "recipe", faults)
     hyperparameters: Hyperparameters | None = None
+    data: DataSettings | None = None
     if recipe:
         found = RECIPES.get(recipe)
         if found is None:
@@ -103,11 +124,10 @@ def parse_spec(document: Mapping[str, Any], *, cores: int) -> JobSpec:
                 Fault("spec.recipe", f"unknown recipe '{recipe}'{_known(recipe, RECIPES)}")
             )
         else:
-            values = _mapping(document, "hyperparameters", faults)
-            hyperparameters, wrong = parse_hyperparameters(
-                found.hyperparameters, values, path="spec.hyperparameters"
-            )
-            faults += wrong
+            hyperparameters = _settings(document, "hyperparameters", found.hyperparameters, faults)
+            data = _settings(document, "data", found.data.settings, faults)
+            if hyperparameters is not None and data is not None:
+                faults += found.conflicts(hyperparameters, data)
     dataset = _text(document, "dataset", faults)
     if dataset and not _DATASET.fullmatch(dataset):
         faults.append(
@@ -129,9 +149,9 @@ def parse_spec(document: Mapping[str, Any], *, cores: int) -> JobSpec:
     seed = _integer(document, "seed", "spec.seed", _SEED_MAX, faults)
     resources = _resources(_mapping(document, "resources", faults), cores, faults)
     labels = _labels(_mapping(document, "labels", faults), faults)
-    if faults or hyperparameters is None:
+    if faults or hyperparameters is None or data is None:
         raise JobSpecInvalid(faults)
-    return JobSpec(recipe, dataset, model, hyperparameters, seed, resources, labels)
+    return JobSpec(recipe, dataset, model, hyperparameters, data, seed, resources, labels)
 
 
 def unknown_names(path: str, given: Iterable[str], known: Iterable[str]) -> list[Fault]:
@@ -149,6 +169,16 @@ def _known(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ";"
     return f"{hint} known: {', '.join(names)}"
+
+
+def _settings(
+    document: Mapping[str, Any], name: str, declared: type[S], faults: list[Fault]
+) -> S | None:
+    settings, wrong = parse_settings(
+        declared, _mapping(document, name, faults), path=f"spec.{name}"
+    )
+    faults += wrong
+    return settings
 
 
 def _text(document: Mapping[str, Any], name: str, faults: list[Fault]) -> str:

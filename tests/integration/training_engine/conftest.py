@@ -124,7 +124,7 @@ def write_dataset() -> Callable[..., None]:
     import gzip
     import struct
 
-    from lepton_training.worker.idx import FILES
+    from lepton_training.worker.data.idx import FILES
 
     def write(directory: Path, *splits: tuple[np.ndarray, np.ndarray]) -> None:
         for name, values in zip(FILES, (array for pair in splits for array in pair), strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_training.worker.idx import FILES
+from lepton_training.worker.data.idx import FILES
 
 
 def idx_bytes(values: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_training.worker.idx import FILES, DatasetInvalid, load
+from lepton_training.worker.data.idx import FILES, DatasetInvalid, load
 
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = FILES
 

@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from lepton_training.recipes import RECIPES, ImageShape
-from lepton_training.recipes.hyperparameters import SupervisedHyperparameters
+from lepton_training.recipes.fitting import SupervisedHyperparameters
 from lepton_training.worker import checkpoint, export
-from lepton_training.worker.export import ExportRequest
-from lepton_training.worker.idx import ImageData, load
-from lepton_training.worker.networks import ConvStack, Served, scale
+from lepton_training.worker.data.idx import ImageData, load
+from lepton_training.worker.data.images import prepare
+from lepton_training.worker.export import Served
+from lepton_training.worker.export_request import ExportRequest
+from lepton_training.worker.networks import ConvStack, scale
+from lepton_training.worker.objectives import Activation
 from lepton_training.worker.optimization import learning_rate_at
 from lepton_training.worker.trainer import LossNotFinite, Moment, Stopped, Trainer, predict
 from lepton_training.worker.tuning import Plan, ThreadTuner, choose_plan
@@ -34,8 +37,8 @@ def trainer(
     network = declared.build(hyperparameters, ImageShape(height, width, data.classes))
     return network, Trainer(
         network,
-        data,
-        hyperparameters,  # type: ignore[arg-type]  # both recipes are supervised
+        prepare(data, hyperparameters, seed=1),
+        hyperparameters,  # type: ignore[arg-type]  # recipes on images are supervised
         seed=1,
         plan=PLAN,
         report=moments.append,
@@ -45,7 +48,13 @@ def trainer(
     )
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def probabilities(network: torch.nn.Module, data: ImageData) -> np.ndarray:
+    """Of the test images."""
+    problem = prepare(data, SupervisedHyperparameters(), seed=0)
+    return predict(network, problem.test, problem.objective, PLAN)
+
+
+@pytest.mark.parametrize("recipe", ["cnn", "mlp", "resnet"])
 def test_every_recipe_learns_small_images(recipe: str, stripes: Path) -> None:
     """8x8 images of two classes, to the last one."""
     data = load(stripes)
@@ -53,7 +62,7 @@ def test_every_recipe_learns_small_images(recipe: str, stripes: Path) -> None:
     network, running = trainer(recipe, data, moments)
     seconds = running.run()
     assert len(seconds) == 3
-    assert (predict(network, data.test.images, PLAN).argmax(1) == data.test.labels).all()
+    assert (probabilities(network, data).argmax(1) == data.test.labels).all()
     ends = [moment for moment in moments if moment.epoch_end]
     assert [moment.epoch for moment in ends] == [1, 2, 3]
     assert ends[-1].fraction == 1.0
@@ -178,18 +187,14 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
     assert {learning_rate_at(step, 100, constant) for step in range(100)} == {0.5}
 
 
-def test_a_plan_is_chosen_and_leaves_the_network_alone() -> None:
+def test_a_plan_is_chosen_and_leaves_the_network_alone(stripes: Path) -> None:
     """The candidates train copies."""
     recipe = RECIPES["cnn"]
+    hyperparameters = SupervisedHyperparameters(batch_size=8)
     network = recipe.build(recipe.hyperparameters(), ImageShape(8, 8, 2))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    plan, tried = choose_plan(
-        network,
-        torch.zeros(8, 8, 8, dtype=torch.uint8),
-        torch.zeros(8, dtype=torch.int64),
-        batch_size=8,
-        cpus=2,
-    )
+    problem = prepare(load(stripes), hyperparameters, seed=0)
+    plan, tried = choose_plan(network, problem, hyperparameters, cpus=2)
     assert set(tried) == {Plan(2, last) for last in (False, True)}
     assert plan in tried
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
@@ -230,15 +235,15 @@ def test_a_different_model_does_not_pass_parity(stripes: Path, tmp_path: Path) -
     shape = ImageShape(8, 8, 2)
     network = recipe.build(recipe.hyperparameters(), shape)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    np.save(tmp_path / "rows.npy", data.test.images)
+    np.savez(tmp_path / "rows.npz", images=data.test.images)
     request = ExportRequest(
         recipe="mlp",
         hyperparameters=recipe.hyperparameters().model_dump(),
-        height=shape.height,
-        width=shape.width,
-        classes=shape.classes,
+        shape=dataclasses.asdict(shape),
+        activation=dataclasses.asdict(Activation("softmax")),
+        output="probabilities",
         weights="weights.pt",
-        rows="rows.npy",
+        rows="rows.npz",
     )
     report = export.export(tmp_path, request)
     assert report["agrees"]
@@ -248,11 +253,13 @@ def test_a_different_model_does_not_pass_parity(stripes: Path, tmp_path: Path) -
     (only,) = session.get_inputs()
     assert (only.name, only.type, only.shape) == ("images", "tensor(uint8)", ["batch", 8, 8])
 
-    served = Served(network).eval()
+    served = Served(network, Activation("softmax"), raw_images=True).eval()
     for change in (1.01, float("nan")):
         with torch.no_grad():
             next(network.parameters()).mul_(change)
-        found = export.compare(served, tmp_path / "model.onnx", data.test.images, (1, 3))
+        found = export.compare(
+            served, tmp_path / "model.onnx", {"images": data.test.images}, (1, 3)
+        )
         assert not found["agrees"]
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lepton_training.recipes.hyperparameters import SupervisedHyperparameters
-from lepton_training.recipes.recipe import ImageShape, Recipe
+from lepton_training.recipes.data import ImageShape
+from lepton_training.recipes.fitting import SupervisedHyperparameters
+from lepton_training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +23,10 @@ _VALID_MIN = 18
 
 class CnnHyperparameters(SupervisedHyperparameters):
     learning_rate: float = Field(
-        2e-3, gt=0, le=1, description="Adam's step size; the peak where a schedule is set."
+        2e-3,
+        gt=0,
+        le=10,
+        description="The optimizer's step size; its peak where a schedule is set.",
     )
     shift: int = Field(
         1,

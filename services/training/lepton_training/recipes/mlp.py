@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lepton_training.recipes.hyperparameters import SupervisedHyperparameters
-from lepton_training.recipes.recipe import ImageShape, Recipe
+from lepton_training.recipes.data import ImageShape
+from lepton_training.recipes.fitting import SupervisedHyperparameters
+from lepton_training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,24 +1,16 @@
-"""What a recipe is: hyperparameters, and a network built from them and from the data's shape."""
+"""What a recipe is: hyperparameters, a kind of data, and a network built from both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lepton_training.recipes.hyperparameters import Hyperparameters
+from lepton_training.recipes.data import IMAGES, DataKind
+from lepton_training.recipes.hyperparameters import Fault, Hyperparameters
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True, slots=True)
-class ImageShape:
-    """Grey images and how many classes they fall into."""
-
-    height: int
-    width: int
-    classes: int
 
 
 @dataclass(frozen=True)
@@ -28,8 +20,12 @@ class Recipe:
     id: str
     description: str
     hyperparameters: type[Hyperparameters]
-    build: Callable[[Any, ImageShape], nn.Module]
-    """``build(hyperparameters, shape)``: a network from FP32 ``[N, 1, H, W]`` in [0, 1] to FP32
-    logits ``[N, classes]``. Called in the job's process only: it imports PyTorch."""
+    build: Callable[[Any, Any], nn.Module]
+    """``build(hyperparameters, shape)``: a network over the tensors that the kind of data gives,
+    with the outputs that its shape asks for. Called in the job's process only: it imports
+    PyTorch."""
+    data: DataKind = IMAGES
     smallest_side: int = 1
     """Images with a shorter side cannot be used."""
+    conflicts: Callable[[Any, Any], Iterable[Fault]] = lambda _hyperparameters, _data: ()
+    """``conflicts(hyperparameters, data)``: what is wrong with both together; whole paths."""

@@ -1,13 +1,33 @@
-"""What a classifier gets right, from its predictions: NumPy only."""
+"""How good predictions are: of classes, of numbers, of anomaly scores. NumPy only.
+
+Where a figure has no meaning (ROC-AUC with a single class, MAPE of zeros) it is None.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_CALIBRATION_BINS = 15
+_NORMAL_SHARE = 0.95
+"""Of the normal rows, that stay below the threshold at which anomalies are counted."""
+
+
+class Evaluation(Protocol):
+    """Figures on a test split."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """The single numbers, by the names a model version carries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,43 +40,108 @@ class ClassFigures:
     f1: float
     support: int
     """Test examples of this class."""
+    roc_auc: float | None
+    pr_auc: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Figures on the test split."""
+class ClassEvaluation:
+    """Of classes."""
 
     examples: int
     accuracy: float
+    """Also the micro average of precision, recall and F1, which are one and the same here."""
     macro_precision: float
     macro_recall: float
     macro_f1: float
     """Unweighted mean over the classes that occur in labels or predictions."""
+    weighted_precision: float
+    weighted_recall: float
+    weighted_f1: float
+    """Mean over the classes, each weighed by its test examples."""
+    roc_auc: float | None
+    """Area under the receiver operating characteristic: of the second of two classes; of more,
+    the mean of each against the rest."""
+    pr_auc: float | None
+    """Average precision, likewise."""
     log_loss: float
     """Mean negative log-likelihood of the true class, natural logarithm; no probability counts as
     less than 1.2e-7, as in scikit-learn."""
+    calibration_error: float
+    """Expected calibration error (Guo et al. 2017) of the predicted class over 15 equal bins."""
     per_class: tuple[ClassFigures, ...]
     confusion_matrix: tuple[tuple[int, ...], ...]
     """Row: true class; column: predicted class."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
         return asdict(self)
 
     def metrics(self) -> Mapping[str, float]:
-        """The single numbers, by the names a model version carries."""
-        return {
-            "test_accuracy": self.accuracy,
-            "test_log_loss": self.log_loss,
-            "macro_precision": self.macro_precision,
-            "macro_recall": self.macro_recall,
-            "macro_f1": self.macro_f1,
-        }
+        return _numbers(
+            test_accuracy=self.accuracy,
+            test_log_loss=self.log_loss,
+            macro_precision=self.macro_precision,
+            macro_recall=self.macro_recall,
+            macro_f1=self.macro_f1,
+            weighted_f1=self.weighted_f1,
+            roc_auc=self.roc_auc,
+            pr_auc=self.pr_auc,
+            calibration_error=self.calibration_error,
+        )
 
 
-def evaluate(
-    labels: npt.NDArray[np.integer[Any]], probabilities: npt.NDArray[np.float32]
-) -> Evaluation:
+@dataclass(frozen=True, slots=True)
+class NumberEvaluation:
+    """Of numbers, in the target's own unit; over all rows and outputs."""
+
+    examples: int
+    mae: float
+    rmse: float
+    r2: float | None
+    mape: float | None
+    """Mean absolute error by the true value's size, over true values that are not 0."""
+    baselines: Mapping[str, float]
+    """RMSE on the same rows of what needs no training, such as ``mean``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def metrics(self) -> Mapping[str, float]:
+        return _numbers(
+            test_mae=self.mae,
+            test_rmse=self.rmse,
+            test_r2=self.r2,
+            test_mape=self.mape,
+            **{f"{name}_rmse": value for name, value in self.baselines.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyEvaluation:
+    """Of anomaly scores: the higher, the stranger."""
+
+    examples: int
+    anomalies: int
+    roc_auc: float | None
+    pr_auc: float | None
+    threshold: float | None
+    """95% of the normal rows have a lower score."""
+    recall: float | None
+    """Share of the anomalies whose score is above the threshold."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def metrics(self) -> Mapping[str, float]:
+        return _numbers(
+            roc_auc=self.roc_auc,
+            pr_auc=self.pr_auc,
+            anomaly_threshold=self.threshold,
+            anomaly_recall=self.recall,
+        )
+
+
+def evaluate_classes(labels: Array, probabilities: Array) -> ClassEvaluation:
     """Compares ``probabilities`` ``[N, classes]`` with the true ``labels`` ``[N]``."""
     truth = labels.astype(np.int64)
     classes = probabilities.shape[1]
@@ -64,28 +149,134 @@ def evaluate(
     matrix = np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(
         classes, classes
     )
-    hits = matrix.diagonal()
+    hits, support = matrix.diagonal(), matrix.sum(axis=1)
     precision = _ratio(hits, matrix.sum(axis=0))
-    recall = _ratio(hits, matrix.sum(axis=1))
-    f1 = _ratio(2 * hits, matrix.sum(axis=0) + matrix.sum(axis=1))
-    seen = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
+    recall = _ratio(hits, support)
+    f1 = _ratio(2 * hits, matrix.sum(axis=0) + support)
+    seen = (matrix.sum(axis=0) + support) > 0
+    share = support / len(truth)
     chosen = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-    return Evaluation(
+    areas = [
+        (roc_auc(truth == label, column), average_precision(truth == label, column))
+        for label, column in enumerate(probabilities.T)
+    ]
+    counted = areas[1:] if classes == 2 else areas
+    return ClassEvaluation(
         examples=len(truth),
         accuracy=float(hits.sum() / len(truth)),
         macro_precision=float(precision[seen].mean()),
         macro_recall=float(recall[seen].mean()),
         macro_f1=float(f1[seen].mean()),
+        weighted_precision=float(precision @ share),
+        weighted_recall=float(recall @ share),
+        weighted_f1=float(f1 @ share),
+        roc_auc=_mean([area for area, _ in counted]),
+        pr_auc=_mean([area for _, area in counted]),
         log_loss=float(-np.log(np.maximum(chosen, np.finfo(np.float32).eps)).mean()),
+        calibration_error=calibration_error(probabilities.max(axis=1), predicted == truth),
         per_class=tuple(
             ClassFigures(
-                label, float(precision[label]), float(recall[label]), float(f1[label]), int(count)
+                label,
+                float(precision[label]),
+                float(recall[label]),
+                float(f1[label]),
+                int(support[label]),
+                *areas[label],
             )
-            for label, count in enumerate(matrix.sum(axis=1))
+            for label in range(classes)
         ),
         confusion_matrix=tuple(tuple(int(cell) for cell in row) for row in matrix),
     )
 
 
-def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def evaluate_numbers(
+    targets: Array, predictions: Array, baselines: Mapping[str, Array] | None = None
+) -> NumberEvaluation:
+    """Compares ``predictions`` with the true ``targets``, both ``[N, outputs]``.
+
+    Args:
+        baselines: Predictions of what needs no training, by name.
+    """
+    truth = targets.astype(np.float64)
+    errors = predictions.astype(np.float64) - truth
+    spread = float(((truth - truth.mean(axis=0)) ** 2).sum())
+    sized = truth != 0
+    return NumberEvaluation(
+        examples=len(truth),
+        mae=float(np.abs(errors).mean()),
+        rmse=_rmse(errors),
+        r2=1 - float((errors**2).sum()) / spread if spread else None,
+        mape=float(np.abs(errors[sized] / truth[sized]).mean()) if sized.any() else None,
+        baselines={
+            name: _rmse(values.astype(np.float64) - truth)
+            for name, values in (baselines or {}).items()
+        },
+    )
+
+
+def evaluate_scores(anomalous: Array, scores: Array) -> AnomalyEvaluation:
+    """Compares ``scores`` ``[N]`` with what is ``anomalous``, BOOL ``[N]``."""
+    strange = anomalous.astype(bool)
+    normal = scores[~strange]
+    threshold = float(np.quantile(normal, _NORMAL_SHARE)) if len(normal) else None
+    recall = None
+    if threshold is not None and strange.any():
+        recall = float((scores[strange] > threshold).mean())
+    return AnomalyEvaluation(
+        examples=len(scores),
+        anomalies=int(strange.sum()),
+        roc_auc=roc_auc(strange, scores),
+        pr_auc=average_precision(strange, scores),
+        threshold=threshold,
+        recall=recall,
+    )
+
+
+def roc_auc(positive: Array, scores: Array) -> float | None:
+    """Share of (positive, negative) pairs in the right order, ties half: the Mann-Whitney U."""
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # from 1; ties have their mean
+    total = float(ranks[inverse][positive].sum())
+    return (total - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def average_precision(positive: Array, scores: Array) -> float | None:
+    """The area under the precision-recall steps; equal scores are one step."""
+    positives = int(positive.sum())
+    if not positives:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(positive[order])
+    last = np.append(np.diff(scores[order]) != 0, True)  # of each run of equal scores
+    precision = found[last] / (np.flatnonzero(last) + 1)
+    return float((precision * np.diff(found[last], prepend=0)).sum() / positives)
+
+
+def calibration_error(confidence: Array, right: Array) -> float:
+    """Mean gap between confidence and accuracy, over equal bins of confidence."""
+    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(np.int64), _CALIBRATION_BINS - 1)
+    gap = np.bincount(bins, weights=right - confidence.astype(np.float64))
+    return float(np.abs(gap).sum() / len(right))
+
+
+def _numbers(**values: float | None) -> dict[str, float]:
+    return {
+        name: value for name, value in values.items() if value is not None and math.isfinite(value)
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _rmse(errors: Array) -> float:
+    return float(np.sqrt((errors**2).mean()))
+
+
+def _ratio(part: Array, whole: Array) -> npt.NDArray[np.float64]:
     return np.divide(part, whole, out=np.zeros(len(part), np.float64), where=whole > 0)

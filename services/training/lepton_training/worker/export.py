@@ -1,4 +1,4 @@
-"""Writes a trained network as ONNX and compares it with PyTorch on real rows.
+"""Writes a trained network as ONNX, with its preprocessing, and compares it with PyTorch.
 
 Runs as a process of its own, once per export: repeated or concurrent exports in
 one process fail. ``python -m lepton_training.worker.export REQUEST.json`` reads
@@ -11,101 +11,172 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.compose
 import onnxruntime
 import torch
+from torch import Tensor, nn
 
-from lepton_training.recipes import RECIPES, ImageShape
-from lepton_training.worker.networks import BATCH, INPUT, OUTPUT, Served
+from lepton_training.recipes import RECIPES
+from lepton_training.worker.export_request import ExportRequest
+from lepton_training.worker.networks import scale
+from lepton_training.worker.objectives import Activation
+from lepton_training.worker.preprocessing import OPSET, Preprocessor
 
+BATCH = "batch"
+"""The dimension that varies."""
 BATCH_SIZES = (1, 2, 7, 64, 256)
 TOLERANCE = 1e-4
-"""Largest difference allowed between two probabilities."""
+"""Largest difference allowed, as a share of the output's size where that is above 1."""
+
+Rows = Mapping[str, npt.NDArray[Any]]
+"""Raw rows by input name, as many of each."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportRequest:
-    """What the export process is told; paths are relative to the request's directory."""
+class Served(nn.Module):
+    """A trained network with its activation: what is exported."""
 
-    recipe: str
-    hyperparameters: dict[str, Any]
-    height: int
-    width: int
-    classes: int
-    weights: str
-    """A state_dict, as ``torch.save`` writes it."""
-    rows: str
-    """Real test images, ``.npy``, UINT8 ``[N, H, W]``."""
+    def __init__(self, network: nn.Module, activation: Activation, *, raw_images: bool) -> None:
+        """``raw_images``: the input is UINT8 ``[N, H, W]``, as stored, and is scaled here."""
+        super().__init__()
+        self.network = network
+        self.activation = activation
+        self.raw_images = raw_images
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if self.raw_images:
+            inputs = tuple(scale(images) for images in inputs)
+        return self.activation(self.network(*inputs))
 
 
 def export(directory: Path, request: ExportRequest) -> dict[str, Any]:
     """Writes ``model.onnx``; returns the parity report, whose ``agrees`` says how it went."""
     recipe = RECIPES[request.recipe]
     network = recipe.build(
-        recipe.hyperparameters(**request.hyperparameters),
-        ImageShape(request.height, request.width, request.classes),
+        recipe.hyperparameters(**request.hyperparameters), recipe.data.shape(**request.shape)
     )
     network.load_state_dict(torch.load(directory / request.weights, weights_only=True))
-    served = Served(network).eval()
-    rows = np.load(directory / request.rows)
+    served = Served(
+        network, Activation(**request.activation), raw_images=recipe.data.id == "images"
+    ).eval()
+    with np.load(directory / request.rows, allow_pickle=True) as stored:
+        rows = dict(stored.items())
     target = directory / "model.onnx"
-    # At least two rows: the exporter would take a batch of one for a constant.
-    example = torch.from_numpy(np.resize(rows, (2, *rows.shape[1:])))
+    if request.preprocessing:
+        preprocessor = Preprocessor((directory / request.preprocessing).read_bytes())
+        # At least two rows: the exporter would take a batch of one for a constant.
+        example = preprocessor(_batch(rows, 2, 0))
+        part = directory / "network.onnx"
+        _export(served, example, preprocessor.outputs, request.output, part, opset=OPSET)
+        _join(preprocessor, part, target)
+    else:
+        preprocessor = None
+        example = tuple(_batch(rows, 2, 0).values())
+        _export(served, example, tuple((name, ()) for name in rows), request.output, target)
+    onnx.checker.check_model(str(target), full_check=True)
+    return compare(served, target, rows, BATCH_SIZES, preprocessor)
+
+
+def _export(
+    served: Served,
+    example: Sequence[npt.NDArray[Any]],
+    inputs: Sequence[tuple[str, tuple[str, ...]]],
+    output: str,
+    target: Path,
+    *,
+    opset: int | None = None,
+) -> None:
+    """Writes the network; ``inputs`` are names, each with its further varying dimensions."""
+    dimensions = {name: torch.export.Dim(name, min=1) for _, names in inputs for name in names}
+    batch = torch.export.Dim(BATCH, min=1)
     program = torch.onnx.export(
         served,
-        (example,),
+        tuple(torch.from_numpy(array) for array in example),
         dynamo=True,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
+        opset_version=opset,
+        input_names=[name for name, _ in inputs],
+        output_names=[output],
+        dynamic_shapes=(
+            tuple(
+                {0: batch} | {1 + axis: dimensions[name] for axis, name in enumerate(names)}
+                for _, names in inputs
+            ),
+        ),
         external_data=False,
         verbose=False,
     )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     program.save(str(target), external_data=False)
-    onnx.checker.check_model(str(target), full_check=True)
-    return compare(served, target, rows, BATCH_SIZES)
+
+
+def _join(preprocessor: Preprocessor, network: Path, target: Path) -> None:
+    """Writes one model of both: raw rows in, the network's output out."""
+    second = onnx.load(network)
+    first = preprocessor.model
+    first.ir_version = second.ir_version
+    names = [name for name, _ in preprocessor.outputs]
+    joined = onnx.compose.merge_models(first, second, io_map=[(name, name) for name in names])
+    onnx.save(joined, target)
 
 
 def compare(
-    served: torch.nn.Module, model: Path, rows: npt.NDArray[np.uint8], sizes: Sequence[int]
+    served: nn.Module,
+    model: Path,
+    rows: Rows,
+    sizes: Sequence[int],
+    preprocessor: Preprocessor | None = None,
 ) -> dict[str, Any]:
-    """PyTorch against ONNX Runtime on ``rows``, a batch of each size (rows repeat if too few)."""
+    """PyTorch against ONNX Runtime on raw ``rows``: a batch of each size, from different rows."""
     onnxruntime.disable_telemetry_events()
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    batches = []
+    (output,) = (tensor.name for tensor in session.get_outputs())
+    batches, begin = [], 0
     for size in sizes:
-        batch = np.resize(rows, (size, *rows.shape[1:]))
+        batch = _batch(rows, size, begin)
+        begin += size
+        inputs = preprocessor(batch) if preprocessor else tuple(batch.values())
         with torch.inference_mode():
-            expected = served(torch.from_numpy(batch)).numpy()
-        (actual,) = session.run([OUTPUT], {INPUT: batch})
+            expected = served(*(torch.from_numpy(array) for array in inputs)).numpy()
+        (actual,) = session.run([output], dict(batch))
         error = np.abs(expected - actual)
+        same = {}
+        if expected.ndim == 2 and expected.shape[1] > 1:
+            same["same_class"] = int((expected.argmax(1) == actual.argmax(1)).sum())
         batches.append(
             {
                 "batch_size": size,
                 "max_abs_error": float(error.max()),
                 "mean_abs_error": float(error.mean()),
-                "same_class": int((expected.argmax(1) == actual.argmax(1)).sum()),
+                "max_relative_error": float((error / np.maximum(np.abs(expected), 1)).max()),
+                **same,
             }
         )
-    worst = max(batch["max_abs_error"] for batch in batches)
+    # Not max(), which passes over NaN.
+    worst = float(np.max([batch["max_relative_error"] for batch in batches]))
     return {
-        "max_abs_error": worst,
+        "max_abs_error": float(np.max([batch["max_abs_error"] for batch in batches])),
         "tolerance": TOLERANCE,
         # Written so that NaN does not agree.
         "agrees": bool(worst <= TOLERANCE),
         "batches": batches,
-        "output": OUTPUT,
+        "output": output,
         "providers": session.get_providers(),
         "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
+    }
+
+
+def _batch(rows: Rows, size: int, begin: int) -> dict[str, npt.NDArray[Any]]:
+    """``size`` rows from ``begin`` on; after the last comes the first."""
+    return {
+        name: np.take(values, range(begin, begin + size), axis=0, mode="wrap")
+        for name, values in rows.items()
     }
 
 

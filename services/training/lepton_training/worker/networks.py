@@ -1,15 +1,11 @@
-"""Network modules that recipes build, and the wrapper that serves one on raw pixels."""
+"""Network modules over images that recipes build."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
-from lepton_training.recipes.recipe import ImageShape
-
-INPUT, OUTPUT, BATCH = "images", "probabilities", "batch"
-"""Names in the exported graph: its tensors, and the dimension that varies."""
+from lepton_training.recipes.data import ImageShape
 
 
 class ConvStack(nn.Module):
@@ -45,19 +41,49 @@ def _after(side: int, padding: int) -> int:
     return ((side - shrink) // 2 - shrink) // 2 - shrink
 
 
-class Served(nn.Module):
-    """A trained network with the preprocessing it needs: raw pixels in, probabilities out.
+class ResidualStack(nn.Module):
+    """FP32 ``[N, 1, H, W]`` in [0, 1] to FP32 logits ``[N, classes]``."""
 
-    UINT8 ``[N, H, W]`` (0 to 255) to FP32 ``[N, classes]``. Exported as one
-    graph, so that what is served cannot drift from what was trained.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, shape: ImageShape, *, width: int, blocks: int) -> None:
         super().__init__()
-        self.network = network
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        stages: list[nn.Module] = []
+        inside = width
+        for stage in range(3):
+            outside = width << stage
+            for block in range(blocks):
+                stages.append(ResidualBlock(inside, outside, 2 if stage and not block else 1))
+                inside = outside
+        self.stages = nn.Sequential(*stages)
+        self.dense = nn.Linear(inside, shape.classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.softmax(self.network(scale(images)), dim=1)
+    def forward(self, pixels: Tensor) -> Tensor:
+        hidden = self.stages(self.stem(pixels))
+        return self.dense(hidden.mean(dim=(2, 3)))  # type: ignore[no-any-return]  # as above
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; ``[N, inside, H, W]`` to ``[N, outside, ...]``."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.relu(self.body(hidden) + self.shortcut(hidden))
 
 
 def scale(images: Tensor) -> Tensor:

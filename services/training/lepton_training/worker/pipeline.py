@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,15 @@ from lepton_mesh.errors import Internal
 from lepton_training.events import EventWriter
 from lepton_training.job import Phase
 from lepton_training.job_files import CHECKPOINT_FILE, read_request
-from lepton_training.recipes import RECIPES, ImageShape
-from lepton_training.recipes.hyperparameters import batch_size_for
+from lepton_training.recipes import RECIPES
+from lepton_training.recipes.fitting import FitHyperparameters, batch_size_for
 from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.worker import checkpoint as checkpoints
-from lepton_training.worker import idx
-from lepton_training.worker.evaluation import Evaluation, evaluate
-from lepton_training.worker.idx import DatasetInvalid, ImageData
-from lepton_training.worker.networks import INPUT, OUTPUT
-from lepton_training.worker.platform import Platform, Publication, TensorSpec
+from lepton_training.worker.data.loading import load_problem
+from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.evaluation import Evaluation
+from lepton_training.worker.export_request import ExportRequest
+from lepton_training.worker.platform import Platform, Publication
 from lepton_training.worker.trainer import Moment, Stopped, Trainer, predict
 from lepton_training.worker.tuning import Plan, choose_plan
 
@@ -70,28 +70,20 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
 
     _enter(events, Phase.PREPARING)
     platform.fetch_dataset(spec.dataset, directory / "data")
-    data = idx.load(directory / "data")
-    shape = _shape(spec, data)
-    log.info(
-        "%s: %d training and %d test images of %dx%d, %d classes",
-        spec.dataset,
-        len(data.train.labels),
-        len(data.test.labels),
-        shape.height,
-        shape.width,
-        shape.classes,
-    )
-    spec = _with_batch_size(spec, len(data.train.labels))
+    problem = load_problem(directory / "data", spec)
+    log.info("%s: %s", spec.dataset, problem.about)
+    spec = _with_batch_size(spec, len(problem.train))
+    hyperparameters: Any = spec.hyperparameters
     torch.manual_seed(spec.seed)
-    network = RECIPES[spec.recipe].build(spec.hyperparameters, shape)
+    network = RECIPES[spec.recipe].build(hyperparameters, problem.shape)
     state = checkpoints.load(directory / CHECKPOINT_FILE)
-    plan = state.plan if state else _measure(network, data, spec, cpus)
+    plan = state.plan if state else _measure(network, problem, hyperparameters, cpus)
 
     _enter(events, Phase.TRAINING)
     trainer = Trainer(
         network,
-        data,
-        spec.hyperparameters,  # type: ignore[arg-type]  # both recipes are supervised
+        problem,
+        hyperparameters,
         seed=spec.seed,
         plan=plan,
         cpus=cpus,
@@ -105,11 +97,22 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
 
     _enter(events, Phase.EVALUATING)
     # The exporter needs seconds to load what it needs: it does so while this one evaluates.
-    exporter = _start_export(directory, spec, shape, network, data)
+    exporter = _start_export(directory, spec, network, problem)
     try:
-        evaluation = evaluate(data.test.labels, predict(network, data.test.images, plan))
-        log.info("test accuracy %.4f, macro F1 %.4f", evaluation.accuracy, evaluation.macro_f1)
+        evaluation = problem.objective.evaluate(
+            problem.test.targets.numpy(), predict(network, problem.test, problem.objective, plan)
+        )
+        log.info("%s", ", ".join(f"{n} {v:.4f}" for n, v in evaluation.metrics().items()))
         _write_json(directory / "evaluation.json", evaluation.to_dict())
+        _write_json(
+            directory / "data.json",
+            {
+                "dataset": spec.dataset,
+                "settings": spec.data.model_dump(),
+                "about": problem.about,
+                **problem.report,
+            },
+        )
         _enter(events, Phase.EXPORTING)
         parity = _finish_export(directory, exporter)
     finally:
@@ -127,7 +130,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
             directory=directory,
             request=request,
             spec=spec,
-            shape=shape,
+            problem=problem,
             evaluation=evaluation,
             parity=parity,
             metrics=metrics,
@@ -137,35 +140,19 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     events.write("succeeded", model_version=registered, metrics=metrics)
 
 
-def _shape(spec: JobSpec, data: ImageData) -> ImageShape:
-    height, width = data.train.images.shape[1:]
-    smallest = RECIPES[spec.recipe].smallest_side
-    if min(height, width) < smallest:
-        raise DatasetInvalid(
-            f"{spec.dataset} has images of {height}x{width}; recipe '{spec.recipe}' needs "
-            f"{smallest}x{smallest} or more: use 'mlp'"
-        )
-    return ImageShape(height, width, data.classes)
-
-
 def _with_batch_size(spec: JobSpec, examples: int) -> JobSpec:
-    hyperparameters = spec.hyperparameters
-    if hyperparameters.batch_size:  # type: ignore[attr-defined]  # both recipes are supervised
+    hyperparameters: Any = spec.hyperparameters
+    if hyperparameters.batch_size:
         return spec
     chosen = {"batch_size": batch_size_for(examples)}
     log.info("hyperparameters.batch_size is %d", chosen["batch_size"])
     return replace(spec, hyperparameters=hyperparameters.model_copy(update=chosen))
 
 
-def _measure(network: nn.Module, data: ImageData, spec: JobSpec, cpus: int) -> Plan:
-    batch_size: int = spec.hyperparameters.batch_size  # type: ignore[attr-defined]  # as above
-    plan, milliseconds = choose_plan(
-        network,
-        torch.from_numpy(data.train.images[:batch_size].copy()),
-        torch.from_numpy(data.train.labels[:batch_size].astype(np.int64)),
-        batch_size=batch_size,
-        cpus=cpus,
-    )
+def _measure(
+    network: nn.Module, problem: Problem, hyperparameters: FitHyperparameters, cpus: int
+) -> Plan:
+    plan, milliseconds = choose_plan(network, problem, hyperparameters, cpus=cpus)
     measured = "; ".join(
         f"{tried} {took:.1f}" for tried, took in milliseconds.items() if math.isfinite(took)
     )
@@ -215,24 +202,25 @@ def _report(events: EventWriter, moment: Moment) -> None:
 
 
 def _start_export(
-    directory: Path, spec: JobSpec, shape: ImageShape, network: nn.Module, data: ImageData
+    directory: Path, spec: JobSpec, network: nn.Module, problem: Problem
 ) -> subprocess.Popen[bytes]:
     # Contiguous: the exporter has a network of its own and no need of the training's format.
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     torch.save(weights, directory / "weights.pt")
-    np.save(directory / "rows.npy", data.test.images[:_PARITY_ROWS])
-    _write_json(
-        directory / "export.json",
-        {
-            "recipe": spec.recipe,
-            "hyperparameters": spec.hyperparameters.model_dump(),
-            "height": shape.height,
-            "width": shape.width,
-            "classes": shape.classes,
-            "weights": "weights.pt",
-            "rows": "rows.npy",
-        },
+    np.savez(directory / "rows.npz", allow_pickle=True, **problem.raw_rows)
+    if problem.preprocessing is not None:
+        (directory / "preprocessing.onnx").write_bytes(problem.preprocessing)
+    request = ExportRequest(
+        recipe=spec.recipe,
+        hyperparameters=spec.hyperparameters.model_dump(),
+        shape=asdict(problem.shape),
+        activation=asdict(problem.objective.activation),
+        output=problem.outputs[0].name,
+        weights="weights.pt",
+        rows="rows.npz",
+        preprocessing="preprocessing.onnx" if problem.preprocessing is not None else "",
     )
+    _write_json(directory / "export.json", asdict(request))
     return subprocess.Popen(
         [sys.executable, "-m", "lepton_training.worker.export", str(directory / "export.json")],
         stdin=subprocess.DEVNULL,
@@ -260,7 +248,7 @@ def _publication(
     directory: Path,
     request: Mapping[str, Any],
     spec: JobSpec,
-    shape: ImageShape,
+    problem: Problem,
     evaluation: Evaluation,
     parity: Mapping[str, Any],
     metrics: Mapping[str, float],
@@ -270,14 +258,12 @@ def _publication(
         job=request["job"],
         model=spec.model,
         model_file=directory / "model.onnx",
-        attachments={name: directory / name for name in ("evaluation.json", "parity.json")},
-        inputs=(
-            TensorSpec(
-                INPUT, "UINT8", (-1, shape.height, shape.width), "grey pixels as stored, 0 to 255"
-            ),
-        ),
-        outputs=(TensorSpec(OUTPUT, "FP32", (-1, shape.classes), "probability of each class"),),
-        class_names=tuple(str(label) for label in range(shape.classes)),
+        attachments={
+            name: directory / name for name in ("evaluation.json", "parity.json", "data.json")
+        },
+        inputs=problem.inputs,
+        outputs=problem.outputs,
+        class_names=problem.class_names,
         metrics=finite,
         evaluation=evaluation.to_dict(),
         parity=parity,

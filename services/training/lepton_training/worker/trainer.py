@@ -8,28 +8,31 @@ threads add up in another order.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lepton_mesh.errors import FailedPrecondition
-from lepton_training.recipes.hyperparameters import SupervisedHyperparameters
+from lepton_training.recipes.fitting import FitHyperparameters
 from lepton_training.worker import checkpoint as checkpoints
-from lepton_training.worker.checkpoint import Checkpoint
-from lepton_training.worker.idx import ImageData
-from lepton_training.worker.networks import scale
+from lepton_training.worker.checkpoint import Checkpoint, Watched
+from lepton_training.worker.data.examples import Examples
+from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.objectives import Objective
 from lepton_training.worker.optimization import learning_rate_at, make_optimizer, take_step
 from lepton_training.worker.tuning import Plan, ThreadTuner
 
-_SHIFT_MIN_SIDE = 18
-"""Moving a smaller image would push its content out."""
+log = logging.getLogger(__name__)
 
 
 class LossNotFinite(FailedPrecondition):
@@ -57,13 +60,13 @@ class Moment:
 
 
 class Trainer:
-    """Trains one network on one dataset."""
+    """Trains one network on one problem."""
 
     def __init__(
         self,
         network: nn.Module,
-        data: ImageData,
-        hyperparameters: SupervisedHyperparameters,
+        problem: Problem,
+        hyperparameters: FitHyperparameters,
         *,
         seed: int,
         plan: Plan,
@@ -85,9 +88,8 @@ class Trainer:
         torch.set_flush_denormal(True)
         self._plan = plan
         self._network = network.to(memory_format=plan.memory_format)  # type: ignore[call-overload]  # Module.to's stub lacks this form
-        self._optimizer = make_optimizer(
-            network, hyperparameters.learning_rate, hyperparameters.weight_decay
-        )
+        self._optimizer = make_optimizer(network, hyperparameters)
+        self._average = _averaged(network, hyperparameters.ema)
         self._hyperparameters = hyperparameters
         self._seed = seed
         self._report = report
@@ -95,15 +97,11 @@ class Trainer:
         self._report_seconds = report_seconds
         self._checkpoint_seconds = checkpoint_seconds
 
-        height, width = data.train.images.shape[1:]
-        shift = getattr(hyperparameters, "shift", 0)
-        self._shift = shift if min(height, width) >= _SHIFT_MIN_SIDE else 0
-        margin = ((0, 0), (self._shift, self._shift), (self._shift, self._shift))
-        self._size = (height, width)
-        self._images = torch.from_numpy(np.pad(data.train.images, margin))
-        self._labels = torch.from_numpy(data.train.labels.astype(np.int64))
-        self._test = data.test
-        self._steps_per_epoch = math.ceil(len(self._images) / hyperparameters.batch_size)
+        self._problem = problem
+        self._train = problem.train
+        self._targets = problem.train.targets
+        self._objective = problem.objective
+        self._steps_per_epoch = math.ceil(len(self._train) / hyperparameters.batch_size)
         self._steps = self._steps_per_epoch * hyperparameters.epochs
 
         self._step = 0
@@ -112,6 +110,8 @@ class Trainer:
         self._saved = time.perf_counter()
         self._loss_sum = 0.0
         self._correct = 0
+        self._watched = Watched()
+        self._best: dict[str, Tensor] | None = None
         self._stopping = False
 
     def stop(self) -> None:
@@ -122,31 +122,41 @@ class Trainer:
         """Goes on from ``state`` instead of from the start."""
         self._network.load_state_dict(state.model)
         self._optimizer.load_state_dict(state.optimizer)
+        if self._average is not None and state.average is not None:
+            self._average.load_state_dict(state.average)
         self._step = state.step
         self._epoch_seconds = state.epoch_seconds
         self._partial_seconds = state.partial_seconds
         self._loss_sum, self._correct = state.loss_sum, state.correct
+        self._watched, self._best = state.watched, state.best
 
     def run(self) -> tuple[float, ...]:
-        """Trains to the end; returns the seconds of each epoch.
+        """Trains to the end, which leaves the network as it is to be exported.
+
+        Returns:
+            The seconds of each epoch.
 
         Raises:
             LossNotFinite: The loss is NaN or infinite; the last good checkpoint is kept.
             Stopped: :meth:`stop` was called; the checkpoint is of this step.
         """
-        while self._step < self._steps:
+        while self._step < self._steps and not self._out_of_patience():
             epoch = self._step // self._steps_per_epoch
             self._train_epoch(epoch)
-            last = epoch + 1 == self._hyperparameters.epochs
-            # The final evaluation follows the last epoch at once.
-            test = {} if last else {"test_accuracy": self._test_accuracy()}
+            metrics = self._means()
+            if self._problem.validation is not None:
+                metrics |= self._validate(self._problem.validation)
+            self._watch(metrics.get("validation_loss", metrics["train_loss"]))
+            last = self._step == self._steps or self._out_of_patience()
+            if not last:  # the final evaluation follows the last epoch at once
+                metrics |= self._test()
             self._report(
                 Moment(
                     self._step,
                     epoch + 1,
                     self._hyperparameters.epochs,
-                    self._step / self._steps,
-                    {**self._means(), **test},
+                    1.0 if last else self._step / self._steps,
+                    metrics,
                     epoch_end=True,
                     epoch_seconds=self._epoch_seconds[-1],
                 )
@@ -156,26 +166,28 @@ class Trainer:
                 self._save()
             if self._stopping:
                 raise Stopped
+        self._settle()
         return self._epoch_seconds
 
     def _train_epoch(self, epoch: int) -> None:
         generator = torch.Generator().manual_seed(_mix(self._seed, epoch))
-        order = torch.randperm(len(self._images), generator=generator)
-        shifts = torch.randint(
-            0, 2 * self._shift + 1, (self._steps_per_epoch, 2), generator=generator
-        ).tolist()
+        order = torch.randperm(len(self._train), generator=generator)
+        augmentations = self._train.augmentations(self._steps_per_epoch, generator)
         batch_size = self._hyperparameters.batch_size
         self._network.train()
         begin = reported = time.perf_counter()
         earlier = self._partial_seconds
-        losses, hits = [], []
+        losses: list[Tensor] = []
+        hits: list[Tensor] = []
         for index in range(self._step % self._steps_per_epoch, self._steps_per_epoch):
             rows = order[index * batch_size : (index + 1) * batch_size]
-            labels = self._labels[rows]
+            targets = self._targets[rows]
             started = time.perf_counter()
-            loss, logits = self._learn(rows, labels, shifts[index])
+            loss, outputs = self._learn(rows, targets, augmentations[index])
             losses.append(loss * len(rows))
-            hits.append((logits.argmax(1) == labels).sum())
+            hit = self._objective.hits(outputs, targets)
+            if hit is not None:
+                hits.append(hit)
             self._step += 1
             now = time.perf_counter()
             self._threads.step_took(now - started)
@@ -195,21 +207,38 @@ class Trainer:
         self._epoch_seconds += (earlier + time.perf_counter() - begin,)
         self._partial_seconds = 0.0
 
-    def _learn(self, rows: Tensor, labels: Tensor, shift: list[int]) -> tuple[Tensor, Tensor]:
+    def _learn(self, rows: Tensor, targets: Tensor, augmentation: Any) -> tuple[Tensor, Tensor]:
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate_at(self._step, self._steps, self._hyperparameters)
-        down, right = shift
-        height, width = self._size
-        batch = self._images[rows][:, down : down + height, right : right + width]
-        pixels = scale(batch).contiguous(memory_format=self._plan.memory_format)
-        return take_step(self._network, self._optimizer, pixels, labels)
+            group["lr"] = self._rate()
+        inputs = self._plan.arranged(self._train.augmented(rows, augmentation))
+        learned = take_step(
+            self._network,
+            self._optimizer,
+            self._objective,
+            inputs,
+            targets,
+            gradient_clip=self._hyperparameters.gradient_clip,
+        )
+        if self._average is not None:
+            self._average.update_parameters(self._network)
+        return learned
+
+    def _rate(self) -> float:
+        return learning_rate_at(
+            self._step,
+            self._steps,
+            self._hyperparameters,
+            steps_per_epoch=self._steps_per_epoch,
+            decays=self._watched.decays,
+        )
 
     def _gather(self, losses: list[Tensor], hits: list[Tensor]) -> None:
         """Adds up what the steps since the last call left, and checks it."""
         if losses:
             self._loss_sum += float(torch.stack(losses).sum())
-            self._correct += int(torch.stack(hits).sum())
             losses.clear()
+        if hits:
+            self._correct += int(torch.stack(hits).sum())
             hits.clear()
         if not math.isfinite(self._loss_sum):
             raise self._not_finite()
@@ -222,13 +251,59 @@ class Trainer:
         )
 
     def _means(self) -> dict[str, float]:
-        """Mean loss and accuracy over the epoch so far."""
+        """Mean loss, and accuracy where there is one, over the epoch so far."""
         batches = (self._step - 1) % self._steps_per_epoch + 1
-        seen = min(batches * self._hyperparameters.batch_size, len(self._images))
-        return {
-            "train_loss": self._loss_sum / seen,
-            "train_accuracy": self._correct / seen,
-        }
+        seen = min(batches * self._hyperparameters.batch_size, len(self._train))
+        means = {"train_loss": self._loss_sum / seen}
+        if self._problem.class_names:
+            means["train_accuracy"] = self._correct / seen
+        return means
+
+    def _validate(self, validation: Examples) -> dict[str, float]:
+        outputs = outputs_of(self._evaluated, validation, self._plan)
+        with torch.inference_mode():
+            loss = float(self._objective.loss(outputs, validation.targets))
+            hits = self._objective.hits(outputs, validation.targets)
+        figures = {"validation_loss": loss}
+        if hits is not None:
+            figures["validation_accuracy"] = int(hits) / len(validation)
+        return figures
+
+    def _watch(self, loss: float) -> None:
+        """Takes note of an epoch's loss, for early stopping and the plateau schedule."""
+        epoch, watched = len(self._epoch_seconds), self._watched
+        if loss < watched.best_loss:
+            self._watched = replace(watched, best_loss=loss, best_epoch=epoch, decayed=epoch)
+            if self._hyperparameters.early_stopping:
+                state = self._evaluated.state_dict()
+                self._best = {name: value.detach().clone() for name, value in state.items()}
+        elif (
+            self._hyperparameters.schedule == "plateau"
+            and epoch - watched.decayed >= self._hyperparameters.decay_epochs
+        ):
+            self._watched = replace(watched, decays=watched.decays + 1, decayed=epoch)
+
+    def _out_of_patience(self) -> bool:
+        patience = self._hyperparameters.early_stopping
+        waited = len(self._epoch_seconds) - self._watched.best_epoch
+        return bool(patience) and waited >= patience
+
+    def _settle(self) -> None:
+        """Leaves in the network what is evaluated and exported."""
+        if self._best is not None:
+            log.info(
+                "kept the weights of epoch %d, validation loss %.4f",
+                self._watched.best_epoch,
+                self._watched.best_loss,
+            )
+            self._network.load_state_dict(self._best)
+        elif self._average is not None:
+            self._network.load_state_dict(self._average.module.state_dict())
+
+    @property
+    def _evaluated(self) -> nn.Module:
+        """The average of the weights where one is kept."""
+        return self._network if self._average is None else self._average.module
 
     def _moment(self, epoch: int) -> Moment:
         rate = float(self._optimizer.param_groups[0]["lr"])
@@ -240,9 +315,10 @@ class Trainer:
             {**self._means(), "learning_rate": rate},
         )
 
-    def _test_accuracy(self) -> float:
-        predicted = predict(self._network, self._test.images, self._plan).argmax(axis=1)
-        return float((predicted == self._test.labels).mean())
+    def _test(self) -> Mapping[str, float]:
+        test = self._problem.test
+        predicted = predict(self._evaluated, test, self._objective, self._plan)
+        return self._objective.glance(test.targets.numpy(), predicted)
 
     def _checkpoint_due(self, now: float) -> bool:
         due = now - self._saved >= self._checkpoint_seconds
@@ -251,7 +327,8 @@ class Trainer:
     def _save(self) -> None:
         """Replaces the checkpoint, but never by one that cannot be gone on from."""
         # A step can spoil the weights after a loss that was still a number.
-        if not all(bool(value.isfinite().all()) for value in self._network.state_dict().values()):
+        weights = self._network.state_dict().values()
+        if not all(bool(value.isfinite().all()) for value in weights):
             raise self._not_finite()
         self._saved = time.perf_counter()
         if self._checkpoint_path is None:
@@ -267,22 +344,40 @@ class Trainer:
                 partial_seconds=self._partial_seconds,
                 loss_sum=self._loss_sum,
                 correct=self._correct,
+                watched=self._watched,
+                average=None if self._average is None else self._average.state_dict(),
+                best=self._best,
             ),
         )
 
 
-def predict(
-    network: nn.Module, images: npt.NDArray[np.uint8], plan: Plan, *, rows: int = 1000
-) -> npt.NDArray[np.float32]:
-    """Class probabilities ``[N, classes]`` of raw images ``[N, H, W]``, ``rows`` at a time."""
+def outputs_of(network: nn.Module, examples: Examples, plan: Plan, *, rows: int = 1000) -> Tensor:
+    """The network's outputs ``[N, ...]`` for all ``examples``, ``rows`` at a time."""
     network.eval()
     parts = []
     with torch.inference_mode():
-        for begin in range(0, len(images), rows):
-            pixels = scale(torch.from_numpy(images[begin : begin + rows].copy()))
-            pixels = pixels.contiguous(memory_format=plan.memory_format)
-            parts.append(torch.softmax(network(pixels), dim=1).numpy())
-    return np.concatenate(parts)
+        for begin in range(0, len(examples), rows):
+            inputs = examples.inputs(slice(begin, begin + rows))
+            parts.append(network(*plan.arranged(inputs)))
+    return torch.cat(parts)
+
+
+def predict(
+    network: nn.Module, examples: Examples, objective: Objective, plan: Plan
+) -> npt.NDArray[np.float32]:
+    """What would be served for all ``examples``: outputs after the activation, FP32."""
+    with torch.inference_mode():
+        predictions: npt.NDArray[np.float32] = objective.activation(
+            outputs_of(network, examples, plan)
+        ).numpy()
+    return predictions
+
+
+def _averaged(network: nn.Module, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # PyTorch's own is missing
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def _mix(seed: int, epoch: int) -> int:

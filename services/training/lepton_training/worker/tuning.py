@@ -13,7 +13,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lepton_training.worker.networks import scale
+from lepton_training.recipes.fitting import FitHyperparameters
+from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.optimization import make_optimizer, take_step
 
 log = logging.getLogger(__name__)
@@ -39,13 +40,20 @@ class Plan:
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    def arranged(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """A network's inputs; images in the plan's memory format."""
+        return tuple(
+            tensor.contiguous(memory_format=self.memory_format) if tensor.dim() == 4 else tensor
+            for tensor in inputs
+        )
+
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
         return f"{layout}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 def choose_plan(
-    network: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int, cpus: int
+    network: nn.Module, problem: Problem, hyperparameters: FitHyperparameters, *, cpus: int
 ) -> tuple[Plan, dict[Plan, float]]:
     """A plan with all ``cpus`` and the better memory format, and milliseconds per step of each.
 
@@ -53,22 +61,22 @@ def choose_plan(
     shared machine then decides nothing. ``network`` is not changed. How many threads are worth
     having changes with the neighbours: :class:`ThreadTuner` decides that while training runs.
     """
-    rows = min(batch_size, len(images))
-    batch, targets = images[:rows], labels[:rows]
+    rows = slice(hyperparameters.batch_size)
+    batch, targets = problem.train.inputs(rows), problem.train.targets[rows]
     # The first is the one that usually wins.
     formats = [True, False] if _has_convolutions(network) else [False]
     plans = [Plan(cpus, channels_last) for channels_last in formats]
     contenders = []
     for plan in plans:
         candidate = copy.deepcopy(network).to(memory_format=plan.memory_format)  # type: ignore[call-overload]  # Module.to's stub lacks this form
-        contenders.append((plan, candidate.train(), make_optimizer(candidate, 1e-3, 0.0)))
+        contenders.append((plan, candidate.train(), make_optimizer(candidate, hyperparameters)))
     best = dict.fromkeys(plans, float("inf"))
     torch.set_num_threads(cpus)
     for _ in range(_ROUNDS if len(plans) > 1 else 0):
         for plan, candidate, optimizer in contenders:
             for step in range(1 + _ROUND_STEPS):
                 begin = time.perf_counter()
-                take_step(candidate, optimizer, _prepare(batch, plan), targets)
+                take_step(candidate, optimizer, problem.objective, plan.arranged(batch), targets)
                 if step > 0:  # the first one finds cold caches and, once, builds its kernels
                     best[plan] = min(best[plan], (time.perf_counter() - begin) * 1e3)
     return _clear_winner(best, plans[0]), best
@@ -141,10 +149,6 @@ def _clear_winner(milliseconds: Mapping[K, float], usual: K) -> K:
     """The fastest, if it is clearly faster than the usual one."""
     fastest = min(milliseconds, key=lambda one: milliseconds[one])
     return fastest if milliseconds[fastest] < _CLEARLY * milliseconds[usual] else usual
-
-
-def _prepare(batch: Tensor, plan: Plan) -> Tensor:
-    return scale(batch).contiguous(memory_format=plan.memory_format)
 
 
 def _has_convolutions(network: nn.Module) -> bool:

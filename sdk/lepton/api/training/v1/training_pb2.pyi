@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobSpec(_message.Message):
-    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels")
+    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class JobSpec(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     recipe: str
     dataset: str
     model: str
@@ -36,7 +37,8 @@ class JobSpec(_message.Message):
     seed: int
     resources: Resources
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    data: _struct_pb2.Struct
+    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class Resources(_message.Message):
     __slots__ = ("cpus", "memory_mib", "timeout_seconds")
@@ -163,14 +165,16 @@ class LogLine(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Recipe(_message.Message):
-    __slots__ = ("id", "description", "hyperparameters")
+    __slots__ = ("id", "description", "hyperparameters", "data")
     ID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     HYPERPARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     id: str
     description: str
     hyperparameters: _containers.RepeatedCompositeFieldContainer[Hyperparameter]
-    def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., hyperparameters: _Optional[_Iterable[_Union[Hyperparameter, _Mapping]]] = ...) -> None: ...
+    data: _containers.RepeatedCompositeFieldContainer[Hyperparameter]
+    def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., hyperparameters: _Optional[_Iterable[_Union[Hyperparameter, _Mapping]]] = ..., data: _Optional[_Iterable[_Union[Hyperparameter, _Mapping]]] = ...) -> None: ...
 
 class Hyperparameter(_message.Message):
     __slots__ = ("name", "type", "default_value", "description")

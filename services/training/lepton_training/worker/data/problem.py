@@ -1,0 +1,38 @@
+"""What a dataset version is to a job once it is read: examples, a task, and its papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lepton_training.worker.data.examples import Examples
+from lepton_training.worker.objectives import Objective
+from lepton_training.worker.platform import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A dataset version, read and prepared for one recipe."""
+
+    about: str
+    """Such as ``60000 training and 10000 test images of 28x28, 10 classes``."""
+    shape: Any
+    """What the network is built from; of the recipe's kind of data."""
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    objective: Objective
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    """Of the model that is served: raw rows in, one output."""
+    class_names: tuple[str, ...]
+    raw_rows: Mapping[str, npt.NDArray[np.generic]]
+    """Raw rows of the test split by input name, for the comparison of the exported model."""
+    preprocessing: bytes | None = None
+    """ONNX from raw rows to the network's inputs; None where it takes raw rows."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """What was read, left out and fitted, as plain data: kept with the model."""

@@ -1,0 +1,123 @@
+"""What a network is to do: the loss of its outputs, and what they mean once it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+from torch import Tensor
+
+from lepton_training.recipes.fitting import SupervisedHyperparameters
+from lepton_training.recipes.hyperparameters import Fault
+from lepton_training.spec import JobSpecInvalid
+from lepton_training.worker.evaluation import Evaluation, evaluate_classes
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """From a network's outputs to what is served; part of the exported graph."""
+
+    kind: Literal["softmax", "sigmoid", "linear"]
+    """``sigmoid``: of each class by itself, then divided by their sum."""
+    scale: float = 1.0
+    shift: float = 0.0
+    """Of ``linear``: outputs are multiplied by ``scale``, and ``shift`` is added."""
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        if self.kind == "softmax":
+            return torch.softmax(outputs, dim=1)
+        if self.kind == "sigmoid":
+            each = torch.sigmoid(outputs)
+            return each / each.sum(dim=1, keepdim=True)
+        if (self.scale, self.shift) == (1.0, 0.0):
+            return outputs
+        return outputs * self.scale + self.shift
+
+
+class Objective(Protocol):
+    """A network's task; batches are in dimension 0 of all tensors."""
+
+    @property
+    def activation(self) -> Activation: ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean over the batch, to be brought down."""
+
+    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """How many rows of the batch are right; None where nothing is right or wrong."""
+
+    def glance(self, targets: Array, predictions: Array) -> Mapping[str, float]:
+        """The one figure of the test split that is reported after every epoch, quickly."""
+
+    def evaluate(self, targets: Array, predictions: Array) -> Evaluation:
+        """All figures of ``predictions``, which are outputs after the activation."""
+
+
+class Classification:
+    """One of several classes: outputs are logits ``[N, classes]``, targets INT64 ``[N]``."""
+
+    def __init__(self, hyperparameters: SupervisedHyperparameters, weights: Tensor | None) -> None:
+        """``weights``: FP32 ``[classes]``, what an example of each class counts."""
+        self._loss = hyperparameters.loss
+        self._smoothing = hyperparameters.label_smoothing
+        self._weights = weights
+
+    @property
+    def activation(self) -> Activation:
+        return Activation("sigmoid" if self._loss == "bce" else "softmax")
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self._loss == "bce":
+            classes = outputs.shape[1]
+            wanted = F.one_hot(targets, classes).to(outputs.dtype)
+            wanted = wanted * (1 - self._smoothing) + self._smoothing / classes
+            return F.binary_cross_entropy_with_logits(outputs, wanted, self._weights)
+        return F.cross_entropy(
+            outputs, targets, weight=self._weights, label_smoothing=self._smoothing
+        )
+
+    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).sum()
+
+    def glance(self, targets: Array, predictions: Array) -> Mapping[str, float]:
+        return {"test_accuracy": float((predictions.argmax(axis=1) == targets).mean())}
+
+    def evaluate(self, targets: Array, predictions: Array) -> Evaluation:
+        return evaluate_classes(targets, predictions)
+
+
+def class_weights(
+    hyperparameters: SupervisedHyperparameters, labels: Array, classes: int
+) -> Tensor | None:
+    """FP32 ``[classes]``; None where all count alike.
+
+    Balanced weights give each class the same sum over ``labels`` ``[N]``.
+
+    Raises:
+        JobSpecInvalid: Weights are given, and not one for each class.
+    """
+    if hyperparameters.balanced:
+        counts = np.bincount(labels.astype(np.int64), minlength=classes)
+        return torch.from_numpy(
+            (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
+        )
+    if hyperparameters.class_weights:
+        if len(hyperparameters.class_weights) != classes:
+            raise JobSpecInvalid(
+                [
+                    Fault(
+                        "spec.hyperparameters.class_weights",
+                        f"has {len(hyperparameters.class_weights)} weights, and the data has "
+                        f"{classes} classes; give one for each",
+                    )
+                ]
+            )
+        return torch.tensor(hyperparameters.class_weights, dtype=torch.float32)
+    return None
