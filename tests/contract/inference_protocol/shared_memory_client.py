@@ -47,12 +47,13 @@ class Sharing:
         self.triton.register_system_shared_memory("in", f"/{self.name}-in", SIZE)
         self.triton.register_system_shared_memory("out put", f"/{self.name}-out", SIZE - 8, 8)
 
-    def tensor(self, name: str, value: Any, offset: int = OFFSET) -> Any:
+    def tensor(self, name: str, value: Any, offset: int = OFFSET, datatype: str = "") -> Any:
         """An input that is in the first region."""
         held = serialize_byte_tensor(value) if value.dtype == object else value
         size = len(held.item()) if value.dtype == object else value.nbytes
         shm.set_shared_memory_region(self.input, [held], offset)
-        tensor = self.client.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+        datatype = datatype or np_to_triton_dtype(value.dtype)
+        tensor = self.client.InferInput(name, list(value.shape), datatype)
         tensor.set_shared_memory("in", size, offset)
         return tensor
 
@@ -101,6 +102,11 @@ def use(sharing: Sharing) -> dict[str, Any]:
             f"identity-{name}", [sharing.tensor("x", value)], [sharing.wanted("y")]
         )
         seen["datatypes"][name] = bool((sharing.seen(value) == value).all())
+    bits = np.array([[0x3F00, 0xC040]], np.uint16)  # 0.5 and -3, which numpy has no type for
+    sharing.infer(
+        "identity-bf16", [sharing.tensor("x", bits, datatype="BF16")], [sharing.wanted("y")]
+    )
+    seen["datatypes"]["bf16"] = bool((sharing.seen(bits) == bits).all())
     text = np.array([["über".encode()], [b""]], dtype=object)
     result = sharing.infer("text", [sharing.tensor("x", text)], [sharing.wanted("y")])
     seen["datatypes"]["bytes"] = bool((sharing.seen(text) == text).all())

@@ -188,6 +188,22 @@ async def test_text_counts_for_what_it_takes(tmp_path: Path) -> None:
     await world.close()
 
 
+async def test_ranked_outputs_go_there_as_text(tmp_path: Path) -> None:
+    """With as many bytes as the text takes."""
+    world = World(tmp_path)
+    world.session.go_on.set()
+    asked = request(size=64)
+    asked.outputs[0].parameters["classification"].int64_param = 1
+    response = pb.ModelInferResponse.FromString(await world.infer(asked))
+    text = [b"4.000000:1", b"8.000000:1"]
+    raw = b"".join(len(each).to_bytes(4, "little") + each for each in text)
+    assert (world.machine.directory / "out").read_bytes().startswith(raw + b"\0")
+    output = response.outputs[0]
+    assert (output.datatype, list(output.shape)) == ("BYTES", [2, 1])
+    assert output.parameters["shared_memory_byte_size"].int64_param == len(raw)
+    await world.close()
+
+
 async def test_large_tensors_are_copied_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
