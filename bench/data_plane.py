@@ -66,12 +66,18 @@ def protocol(serving: Serving) -> OpenInference:
 
 
 def load_models(serving: Serving, models: dict[str, Path], settings: ModelSettings) -> None:
-    """Loads and serves each file under its name. Call it on the event loop that serves."""
+    """Loads and serves each file under its name. Call it on the event loop that serves.
+
+    ModelSettings as JSON beside a file, ``.json`` in place of its suffix, count before
+    ``settings``.
+    """
     for name, path in models.items():
+        own = path.with_suffix(".json")
+        chosen = _SETTINGS.validate_json(own.read_bytes()) if own.exists() else settings
         # These models are known: none is tried in a process of its own before.
-        session = onnx_runtime.examine(path, settings)
+        session = onnx_runtime.examine(path, chosen)
         source = ModelSource(name, "1", onnx_runtime.PLATFORM, digest="")
-        model = LoadedModel(source, session, settings)
+        model = LoadedModel(source, session, chosen)
         serving.put(WORKSPACE, Served(name, ServingState.READY, models=[model], weights=[1]))
 
 

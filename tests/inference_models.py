@@ -126,10 +126,14 @@ def lstm(features: int = 3, hidden: int = 4) -> bytes:
     return _bytes(graph)
 
 
-def fibonacci() -> bytes:
-    """``y = x + before`` and ``after = x``, all INT64 [-1, 1]: with ``before`` a state and ``y``
-    fed back to ``x`` it generates Fibonacci's numbers."""
-    value = partial(helper.make_tensor_value_info, elem_type=TensorProto.INT64, shape=["batch", 1])
+def fibonacci(width: int = 1) -> bytes:
+    """``y = x + before`` and ``after = x``, all INT64 [-1, width].
+
+    With ``before`` a state and ``y`` fed back to ``x`` it generates Fibonacci's numbers.
+    """
+    value = partial(
+        helper.make_tensor_value_info, elem_type=TensorProto.INT64, shape=["batch", width]
+    )
     graph = helper.make_graph(
         [
             helper.make_node("Add", ["x", "before"], ["y"]),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from asyncio import create_task
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -31,6 +32,7 @@ from lepton_inference.model import CallerGone, unless_gone
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.rest import Rest
 from lepton_inference.serving import Admitted
+from lepton_inference.streams import RequestStream
 from lepton_inference.wire import frame
 from lepton_mesh.errors import Internal, LeptonError
 from lepton_mesh.telemetry import Telemetry, parse_traceparent
@@ -218,7 +220,7 @@ class Application:
     async def _serve_stream(
         self, path: str, headers: Headers, receive: Receive, send: Send
     ) -> None:
-        """ModelStreamInfer: answers in the order of the requests, each as soon as it is there."""
+        """ModelStreamInfer; see :mod:`lepton_inference.streams`."""
         try:
             admitted = await self._gate.admit(path, headers)
         except LeptonError as error:
@@ -228,22 +230,32 @@ class Application:
         frames = Frames(headers.get(b"grpc-encoding", b""), self._limit)
         trailers = _GRPC_OK
         # grpc-timeout is for the whole stream.
-        timeout, started = _timeout(headers), time.monotonic()
+        timeout, started = _timeout(headers), monotonic()
         incoming, held = Incoming(receive), Held(self._budget)
+
+        async def send_on(answer: bytes) -> None:
+            await send({"type": "http.response.body", "body": frame(answer), "more_body": True})
+
+        def keep() -> None:
+            held.keep(frames.waiting + stream.bytes)
+
+        stream = RequestStream(self._protocol, admitted, send_on, settled=keep)
         try:
-            while (chunk := await incoming.chunk()) is not None:
-                held.add(len(chunk))
-                for content in frames.add(chunk):
-                    left = None if timeout is None else started + timeout - time.monotonic()
-                    answer = frame(
-                        await self._protocol.stream_one(admitted, content, left, incoming.gone)
-                    )
-                    await send({"type": "http.response.body", "body": answer, "more_body": True})
-                held.keep(frames.waiting)
+            async with stream:
+                try:
+                    while (chunk := await incoming.chunk()) is not None:
+                        held.add(len(chunk))
+                        for content in frames.add(chunk):
+                            if not stream.has_room:
+                                await unless_gone(create_task(stream.room()), incoming.gone)
+                            left = None if timeout is None else started + timeout - monotonic()
+                            stream.begin(content, left)
+                        keep()
+                except LeptonError as error:
+                    trailers = _trailers(error)  # once what was begun is answered
+                await unless_gone(create_task(stream.finish()), incoming.gone)
         except CallerGone:
             return
-        except LeptonError as error:
-            trailers = _trailers(error)
         except OSError:
             raise
         except Exception as error:

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST_RETRY_SECONDS = 60.0
 _NEVER_NS = 1 << 62
+_SWEEP_SECONDS = 0.01
+"""A full queue is not looked through more often."""
 
 
 class QueueFull(ResourceExhausted):
@@ -116,6 +118,7 @@ class Batcher:
         self._alone: deque[Work] = deque()
         self._waiting = 0
         self._scheduled = False
+        self._sweep_again = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._running = 0
         """Batches on worker threads."""
@@ -175,7 +178,7 @@ class Batcher:
             QueueFull: As many requests wait as may.
             ModelUnloaded: The model is gone.
         """
-        if self._waiting >= self._settings.max_queue:
+        if self._waiting >= self._settings.max_queue and not self._swept():
             raise self._full()
         if self._closed:
             raise ModelUnloaded("the model was unloaded; send the request again")
@@ -208,6 +211,25 @@ class Batcher:
                 self._schedule()
             await self._empty
         self._executor.shutdown(wait=False)
+
+    def _swept(self) -> bool:
+        """Whether taking those out of the queue whose callers went away has made room."""
+        now = self.now()
+        if now < self._sweep_again:
+            return False
+        self._sweep_again = now + _SWEEP_SECONDS
+        for lines in self._levels:
+            for tails, line in list(lines.items()):
+                works, line.works = line.works, deque()
+                for work in works:
+                    if not work.future.done():
+                        line.works.append(work)
+                        continue
+                    line.rows -= work.rows
+                    self._lives(work, now)
+                if not line.works:
+                    del lines[tails]
+        return self._waiting < self._settings.max_queue
 
     def _full(self) -> QueueFull:
         self._statistics.fail(QueueFull.reason)

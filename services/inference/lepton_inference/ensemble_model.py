@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,7 +167,7 @@ class EnsembleModel:
         """False, as above."""
         return False
 
-    def generate(self, request: InferenceRequest) -> AsyncIterator[Step]:
+    def generate(self, request: InferenceRequest) -> AsyncGenerator[Step]:
         """Never asked of what is not decoupled."""
         raise ValueError("an ensemble gives one answer to a request")
 

@@ -15,6 +15,7 @@ import grpc
 from lepton_inference.gate import AUTHORIZATION, FORWARDED_CERTIFICATE, Gate
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.serving import Admitted
+from lepton_inference.streams import RequestStream
 from lepton_mesh.errors import FailedPrecondition, Internal, LeptonError
 from lepton_mesh.interceptors.status import (
     DETAILS_KEY,
@@ -96,14 +97,17 @@ class GrpcPort:
         return await _translated(method, context, answer)
 
     async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> None:
-        """Answers ModelStreamInfer, in the order of the requests."""
+        """Answers ModelStreamInfer."""
 
         async def answer() -> bytes:
             admitted = await self._admit(method, context)
-            async for body in requests:
-                # A caller who goes away cancels this; the time is for the whole stream.
-                left = context.time_remaining()
-                await context.write(await self._protocol.stream_one(admitted, body, left))
+            # A caller who goes away cancels this.
+            async with RequestStream(self._protocol, admitted, context.write) as answers:
+                async for body in requests:
+                    await answers.room()
+                    # The time is for the whole stream.
+                    answers.begin(body, context.time_remaining())
+                await answers.finish()
             return b""
 
         await _translated(method, context, answer)

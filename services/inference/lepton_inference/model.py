@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -156,7 +156,7 @@ class Model(Protocol):
         """Checks the request and answers it."""
         ...
 
-    def generate(self, request: InferenceRequest) -> AsyncIterator[Step]:
+    def generate(self, request: InferenceRequest) -> AsyncGenerator[Step]:
         """The answers of what is decoupled, each in a step of its own."""
         ...
 
@@ -276,10 +276,10 @@ class LoadedModel:
             return checked, await future
         return checked, await unless_gone(future, gone)
 
-    def generate(self, request: InferenceRequest) -> AsyncIterator[Step]:
+    def generate(self, request: InferenceRequest) -> AsyncGenerator[Step]:
         """The answers of a decoupled model, each in a step of its own.
 
-        Close the iterator to stop it at the next step. Raises what :meth:`infer` does.
+        Close the generator to stop it at the next step. Raises what :meth:`infer` does.
         """
         if self.recurrent is None:
             raise ValueError("the model gives one answer to a request")

@@ -33,7 +33,7 @@ from lepton_inference.wire import (
     request_of,
     response_of,
 )
-from lepton_mesh.errors import DeadlineExceeded, LeptonError, Unimplemented
+from lepton_mesh.errors import DeadlineExceeded, Unimplemented
 from lepton_mesh.health import ServiceUnknown
 
 SERVICES = ("inference.GRPCInferenceService", "lepton.oip.v2.GRPCInferenceService")
@@ -173,28 +173,6 @@ class OpenInference:
         if alone and isinstance(model, LoadedModel) and model.cache is None:
             admitted.workspace.plans.learn(body, message, model, batch)
         return frame(response)
-
-    async def stream_one(
-        self,
-        admitted: Admitted,
-        body: bytes,
-        seconds: float | None = None,
-        gone: Gone | None = None,
-    ) -> bytes:
-        """One request of ModelStreamInfer; an error is an answer and the stream goes on.
-
-        Args:
-            admitted: Who asks.
-            body: The serialized ModelInferRequest.
-            seconds: That the caller will wait for the rest of the stream; None for no bound.
-            gone: Whether the caller went away, where the transport does not cancel.
-        """
-        message = pb.ModelStreamInferResponse()
-        try:
-            message.infer_response.ParseFromString(await self.infer(admitted, body, seconds, gone))
-        except LeptonError as error:
-            message.error_message = error.message
-        return message.SerializeToString()
 
     def check_health(self, body: bytes) -> bytes:
         """Answers grpc.health.v1.Health/Check; raises ServiceUnknown."""

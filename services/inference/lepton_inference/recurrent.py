@@ -7,7 +7,7 @@ batches.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import NamedTuple
 
 from lepton_inference.batch import Outcome
@@ -88,7 +88,7 @@ class Recurrent:
 
     async def generate(
         self, request: InferenceRequest, checked: Checked, deadline: float, level: int
-    ) -> AsyncIterator[Step]:
+    ) -> AsyncGenerator[Step]:
         """One request, an answer for each step; as :meth:`infer`.
 
         The sequence keeps the state of the last step once that one was taken. If the request

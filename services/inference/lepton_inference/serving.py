@@ -213,11 +213,14 @@ class Serving:
         if before is None:
             return []
         replaced = [model for model in before.models if model not in served.models]
-        served.draining = [
-            model
-            for model in (*before.draining, *replaced)
-            if model.sequences is not None and model.sequences.live
-        ]
+        if served.models:
+            served.draining = [
+                model
+                for model in (*before.draining, *replaced)
+                if model.sequences is not None and model.sequences.live
+            ]
+        else:
+            _end_sequences(before.draining)
         return replaced
 
     def drained(self, workspace: str, name: str, model: Model) -> None:
@@ -233,9 +236,7 @@ class Serving:
         if served is None:
             return []
         place.changed()
-        for model in served.draining:
-            if model.sequences is not None:
-                model.sequences.close()
+        _end_sequences(served.draining)
         return served.models
 
     def all(self) -> Iterator[tuple[str, Served]]:
@@ -243,3 +244,9 @@ class Serving:
         for workspace, place in list(self._workspaces.items()):
             for served in list(place.endpoints.values()):
                 yield workspace, served
+
+
+def _end_sequences(models: list[Model]) -> None:
+    for model in models:
+        if model.sequences is not None:
+            model.sequences.close()

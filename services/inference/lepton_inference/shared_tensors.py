@@ -171,11 +171,16 @@ async def _infer(
 ) -> tuple[Checked, Outcome]:
     """``model.infer``, with the largest values ranked where the request wants no others."""
     checked, outcome = await model.infer(request, gone)
-    if request.classes:
-        signature = model.signature
-        labels = signature.labels or model.source.labels
-        outcome = classified(outcome, checked.rows, signature.outputs, request.classes, labels)
-    return checked, outcome
+    return checked, ranked(model, request, checked, outcome)
+
+
+def ranked(model: Model, request: InferenceRequest, checked: Checked, outcome: Outcome) -> Outcome:
+    """The outcome, with the largest values ranked where the request wants no others."""
+    if not request.classes:
+        return outcome
+    signature = model.signature
+    labels = signature.labels or model.source.labels
+    return classified(outcome, checked.rows, signature.outputs, request.classes, labels)
 
 
 def _column(region: Region, tensor: InputTensor, part: SharedPart, datatype: Datatype) -> Column:

@@ -52,6 +52,13 @@ _RAW_OUTPUT_TAG = b"\x32"  # ModelInferResponse.raw_output_contents: field 6
 _ID_TAG = b"\x1a"  # ModelInferResponse.id: field 3
 _CARRIERS = {"int_contents": np.int64, "uint_contents": np.int64}
 """Typed contents carry small integers in 32 bits, which hold more than they may."""
+_FINAL = {
+    final: pb.ModelInferResponse(
+        parameters={"triton_final_response": pb.InferParameter(bool_param=final)}
+    ).SerializeToString()
+    for final in (True, False)
+}
+"""The parameter by which Triton tells the last answer to a request from those before."""
 
 
 class MessageInvalid(InvalidArgument):
@@ -266,12 +273,19 @@ def response_of(
     request_id: str,
     *,
     placed: Mapping[int, SharedPart] | None = None,
+    final: bool | None = None,
 ) -> bytes:
-    """A serialized ModelInferResponse; of outputs that were placed elsewhere it says where."""
+    """A serialized ModelInferResponse.
+
+    Of outputs that were ``placed`` elsewhere it says where; on a stream it says whether it is
+    the ``final`` one of its request.
+    """
     batch, _ = outcome
     shapes = tuple(output_shape(batch.arrays[index], batch, rows) for index in outputs)
     texts = [index for index in outputs if batch.views[index] is None]
     parts: list[bytes | memoryview] = [response_head(model, shapes, outputs, placed, texts)]
+    if final is not None:
+        parts.append(_FINAL[final])
     if request_id:
         encoded = request_id.encode()
         parts += (_ID_TAG, varint(len(encoded)), encoded)
@@ -280,6 +294,16 @@ def response_of(
         raw = b"" if placed and index in placed else raw_output(outcome, index, rows)
         parts += (_RAW_OUTPUT_TAG, varint(len(raw)), raw)
     return b"".join(parts)
+
+
+def empty_final(model: Model, request_id: str) -> bytes:
+    """A serialized ModelInferResponse without outputs, which says that there are no more."""
+    return (
+        pb.ModelInferResponse(
+            model_name=model.source.name, model_version=model.source.version, id=request_id
+        ).SerializeToString()
+        + _FINAL[True]
+    )
 
 
 def varint(value: int) -> bytes:

@@ -15,10 +15,12 @@ from typing import Any
 
 import onnx
 import pytest
+from pydantic import TypeAdapter
 
+from lepton_inference.settings import Link, ModelSettings, SequenceSettings
 from tests.contract.inference_protocol import doors
 from tests.contract.inference_protocol.doors import Server
-from tests.inference_models import across_rows, identity, linear, two_by_two
+from tests.inference_models import across_rows, fibonacci, identity, linear, lstm, two_by_two
 
 MODELS: dict[str, bytes] = {
     "linear": linear(1.0),
@@ -27,6 +29,9 @@ MODELS: dict[str, bytes] = {
     "text": identity(onnx.TensorProto.STRING, ["batch", 1]),
     "sequence": identity(onnx.TensorProto.FLOAT, ["batch", "length"]),
     "classes": identity(onnx.TensorProto.FLOAT, ["batch", 3], labels='["cat", "dog", "emu"]'),
+    "lstm": lstm(),
+    "fibonacci": fibonacci(),
+    "wide-fibonacci": fibonacci(4096),
     "fixed": identity(onnx.TensorProto.FLOAT, [2, 2]),
     **{
         f"identity-{name.lower()}": identity(element, ["batch", 2])
@@ -47,6 +52,18 @@ MODELS: dict[str, bytes] = {
         }.items()
     },
 }
+
+
+SEQUENCES = {
+    "lstm": SequenceSettings(states=(Link("h_next", "h"), Link("c_next", "c"))),
+    **dict.fromkeys(
+        ("fibonacci", "wide-fibonacci"),
+        SequenceSettings(
+            states=(Link("after", "before"),), feed_back=(Link("y", "x"),), max_steps=65536
+        ),
+    ),
+}
+"""Of the models that remember."""
 
 
 def in_thread(make: Callable[[], Any]) -> Iterator[Any]:
@@ -76,6 +93,9 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, content in MODELS.items():
         files[name] = directory / f"{name}.onnx"
         files[name].write_bytes(content)
+    for name, sequences in SEQUENCES.items():
+        settings = TypeAdapter(ModelSettings).dump_json(ModelSettings(sequences=sequences))
+        files[name].with_suffix(".json").write_bytes(settings)
     return files
 
 

@@ -181,6 +181,24 @@ async def test_the_queue_is_bounded() -> None:
     await batcher.submit(row(1), 1, TAILS)
 
 
+async def test_who_went_away_leaves_room_in_a_full_queue() -> None:
+    """At once, and not only when the model comes to it; the next one is run."""
+    runner = Doubling()
+    runner.go_on.clear()
+    batcher = make(runner, inline=False, max_queue=2)
+    first = batcher.submit(row(1), 1, TAILS)
+    await asyncio.to_thread(runner.begun.wait, 10)
+    stays, goes = batcher.submit(row(2), 1, TAILS), batcher.submit(row(3), 1, TAILS)
+    goes.cancel()
+    last = batcher.submit(row(4), 1, TAILS)
+    with pytest.raises(QueueFull):
+        batcher.submit(row(5), 1, TAILS)
+    runner.go_on.set()
+    assert [value_of(await each) for each in (first, stays, last)] == [2, 4, 8]
+    assert runner.batches == [1, 2]
+    await batcher.close()
+
+
 @pytest.mark.parametrize("inline", [True, False])
 async def test_a_batch_that_fails_fails_the_guilty_alone(
     inline: bool, caplog: pytest.LogCaptureFixture

@@ -39,7 +39,7 @@ def load(tmp_path: Path) -> Load:
         path.write_bytes(model)
         settings = ModelSettings(sequences=sequences)
         source = ModelSource("m", version, "onnxruntime_onnx", "")
-        return LoadedModel(source, onnx_runtime.load(path, settings), settings)
+        return LoadedModel(source, onnx_runtime.examine(path, settings), settings)
 
     return load
 
