@@ -138,6 +138,7 @@ async def test_names_are_for_each_caller(machine: Machine) -> None:
         (("y", "x" * 300, 0, 8), SharedMemoryInvalid),
         (("y", "/envoy_shared_memory_0", 0, 8), SharedMemoryInvalid),
         (("y", "sem.lock", 0, 8), SharedMemoryInvalid),
+        (("y", "/torch_12_34_0", 0, 8), SharedMemoryInvalid),
         (("y", "absent", 0, 8), SharedMemoryKeyNotFound),
         (("y", "link", 0, 8), SharedMemoryKeyNotFound),
         (("y", "directory", 0, 8), SharedMemoryKeyNotFound),

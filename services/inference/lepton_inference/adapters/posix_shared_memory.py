@@ -29,8 +29,9 @@ from lepton_inference.tensors import Buffer
 DIRECTORY: Final = Path("/dev/shm")  # noqa: S108  not a temporary file: where the objects are
 
 _KEY = re.compile(r"/?([!-.0-~]{1,255})")
-_RESERVED: Final = ("envoy_shared_memory_", "sem.")
-"""How the names begin of what is no tensor: Envoy's own memory, and semaphores."""
+_RESERVED: Final = ("envoy_shared_memory_", "sem.", "torch_", "nccl-", "cuda.shm.")
+"""How the names begin of what programs of the same user keep for themselves: Envoy's own memory,
+semaphores, and what PyTorch's processes, NCCL and CUDA share among each other."""
 _FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 """Never through a link; a FIFO in the place of an object does not hold anybody up."""
 _OUR_OWN_LACK: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
