@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import sys
 import threading
 from collections.abc import Iterator
@@ -125,6 +126,7 @@ def use(sharing: Sharing) -> dict[str, Any]:
         seen["said"] = list(output["parameters"].values())
     seen["mixed"] = mixed(sharing)
     seen["in_message"] = in_message(sharing)
+    seen["streamed"] = streamed(sharing)
     seen["refused"] = refused(sharing)
     # A gateway knows its own tokens only.
     seen["others"] = None if sharing.token else others(sharing)
@@ -164,6 +166,19 @@ def in_message(sharing: Sharing) -> list[Any]:
         sharing.infer("linear", [tensor], [sharing.wanted("scores")])
         totals.append(float(sharing.seen(np.empty((2, 3), np.float32))[0, 0]))
     return totals
+
+
+def streamed(sharing: Sharing) -> Any:
+    """What a stream's request put into the second region."""
+    if sharing.kind != "grpc":
+        return None
+    answers: queue.Queue[Any] = queue.Queue()
+    sharing.triton.start_stream(lambda result, error: answers.put((result, error)))
+    image = sharing.tensor("image", IMAGE * 4)
+    sharing.triton.async_stream_infer("linear", [image], outputs=[sharing.wanted("scores")])
+    _, error = answers.get(timeout=20)
+    sharing.triton.stop_stream()
+    return str(error) if error else float(sharing.seen(np.empty((2, 3), np.float32))[0, 0])
 
 
 def refused(sharing: Sharing) -> dict[str, str]:

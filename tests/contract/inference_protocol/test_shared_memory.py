@@ -52,6 +52,7 @@ def check(seen: dict[str, Any]) -> None:
     assert seen["said"] == ["out put", 4 + len("über".encode()) + 4, 64]
     assert seen["mixed"] == [[[11, 12], [13, 14]], [[7], [8]]]
     assert seen["in_message"] == [10.0, 20.0, 30.0]
+    assert seen["streamed"] in (40.0, None)
     assert seen["left"] == ["out put"]
     assert status(seen["unregistered"]) == "NOT_FOUND"
 
