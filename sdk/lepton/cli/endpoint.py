@@ -27,15 +27,26 @@ from lepton.client.names import endpoint_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+def _serves(endpoint: pb.Endpoint) -> str:
+    """What answers for an endpoint, in a cell of a table."""
+    if endpoint.HasField("ensemble"):
+        steps = dict.fromkeys(step.endpoint for step in endpoint.ensemble.steps)
+        return f"ensemble of {', '.join(steps)}"
+    models = [target.resolved_version or target.model_version for target in endpoint.targets]
+    if endpoint.HasField("shadow"):
+        shadow = endpoint.shadow
+        version = shadow.resolved_version or shadow.model_version
+        models.append(f"{version} (shadow, {shadow.percent:g}%)")
+    if endpoint.response_cache_bytes:
+        models.append("cached")
+    return ", ".join(models)
+
+
 _COLUMNS = (
     ("NAME", lambda endpoint: endpoint.name),
     ("STATE", lambda endpoint: endpoint.State.Name(endpoint.state)),
-    (
-        "MODEL",
-        lambda endpoint: ", ".join(
-            target.resolved_version or target.model_version for target in endpoint.targets
-        ),
-    ),
+    ("MODEL", _serves),
     ("PROVIDER", lambda endpoint: endpoint.execution_provider),
     ("FAILURE", lambda endpoint: endpoint.failure_reason),
     ("CREATED", lambda endpoint: moment(endpoint.create_time)),

@@ -176,9 +176,12 @@ class Application:
         deadline = NO_DEADLINE if timeout is None else batcher.now() + timeout
         raw = memoryview(body)[plan.start :]
         future = batcher.submit((raw,), plan.rows, plan.tails, deadline)
-        return plan.response(
-            await (future if plan.rows <= plan.model.inline_rows else unless_gone(future, gone))
+        outcome = await (
+            future if plan.rows <= plan.model.inline_rows else unless_gone(future, gone)
         )
+        if plan.model.shadow is not None:
+            plan.model.shadow.offer((raw,), plan.rows, plan.tails, outcome)
+        return plan.response(outcome)
 
     async def _serve_other(
         self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send

@@ -24,6 +24,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -94,6 +95,7 @@ class Batcher:
         instances: Batches that may run at a time; more than one run on worker threads only.
         statistics: Where it counts.
         padding: How requests of different lengths share a batch; None if they do not.
+        prepare_thread: Run in each worker thread before its first batch.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Batcher:
         instances: int = 1,
         statistics: Statistics,
         padding: Padding | None = None,
+        prepare_thread: Callable[[], None] | None = None,
     ) -> None:
         self._run = BatchRunner(runner, padding, batched).run
         self._padding = padding
@@ -135,7 +138,7 @@ class Batcher:
             AdaptiveDelay(settings.max_delay_seconds) if settings.adaptive_delay else None
         )
         # A thread that no batch ever needs is never started.
-        self._executor = ThreadPoolExecutor(instances, "inference")
+        self._executor = ThreadPoolExecutor(instances, "inference", prepare_thread)
         self._request_seconds = 0.0
         """What a request has cost of late; 0 before the first."""
 

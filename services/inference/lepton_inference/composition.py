@@ -5,7 +5,7 @@ FailedPrecondition  <- EndpointInUse    an ensemble asks it
 
 from __future__ import annotations
 
-from lepton_inference.endpoint import Endpoint, EndpointNotFound, check_targets
+from lepton_inference.endpoint import Endpoint, EndpointNotFound, Shadow, check_targets
 from lepton_inference.ensemble import EnsembleInvalid, check_depth, check_ensemble
 from lepton_inference.ports import Endpoints
 from lepton_inference.settings import EndpointInvalid, ModelSettings, check_model_settings
@@ -23,10 +23,17 @@ def check_served(endpoint: Endpoint) -> None:
     if endpoint.ensemble is None:
         check_targets([(target.wanted, target.weight) for target in endpoint.targets])
         check_model_settings(endpoint.settings)
+        if endpoint.shadow is not None:
+            _check_shadow(endpoint, endpoint.shadow)
         return
     if endpoint.targets:
         raise EndpointInvalid(
             "an endpoint has targets or an ensemble, not both; leave out one of them"
+        )
+    if endpoint.shadow is not None:
+        raise EndpointInvalid(
+            "an ensemble has no versions; give the endpoints that are its steps their shadows",
+            field="shadow",
         )
     if endpoint.settings != ModelSettings():
         raise EndpointInvalid(
@@ -34,6 +41,21 @@ def check_served(endpoint: Endpoint) -> None:
             "effect on it; set them on the endpoints that are its steps"
         )
     check_ensemble(endpoint.ensemble)
+
+
+def _check_shadow(endpoint: Endpoint, shadow: Shadow) -> None:
+    if endpoint.settings.sequences is not None:
+        raise EndpointInvalid(
+            "a shadow sees a share of the requests, and a model with sequences needs all of them; "
+            "leave out one of them",
+            field="shadow",
+        )
+    if shadow.version.name in [target.version.name for target in endpoint.targets]:
+        raise EndpointInvalid(
+            f"the shadow '{shadow.version.name}' is a target too, and would be compared with "
+            "itself",
+            field="shadow",
+        )
 
 
 async def check_steps(record: Endpoints, endpoint: Endpoint) -> None:

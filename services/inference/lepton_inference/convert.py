@@ -8,7 +8,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.api.inference.v1 import inference_pb2 as pb
-from lepton_inference.endpoint import Endpoint, Wanted
+from lepton_inference.endpoint import Endpoint, Shadow, Wanted, WantedShadow
 from lepton_inference.ensemble import Ensemble, EnsembleStep
 from lepton_inference.settings import (
     BatchingSettings,
@@ -19,11 +19,14 @@ from lepton_inference.settings import (
     ModelSettings,
     SequenceSettings,
 )
+from lepton_inference.shadow import Comparison
 from lepton_mesh.resources import check_id
 
+_DEFAULT_TOLERANCE = 1e-3
 
-def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
-    """The resource that clients see."""
+
+def endpoint_message(endpoint: Endpoint, comparison: Comparison | None = None) -> pb.Endpoint:
+    """The resource that clients see, with what its shadow was found to answer."""
     return pb.Endpoint(
         name=endpoint.name,
         targets=[
@@ -37,6 +40,7 @@ def endpoint_message(endpoint: Endpoint) -> pb.Endpoint:
         ],
         batching=_batching_message(endpoint.settings.batching),
         execution=_execution_message(endpoint.settings.execution),
+        shadow=_shadow_message(endpoint.shadow, comparison),
         ensemble=_ensemble_message(endpoint.ensemble),
         response_cache_bytes=endpoint.settings.response_cache_bytes,
         sequences=_sequences_message(endpoint.settings.sequences),
@@ -58,6 +62,8 @@ def wanted_of(message: pb.Endpoint) -> Wanted:
     """What the user asks for, with defaults where nothing was said; bounds are not checked."""
     return Wanted(
         targets=tuple((target.model_version, target.weight) for target in message.targets),
+        # An empty one is none, so that a file can take a shadow away.
+        shadow=_shadow(message.shadow) if message.shadow.model_version else None,
         ensemble=_ensemble(message.ensemble) if message.HasField("ensemble") else None,
         settings=ModelSettings(
             batching=_batching(message.batching),
@@ -68,6 +74,43 @@ def wanted_of(message: pb.Endpoint) -> Wanted:
         unloaded=message.unloaded,
         description=message.description,
         labels=dict(message.labels),
+    )
+
+
+def _shadow(message: pb.Shadow) -> WantedShadow:
+    return WantedShadow(
+        message.model_version, message.percent, message.tolerance or _DEFAULT_TOLERANCE
+    )
+
+
+def _shadow_message(shadow: Shadow | None, comparison: Comparison | None) -> pb.Shadow | None:
+    if shadow is None:
+        return None
+    return pb.Shadow(
+        model_version=shadow.wanted,
+        percent=shadow.percent,
+        resolved_version=shadow.version.name,
+        sha256=shadow.version.sha256,
+        tolerance=shadow.tolerance,
+        comparison=None if comparison is None else _comparison_message(comparison),
+    )
+
+
+def _comparison_message(comparison: Comparison) -> pb.ShadowComparison:
+    return pb.ShadowComparison(
+        compared=comparison.compared,
+        agreed=comparison.agreed,
+        failed=comparison.failed,
+        dropped=comparison.dropped,
+        outputs={
+            name: pb.ShadowComparison.Output(
+                max_abs_difference=output.max_abs_difference,
+                differing=output.differing,
+                rows=output.rows,
+                same_argmax=output.same_argmax,
+            )
+            for name, output in comparison.outputs.items()
+        },
     )
 
 

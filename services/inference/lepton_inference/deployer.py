@@ -24,14 +24,15 @@ from datetime import datetime
 from pathlib import Path
 
 from lepton_inference.changes import Changes
-from lepton_inference.endpoint import Endpoint, EndpointNotFound, State, Target
+from lepton_inference.endpoint import Endpoint, EndpointNotFound, ModelVersion, State, Target
 from lepton_inference.ensemble import Ensemble, EnsembleInvalid
 from lepton_inference.ensemble_model import EnsembleModel, EnsembleNotReady
 from lepton_inference.model import LoadedModel, Model, ModelSource, Session
 from lepton_inference.model_errors import ModelDoesNotFit
 from lepton_inference.ports import Artifacts, Endpoints, Models
 from lepton_inference.serving import Served, Serving, ServingState
-from lepton_inference.settings import ModelSettings
+from lepton_inference.settings import EndpointInvalid, ModelSettings
+from lepton_inference.shadow import Comparison, Mirror, quietly, shadow_settings
 from lepton_mesh.errors import Internal, LeptonError
 
 log = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ class Deployer:
                 models.append(self._ensemble(endpoint, endpoint.ensemble))
             for target in endpoint.targets:
                 kept = _same(now, target, endpoint)
-                models.append(kept or await self._load_model(endpoint, target))
+                models.append(kept or await self._load_model(endpoint, target.version))
             self._check_dependents(endpoint, models)
         except BaseException:
             for model in models:
@@ -230,8 +231,11 @@ class Deployer:
         }
         weights = [target.weight for target in endpoint.targets] or [1]
         served = Served(endpoint.id, ServingState.READY, models=models, weights=weights)
+        kept_shadow = _same_shadow(now, endpoint)
         for model in self._serving.put(endpoint.workspace, served):
-            self._close_later(model, endpoint)
+            if model is not kept_shadow:
+                self._close_later(model, endpoint)
+        await self._cast_shadow(endpoint, served, kept_shadow)
         # Last, so that who reads READY finds it answering.
         await self._record(endpoint, State.READY, execution_provider=", ".join(sorted(providers)))
         self._changes.notify(endpoint.workspace, endpoint.id)
@@ -287,16 +291,49 @@ class Deployer:
                     ensemble=model.source.name,
                 ) from None
 
-    async def _load_model(self, endpoint: Endpoint, target: Target) -> LoadedModel:
-        version = target.version
+    async def _cast_shadow(
+        self, endpoint: Endpoint, served: Served, kept: LoadedModel | None
+    ) -> None:
+        """Gives what is served the shadow that is wanted, if one is; its models answer already."""
+        live = [model for model in served.models if isinstance(model, LoadedModel)]
+        for model in live:
+            model.shadow = None
+        wanted = endpoint.shadow
+        if wanted is None:
+            return
+        try:
+            model = kept or await self._load_model(endpoint, wanted.version, shadow=True)
+            try:
+                mirror = Mirror(model, wanted.percent, wanted.tolerance)
+                bonds = [mirror.bond(each.signature) for each in live]
+            except EndpointInvalid:
+                self._close_later(model)
+                raise
+        except LeptonError as error:
+            error.message = f"the shadow '{wanted.wanted}': {error.message}"
+            raise
+        for each, bond in zip(live, bonds, strict=True):
+            each.shadow = bond
+        served.mirror = mirror
+
+    def comparison(self, endpoint: Endpoint) -> Comparison | None:
+        """What the endpoint's shadow was found to answer here; None where none runs."""
+        served = self._serving.workspace(endpoint.workspace).endpoints.get(endpoint.id)
+        return None if served is None or served.mirror is None else served.mirror.comparison
+
+    async def _load_model(
+        self, endpoint: Endpoint, version: ModelVersion, *, shadow: bool = False
+    ) -> LoadedModel:
+        settings = shadow_settings(endpoint.settings) if shadow else endpoint.settings
         content = self._artifacts.read(endpoint.workspace, version.artifact)
         path = await self._cache.get(version.sha256, version.artifact, content)
         async with self._loads:
-            session = await asyncio.to_thread(self._load, path, endpoint.settings)
+            run = quietly if shadow else asyncio.to_thread
+            session = await run(self._load, path, settings)
         source = ModelSource(
             endpoint.id, version.number, self._platform, version.sha256, version.class_names
         )
-        return LoadedModel(source, session, endpoint.settings)
+        return LoadedModel(source, session, settings, background=shadow)
 
     async def _failed(self, endpoint: Endpoint, failure: LeptonError, *, passing: bool) -> None:
         log.warning(
@@ -348,11 +385,11 @@ class Deployer:
         await self._endpoints.change(endpoint.workspace, endpoint.id, change)
 
     async def _forget_unused(self) -> None:
-        wanted = {
-            target.version.sha256
-            for endpoint in await self._endpoints.all()
-            for target in endpoint.targets
-        }
+        wanted = set()
+        for endpoint in await self._endpoints.all():
+            wanted |= {target.version.sha256 for target in endpoint.targets}
+            if endpoint.shadow is not None:
+                wanted.add(endpoint.shadow.version.sha256)
         await self._cache.keep(wanted)
 
     def _close_later(self, model: Model, replaced_in: Endpoint | None = None) -> None:
@@ -387,6 +424,16 @@ def _same(now: Served | None, target: Target, endpoint: Endpoint) -> LoadedModel
         ):
             return model
     return None
+
+
+def _same_shadow(now: Served | None, endpoint: Endpoint) -> LoadedModel | None:
+    """The shadow that runs already, if it is the one that is wanted."""
+    if now is None or now.mirror is None or endpoint.shadow is None:
+        return None
+    model, version = now.mirror.model, endpoint.shadow.version
+    wanted = version.number, version.sha256, shadow_settings(endpoint.settings)
+    kept = (model.source.version, model.source.digest, model.settings) == wanted
+    return model if kept else None
 
 
 def _settle(outcome: Outcome, failure: LeptonError | None) -> None:

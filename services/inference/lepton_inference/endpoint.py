@@ -23,6 +23,7 @@ from lepton_mesh.errors import Aborted, AlreadyExists, NotFound
 MAX_TARGETS = 16
 MAX_LABELS = 64
 MAX_DESCRIPTION = 4000
+MAX_TOLERANCE = 1e9
 
 
 class EndpointNotFound(NotFound):
@@ -75,6 +76,18 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A version that is asked a share of the traffic as well, and compared."""
+
+    wanted: str
+    """As the user named it."""
+    percent: float
+    tolerance: float
+    """The largest absolute difference in which floating-point numbers agree."""
+    version: ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """What is to be served, and where it stands."""
 
@@ -94,6 +107,7 @@ class Endpoint:
     failure_reason: str = ""
     failure_message: str = ""
     execution_provider: str = ""
+    shadow: Shadow | None = None
     ensemble: Ensemble | None = None
     """The graph of other endpoints that answers instead of targets."""
     unloaded: bool = False
@@ -108,11 +122,22 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedShadow:
+    """A shadow whose version is not resolved yet."""
+
+    version: str
+    """A version or an alias."""
+    percent: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What a user asks of an endpoint; versions are not resolved yet."""
 
     targets: tuple[tuple[str, int], ...] = ()
     """(version or alias, weight) pairs; a weight of 0 means 1."""
+    shadow: WantedShadow | None = None
     ensemble: Ensemble | None = None
     settings: ModelSettings = field(default_factory=ModelSettings)
     unloaded: bool = False
@@ -132,6 +157,20 @@ def check_targets(targets: Sequence[tuple[str, int]]) -> None:
                 f"the weight of '{wanted}' is {weight}; use 0 (which means 1) to 1000000",
                 model_version=wanted,
             )
+
+
+def check_shadow(shadow: WantedShadow) -> None:
+    """Raises EndpointInvalid for a share or a tolerance out of bounds."""
+    if not 0 < shadow.percent <= 100:
+        raise EndpointInvalid(
+            f"shadow.percent is {shadow.percent:g}; give more than 0 and at most 100, or no shadow",
+            field="shadow.percent",
+        )
+    if not 0 <= shadow.tolerance <= MAX_TOLERANCE:
+        raise EndpointInvalid(
+            f"shadow.tolerance is {shadow.tolerance:g}; use 0 to {MAX_TOLERANCE:g}",
+            field="shadow.tolerance",
+        )
 
 
 def check_notes(description: str, labels: dict[str, str]) -> None:

@@ -15,15 +15,19 @@ from lepton_inference.deployer import Deployer, Outcome
 from lepton_inference.endpoint import (
     Endpoint,
     EndpointChanged,
+    Shadow,
     State,
     Target,
     Wanted,
+    WantedShadow,
     check_notes,
+    check_shadow,
     check_targets,
 )
 from lepton_inference.ensemble import check_ensemble
 from lepton_inference.ports import Endpoints, Registry
 from lepton_inference.settings import ModelSettings
+from lepton_inference.shadow import Comparison
 
 _POLL_SECONDS = 10.0
 """How long a watcher waits for a change made by another instance."""
@@ -75,6 +79,7 @@ class EndpointManager:
             workspace=workspace,
             id=endpoint_id,
             targets=await self._targets(wanted.targets),
+            shadow=await self._shadow(wanted.shadow),
             ensemble=wanted.ensemble,
             settings=wanted.settings,
             unloaded=wanted.unloaded,
@@ -144,6 +149,8 @@ class EndpointManager:
             await self._check_steps(replace(found, ensemble=wanted.ensemble))
         if "unloaded" in fields and wanted.unloaded:
             await check_unused(self._endpoints, workspace, endpoint_id, loaded=True)
+        if "shadow" in fields:
+            values["shadow"] = await self._shadow(wanted.shadow)
         if "targets" in fields:
             if wanted.targets:
                 check_targets(wanted.targets)
@@ -151,6 +158,10 @@ class EndpointManager:
         elif "unloaded" in fields and not wanted.unloaded:
             values["targets"] = await self._targets(_named(found))
             fields = {"targets", *fields}
+            if found.shadow is not None and "shadow" not in fields:
+                version = await self._registry.resolve(found.shadow.wanted)
+                values["shadow"] = replace(found.shadow, version=version)
+                fields = {"shadow", *fields}
         redeploy = not _NOTES.issuperset(fields)
 
         def change(current: Endpoint) -> Endpoint:
@@ -232,6 +243,17 @@ class EndpointManager:
         if endpoint.ensemble is not None:
             await check_steps(self._endpoints, endpoint)
             self._deployer.check_ensemble(endpoint, endpoint.ensemble)
+
+    def comparison(self, endpoint: Endpoint) -> Comparison | None:
+        """What the endpoint's shadow was found to answer here; None where none runs."""
+        return self._deployer.comparison(endpoint)
+
+    async def _shadow(self, wanted: WantedShadow | None) -> Shadow | None:
+        if wanted is None:
+            return None
+        check_shadow(wanted)
+        version = await self._registry.resolve(wanted.version)
+        return Shadow(wanted.version, wanted.percent, wanted.tolerance, version)
 
     async def _targets(self, named: Iterable[tuple[str, int]]) -> tuple[Target, ...]:
         return tuple(

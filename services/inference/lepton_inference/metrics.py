@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from lepton_inference.model import LoadedModel, Model
 from lepton_inference.serving import Serving
+from lepton_inference.shadow import Comparison
 from lepton_inference.statistics import ROWS_BOUNDS, SECONDS_BOUNDS, Histogram
 
 _LABELS = ("workspace", "endpoint", "version")
@@ -38,7 +39,7 @@ class ServingCollector(Collector):
         models = [
             ((workspace, served.name, model.source.version), model)
             for workspace, served in list(self._serving.all())
-            for model in list(served.models)
+            for model in served.loaded
         ]
         requests = CounterMetricFamily(
             _PREFIX + "requests",
@@ -68,6 +69,32 @@ class ServingCollector(Collector):
         sequences = GaugeMetricFamily(
             _PREFIX + "sequences", "Sequences whose state is kept.", labels=_LABELS
         )
+        shadowed = CounterMetricFamily(
+            _PREFIX + "shadow_requests",
+            "Requests that a shadow was given, by what came of them.",
+            labels=(*_LABELS, "result"),
+        )
+        ranked = CounterMetricFamily(
+            _PREFIX + "shadow_rows",
+            "Rows of scores of a shadow by whether the highest stands where the live one does.",
+            labels=(*_LABELS, "output", "argmax"),
+        )
+        largest = GaugeMetricFamily(
+            _PREFIX + "shadow_max_abs_difference",
+            "The largest difference of a shadow's numbers from the live ones.",
+            labels=(*_LABELS, "output"),
+        )
+        for workspace, served in list(self._serving.all()):
+            if served.mirror is None:
+                continue
+            names = workspace, served.name, served.mirror.model.source.version
+            found = served.mirror.comparison
+            for result, count in _ends(found).items():
+                shadowed.add_metric((*names, result), count)
+            for name, output in list(found.outputs.items()):
+                largest.add_metric((*names, name), output.max_abs_difference)
+                ranked.add_metric((*names, name, "same"), output.same_argmax)
+                ranked.add_metric((*names, name, "other"), output.rows - output.same_argmax)
         for labels, model in models:
             counted = model.statistics
             for result, count in _results(model).items():
@@ -86,6 +113,7 @@ class ServingCollector(Collector):
             if model.sequences is not None:
                 sequences.add_metric(labels, model.sequences.live)
         yield from (requests, waiting, seconds, stages, rows, lookups, kept, sequences)
+        yield from (shadowed, ranked, largest)
 
 
 def _add(
@@ -99,6 +127,15 @@ def _add(
     names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
     cumulative = accumulate(list(histogram.counts))
     family.add_metric(labels, list(zip(names, cumulative, strict=True)), histogram.sum / unit)
+
+
+def _ends(found: Comparison) -> dict[str, int]:
+    return {
+        "agreed": found.agreed,
+        "differed": found.compared - found.agreed,
+        "failed": found.failed,
+        "dropped": found.dropped,
+    }
 
 
 def _results(model: Model) -> dict[str, int]:

@@ -18,6 +18,7 @@ from lepton_inference.recurrent import Recurrent, Step
 from lepton_inference.response_cache import ResponseCache
 from lepton_inference.sequences import Key, Sequences
 from lepton_inference.settings import ModelSettings
+from lepton_inference.shadow import Bond, lower_priority
 from lepton_inference.signature import Checked, InferenceRequest, Signature
 from lepton_inference.statistics import Statistics
 from lepton_mesh.errors import LeptonError, Unimplemented
@@ -166,9 +167,23 @@ class Model(Protocol):
 
 
 class LoadedModel:
-    """One model version behind one endpoint. Made on the event loop that serves it."""
+    """One model version behind one endpoint. Made on the event loop that serves it.
 
-    def __init__(self, source: ModelSource, session: Session, settings: ModelSettings) -> None:
+    Args:
+        source: What it was loaded from.
+        session: The model in memory.
+        settings: How it is served.
+        background: Whether it never runs on the event loop, and on threads that yield to others.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        session: Session,
+        settings: ModelSettings,
+        *,
+        background: bool = False,
+    ) -> None:
         self.source = source
         self.session = session
         self.settings = settings
@@ -183,19 +198,23 @@ class LoadedModel:
         # Whoever names sizes gets those.
         if placement.enough_rows and not settings.batching.preferred_rows:
             batch_rows = min(batch_rows, placement.enough_rows)
-        inline = instances == 1 and batch_rows <= placement.inline_rows
-        self.inline_rows = placement.inline_rows if inline else 0
+        inline_rows = 0 if background else placement.inline_rows
+        inline = instances == 1 and batch_rows <= inline_rows
+        self.inline_rows = inline_rows if inline else 0
         """Requests of so many are over so soon that nobody looks whether their caller is there."""
         self.batcher = Batcher(
             session,
             settings.batching,
             batched=signature.batched,
             batch_rows=batch_rows,
-            inline_rows=placement.inline_rows,
+            inline_rows=inline_rows,
             instances=instances,
             padding=Padding(signature) if settings.batching.pad_ragged else None,
             statistics=self.statistics,
+            prepare_thread=lower_priority if background else None,
         )
+        self.shadow: Bond | None = None
+        """To the shadow that is given a share of its requests; None for none."""
         cache_bytes = settings.response_cache_bytes
         self.cache = ResponseCache(cache_bytes, self.statistics) if cache_bytes else None
         self.recurrent: Recurrent | None = None
@@ -273,8 +292,12 @@ class LoadedModel:
         else:
             future = submit()
         if gone is None or checked.rows <= self.inline_rows:
-            return checked, await future
-        return checked, await unless_gone(future, gone)
+            outcome = await future
+        else:
+            outcome = await unless_gone(future, gone)
+        if self.shadow is not None:
+            self.shadow.offer(checked.columns, checked.rows, checked.tails, outcome)
+        return checked, outcome
 
     def generate(self, request: InferenceRequest) -> AsyncGenerator[Step]:
         """The answers of a decoupled model, each in a step of its own.

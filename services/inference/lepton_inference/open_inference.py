@@ -242,8 +242,7 @@ class OpenInference:
         self, admitted: Admitted, request: pb.ModelStatisticsRequest
     ) -> pb.ModelStatisticsResponse:
         if request.name:
-            served = admitted.workspace.find(request.name)
-            models = [served.pick(request.version)] if request.version else served.models
+            models = admitted.workspace.find(request.name).counted(request.version)
         else:
             models = list(admitted.workspace.models())
         return pb.ModelStatisticsResponse(

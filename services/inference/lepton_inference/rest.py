@@ -206,8 +206,7 @@ class Rest:
 
     async def _statistics(self, admitted: Admitted, target: _Target) -> Answer:
         if target.model:
-            served = admitted.workspace.find(target.model)
-            models = [served.pick(target.version)] if target.version else served.models
+            models = admitted.workspace.find(target.model).counted(target.version)
         else:
             models = list(admitted.workspace.models())
         return _ok({"model_stats": [rest_json.statistics(model) for model in models]})

@@ -11,6 +11,7 @@ from google.protobuf import empty_pb2
 from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton.api.inference.v1 import inference_pb2_grpc
 from lepton_inference.convert import endpoint_message, wanted_of
+from lepton_inference.endpoint import Endpoint
 from lepton_inference.endpoints import EndpointManager
 from lepton_mesh.authorization import AuthorizationTable, Rule
 from lepton_mesh.caller import Role, current_caller
@@ -36,6 +37,7 @@ _MUTABLE = (
     "targets",
     "batching",
     "execution",
+    "shadow",
     "ensemble",
     "sequences",
     "response_cache_bytes",
@@ -60,11 +62,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             creator=caller.subject,
             wanted=wanted_of(request.endpoint),
         )
-        return endpoint_message(endpoint)
+        return self._message(endpoint)
 
     async def GetEndpoint(self, request: pb.GetEndpointRequest, context: Any) -> pb.Endpoint:
         (endpoint_id,) = parse_name(_NAME, request.name)
-        return endpoint_message(await self._manager.get(current_caller().workspace, endpoint_id))
+        return self._message(await self._manager.get(current_caller().workspace, endpoint_id))
 
     async def ListEndpoints(
         self, request: pb.ListEndpointsRequest, context: Any
@@ -74,7 +76,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         found = await self._manager.page(current_caller().workspace, after, page.size + 1)
         shown = found[: page.size]
         return pb.ListEndpointsResponse(
-            endpoints=[endpoint_message(endpoint) for endpoint in shown],
+            endpoints=[self._message(endpoint) for endpoint in shown],
             next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
         )
 
@@ -89,7 +91,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             wanted=wanted_of(wanted),
             fields=fields,
         )
-        return endpoint_message(endpoint)
+        return self._message(endpoint)
 
     async def DeleteEndpoint(
         self, request: pb.DeleteEndpointRequest, context: Any
@@ -104,4 +106,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         (endpoint_id,) = parse_name(_NAME, request.name)
         workspace = current_caller().workspace
         async for endpoint in self._manager.watch(workspace, endpoint_id, self._draining):
-            yield endpoint_message(endpoint)
+            yield self._message(endpoint)
+
+    def _message(self, endpoint: Endpoint) -> pb.Endpoint:
+        return endpoint_message(endpoint, self._manager.comparison(endpoint))

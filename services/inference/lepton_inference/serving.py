@@ -16,6 +16,7 @@ from itertools import accumulate
 
 from lepton_inference.endpoint import EndpointNotFound
 from lepton_inference.model import Model
+from lepton_inference.shadow import Mirror
 from lepton_inference.signature import InferenceRequest
 from lepton_inference.wire import Plans
 from lepton_mesh.caller import Caller
@@ -57,8 +58,20 @@ class Served:
     """The share of requests that goes to each model; any positive scale."""
     unloaded: bool = False
     """Whether it is UNAVAILABLE because somebody wants it so."""
+    mirror: Mirror | None = None
+    """The shadow; requests are never sent to it by name."""
     draining: list[Model] = field(default_factory=list)
     """Models that were replaced, and go on with the sequences which they began."""
+
+    @property
+    def loaded(self) -> list[Model]:
+        """Its models and its shadow's."""
+        return self.models if self.mirror is None else [*self.models, self.mirror.model]
+
+    def counted(self, version: str) -> list[Model]:
+        """Those of a version, of all for "", whose statistics are wanted; raises as pick."""
+        found = [model for model in self.loaded if version in ("", model.source.version)]
+        return found if found or not version else [self.pick(version)]
 
     def route(self, request: InferenceRequest) -> Model:
         """The model for one request: where its sequence is kept, else as :meth:`pick` says.
@@ -168,9 +181,9 @@ class Workspace:
         self.plans.clear()
 
     def models(self) -> Iterator[Model]:
-        """The models of every endpoint."""
+        """The models of every endpoint, those of shadows too."""
         for served in self.endpoints.values():
-            yield from served.models
+            yield from served.loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +225,7 @@ class Serving:
         place.changed()
         if before is None:
             return []
-        replaced = [model for model in before.models if model not in served.models]
+        replaced = [model for model in before.loaded if model not in served.loaded]
         if served.models:
             served.draining = [
                 model
@@ -237,7 +250,7 @@ class Serving:
             return []
         place.changed()
         _end_sequences(served.draining)
-        return served.models
+        return served.loaded
 
     def all(self) -> Iterator[tuple[str, Served]]:
         """Every endpoint, with its workspace."""

@@ -14,6 +14,7 @@ from lepton_inference.endpoint import (
     EndpointExists,
     EndpointNotFound,
     ModelVersion,
+    Shadow,
     State,
     Target,
 )
@@ -37,6 +38,7 @@ def endpoint(endpoint_id: str = "digits", workspace: str = "lab") -> Endpoint:
         workspace=workspace,
         id=endpoint_id,
         targets=(Target("models/m@best", 3, version), Target("models/m/versions/2", 1, version)),
+        shadow=Shadow("models/m@next", 12.5, 0.25, replace(version, sha256="6" * 64)),
         settings=ModelSettings(BatchingSettings(max_rows=7, max_delay_seconds=0.25, max_queue=9)),
         state=State.FAILED,
         creator="users/ada",

@@ -192,6 +192,31 @@ def test_endpoints(gateway: Gateway, lepton: Command, tmp_path: Path) -> None:
     assert lepton.ok("endpoint", "delete", "digits", "--yes").err == "deleted endpoints/digits\n"
 
 
+def test_the_list_says_what_an_endpoint_is_made_of(
+    gateway: Gateway, lepton: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "endpoint.yaml"
+    path.write_text(
+        "targets: [{model_version: models/digits/versions/1}]\n"
+        "shadow: {model_version: models/digits/versions/2, percent: 12.5}\n"
+        "response_cache_bytes: 65536\n"
+    )
+    lepton.ok("endpoint", "create", "plain", "-f", path)
+    path.write_text(
+        "ensemble:\n"
+        "  steps: [{endpoint: first, inputs: {x: x}, outputs: {y: m}},\n"
+        "          {endpoint: digits, inputs: {x: m}, outputs: {y: y}}]\n"
+        "  outputs: [y]\n"
+    )
+    lepton.ok("endpoint", "create", "reader", "-f", path)
+    told = lepton.ok("endpoint", "list").out
+    assert "models/digits/versions/1, models/digits/versions/2 (shadow, 12.5%), cached" in told
+    assert "ensemble of first, digits" in told
+    path.write_text("shadow: {}")
+    changed = lepton.json("endpoint", "update", "plain", "-f", path)
+    assert not changed.get("shadow")
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     path = tmp_path / "images.npy"

@@ -15,6 +15,7 @@ from lepton_inference.endpoint import (
     EndpointExists,
     EndpointNotFound,
     ModelVersion,
+    Shadow,
     State,
     Target,
 )
@@ -106,6 +107,12 @@ def _version(stored: dict[str, Any]) -> ModelVersion:
     return ModelVersion(stored["name"], stored["artifact"], stored["sha256"], tuple(names))
 
 
+def _shadow(stored: dict[str, Any] | None) -> Shadow | None:
+    if stored is None:
+        return None
+    return Shadow(stored["wanted"], stored["percent"], stored["tolerance"], _version(stored))
+
+
 def _find(session: Session, workspace: str, endpoint_id: str) -> EndpointRow:
     row = session.get(EndpointRow, (workspace, endpoint_id), with_for_update=True)
     if row is None:
@@ -128,6 +135,17 @@ def _fill(row: EndpointRow, endpoint: Endpoint) -> EndpointRow:
         for target in endpoint.targets
     ]
     row.settings = _SETTINGS.dump_python(endpoint.settings, mode="json")
+    shadow = endpoint.shadow
+    row.shadow = (
+        {
+            "wanted": shadow.wanted,
+            "percent": shadow.percent,
+            "tolerance": shadow.tolerance,
+            **_stored(shadow.version),
+        }
+        if shadow is not None
+        else None
+    )
     row.ensemble = _ENSEMBLE.dump_python(endpoint.ensemble, mode="json")
     row.unloaded = endpoint.unloaded
     row.state = endpoint.state.value
@@ -157,6 +175,7 @@ def _endpoint(row: EndpointRow) -> Endpoint:
             for target in row.targets
         ),
         settings=_SETTINGS.validate_python(row.settings),
+        shadow=_shadow(row.shadow),
         ensemble=_ENSEMBLE.validate_python(row.ensemble),
         unloaded=row.unloaded,
         state=State(row.state),

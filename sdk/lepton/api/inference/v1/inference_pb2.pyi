@@ -88,6 +88,54 @@ class SequenceBatching(_message.Message):
     max_steps: int
     def __init__(self, states: _Optional[_Iterable[_Union[SequenceBatching.Link, _Mapping]]] = ..., max_idle_us: _Optional[int] = ..., max_sequences: _Optional[int] = ..., feed_back: _Optional[_Iterable[_Union[SequenceBatching.Link, _Mapping]]] = ..., max_steps: _Optional[int] = ...) -> None: ...
 
+class ShadowComparison(_message.Message):
+    __slots__ = ("compared", "agreed", "failed", "dropped", "outputs")
+    class Output(_message.Message):
+        __slots__ = ("max_abs_difference", "differing", "rows", "same_argmax")
+        MAX_ABS_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+        DIFFERING_FIELD_NUMBER: _ClassVar[int]
+        ROWS_FIELD_NUMBER: _ClassVar[int]
+        SAME_ARGMAX_FIELD_NUMBER: _ClassVar[int]
+        max_abs_difference: float
+        differing: int
+        rows: int
+        same_argmax: int
+        def __init__(self, max_abs_difference: _Optional[float] = ..., differing: _Optional[int] = ..., rows: _Optional[int] = ..., same_argmax: _Optional[int] = ...) -> None: ...
+    class OutputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ShadowComparison.Output
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ShadowComparison.Output, _Mapping]] = ...) -> None: ...
+    COMPARED_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    compared: int
+    agreed: int
+    failed: int
+    dropped: int
+    outputs: _containers.MessageMap[str, ShadowComparison.Output]
+    def __init__(self, compared: _Optional[int] = ..., agreed: _Optional[int] = ..., failed: _Optional[int] = ..., dropped: _Optional[int] = ..., outputs: _Optional[_Mapping[str, ShadowComparison.Output]] = ...) -> None: ...
+
+class Shadow(_message.Message):
+    __slots__ = ("model_version", "percent", "resolved_version", "sha256", "tolerance", "comparison")
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    model_version: str
+    percent: float
+    resolved_version: str
+    sha256: str
+    tolerance: float
+    comparison: ShadowComparison
+    def __init__(self, model_version: _Optional[str] = ..., percent: _Optional[float] = ..., resolved_version: _Optional[str] = ..., sha256: _Optional[str] = ..., tolerance: _Optional[float] = ..., comparison: _Optional[_Union[ShadowComparison, _Mapping]] = ...) -> None: ...
+
 class EnsembleStep(_message.Message):
     __slots__ = ("endpoint", "model_version", "inputs", "outputs")
     class InputsEntry(_message.Message):
@@ -123,7 +171,7 @@ class Ensemble(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[_Union[EnsembleStep, _Mapping]]] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution", "ensemble", "sequences", "response_cache_bytes", "unloaded")
+    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution", "shadow", "ensemble", "sequences", "response_cache_bytes", "unloaded")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Endpoint.State]
@@ -157,6 +205,7 @@ class Endpoint(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     ENSEMBLE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -175,11 +224,12 @@ class Endpoint(_message.Message):
     update_time: _timestamp_pb2.Timestamp
     etag: str
     execution: Execution
+    shadow: Shadow
     ensemble: Ensemble
     sequences: SequenceBatching
     response_cache_bytes: int
     unloaded: bool
-    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., ensemble: _Optional[_Union[Ensemble, _Mapping]] = ..., sequences: _Optional[_Union[SequenceBatching, _Mapping]] = ..., response_cache_bytes: _Optional[int] = ..., unloaded: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., ensemble: _Optional[_Union[Ensemble, _Mapping]] = ..., sequences: _Optional[_Union[SequenceBatching, _Mapping]] = ..., response_cache_bytes: _Optional[int] = ..., unloaded: _Optional[bool] = ...) -> None: ...
 
 class CreateEndpointRequest(_message.Message):
     __slots__ = ("endpoint_id", "endpoint")
