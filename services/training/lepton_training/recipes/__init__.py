@@ -7,12 +7,12 @@ service reads these declarations too, so a recipe imports PyTorch only in
 
 from collections.abc import Mapping
 
-from lepton_training.recipes import cnn, mlp, resnet
+from lepton_training.recipes import cnn, mlp, resnet, tabular
 from lepton_training.recipes.data import ImageShape
 from lepton_training.recipes.recipe import Recipe
 
 RECIPES: Mapping[str, Recipe] = {
-    recipe.id: recipe for recipe in (cnn.RECIPE, mlp.RECIPE, resnet.RECIPE)
+    recipe.id: recipe for recipe in (cnn.RECIPE, mlp.RECIPE, resnet.RECIPE, tabular.RECIPE)
 }
 
 __all__ = ["RECIPES", "ImageShape", "Recipe"]

@@ -6,9 +6,25 @@ networks are built from; the reading itself is in ``lepton_training.worker.data`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from lepton_training.recipes.hyperparameters import DataSettings
+from pydantic import Field
+
+from lepton_training.recipes.hyperparameters import DataSettings, Fault
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """One kind of data."""
+
+    id: str
+    """Also the module of ``lepton_training.worker.data`` that reads it."""
+    settings: type[DataSettings]
+    formats: tuple[str, ...]
+    """Formats of dataset versions that it can be read from, as storage names them."""
+    shape: type
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +36,177 @@ class ImageShape:
     classes: int
 
 
-@dataclass(frozen=True)
-class DataKind:
-    """One kind of data."""
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """Rows of a table: FP32 ``[N, numbers]`` where there are any, then INT64 codes
+    ``[N, len(categories)]`` where there are any."""
 
-    id: str
-    settings: type[DataSettings]
-    formats: tuple[str, ...]
-    """Formats of dataset versions that it can be read from, as storage names them."""
-    shape: type
+    numbers: int
+    categories: tuple[int, ...]
+    """How many codes each column has; 0 is what training did not see."""
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextShape:
+    """Texts: INT64 codes ``[N, length]``, filled up with 0 at the end; 1 is an unknown token."""
+
+    vocabulary: int
+    """How many codes there are, those two included."""
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesShape:
+    """Windows of a series: FP32 ``[N, window, features]``, scaled."""
+
+    window: int
+    features: int
+    outputs: int
 
 
 class ImageSettings(DataSettings):
     """Nothing to set: the four files say it all."""
 
 
+class FileSettings(DataSettings):
+    """Which files hold which split, and how text is told apart in them."""
+
+    train: str = Field(
+        "",
+        max_length=1024,
+        description="File of the training split, or a pattern such as train/*.csv; empty takes "
+        "every file that can be read and is not of the test split.",
+    )
+    test: str = Field(
+        "",
+        max_length=1024,
+        description="File or pattern of the test split; empty holds out test_share of the rows.",
+    )
+    test_share: float = Field(
+        0.2, gt=0, le=0.9, description="Share of the rows that are held out; without test only."
+    )
+    header: list[str] = Field(
+        [],
+        max_length=10_000,
+        description="Names of the columns, for files that do not begin with a line of names.",
+    )
+    separator: str = Field(
+        ",", min_length=1, max_length=1, description="What stands between two fields."
+    )
+    missing: list[str] = Field(
+        ["", "?", "NA", "N/A", "NaN", "nan", "null"],
+        max_length=100,
+        description="What a field says, spaces aside, that has no value.",
+    )
+
+    def conflicts(self) -> Iterator[Fault]:
+        if self.test and self.test_share != type(self).model_fields["test_share"].default:
+            yield Fault("test_share", "has no effect with test; leave one of them out")
+        if len(set(self.header)) != len(self.header):
+            yield Fault("header", "has a name twice")
+
+
+class TableSettings(FileSettings):
+    """Rows of CSV or Parquet files, one column of which is to be predicted."""
+
+    target: str = Field(min_length=1, description="The column to predict.")
+    task: Literal["classification", "regression"] = Field(
+        "classification", description="Whether the target is a class or a number."
+    )
+    target_strip: str = Field(
+        "",
+        max_length=100,
+        description="Characters to take off both ends of the target beside spaces, such as a full "
+        "stop.",
+    )
+    drop: list[str] = Field([], description="Columns that are not looked at.")
+    numbers: list[str] = Field(
+        [],
+        description="Columns that are numbers; empty takes those all of whose values are. Rows in "
+        "which one is something else are left out.",
+    )
+    scaling: Literal["quantile", "standard", "minmax", "symmetric", "none"] = Field(
+        "quantile",
+        description="What becomes of numbers: quantile, a place between the quantiles of training "
+        "(piecewise linear encoding, Gorishniy et al. 2022); standard, mean 0 and deviation 1; "
+        "minmax, [0, 1]; symmetric, [-1, 1].",
+    )
+    bins: int = Field(32, ge=2, le=256, description="Pieces between quantiles; of quantile only.")
+    impute: Literal["median", "mean", "zero"] = Field(
+        "median",
+        description="What stands for a missing number; a column that has some in training also "
+        "tells the network which.",
+    )
+    min_count: int = Field(
+        5, ge=1, description="Categories that occur less often in training count as unknown."
+    )
+
+    def conflicts(self) -> Iterator[Fault]:
+        yield from super().conflicts()
+        if self.scaling != "quantile" and self.bins != type(self).model_fields["bins"].default:
+            yield Fault("bins", f"has no effect with {self.scaling}; use quantile")
+        for name in ("drop", "numbers"):
+            if self.target in getattr(self, name):
+                yield Fault(name, f"has the target '{self.target}'; leave it out")
+        if self.header and self.target not in self.header:
+            yield Fault("target", f"'{self.target}' is not in header")
+
+
+class TextSettings(FileSettings):
+    """Texts with a class each: files in a folder a class, also inside of tar archives, or the
+    columns of CSV files."""
+
+    text: str = Field("text", min_length=1, description="In CSV files, the column of the text.")
+    target: str = Field("label", min_length=1, description="In CSV files, the column of the class.")
+    lower: bool = Field(True, description="Whether ASCII capitals count as small letters.")
+    min_count: int = Field(
+        2, ge=1, description="Tokens that occur in fewer training texts are unknown."
+    )
+    max_tokens: int = Field(
+        30_000, ge=2, le=1_000_000, description="How many tokens are known at most: the commonest."
+    )
+    max_length: int = Field(
+        0, ge=0, le=100_000, description="Tokens of a text that are read; 0 reads all."
+    )
+    keep: Literal["first", "last"] = Field(
+        "first", description="Which tokens of a longer text are read; of max_length only."
+    )
+
+    def conflicts(self) -> Iterator[Fault]:
+        yield from super().conflicts()
+        if self.keep == "last" and not self.max_length:
+            yield Fault("keep", "has no effect without max_length")
+
+
+class SeriesSettings(FileSettings):
+    """A series in a CSV file, one row a step, oldest first; its last part is the test split."""
+
+    target: str = Field(min_length=1, description="The column to forecast.")
+    time: str = Field(
+        "",
+        description="The column of the date, ISO 8601; it gives the seasonal average of training "
+        "to compare with. Rows whose date cannot be read are left out.",
+    )
+    features: list[str] = Field([], description="Further columns of numbers to look at.")
+    window: int = Field(30, ge=1, le=10_000, description="Steps that a forecast looks back on.")
+    horizon: int = Field(1, ge=1, le=1000, description="Steps that are forecast.")
+    test_rows: int = Field(
+        0, ge=0, description="How many of the last rows are the test split; 0 takes test_share."
+    )
+
+    def conflicts(self) -> Iterator[Fault]:
+        yield from super().conflicts()
+        share = type(self).model_fields["test_share"].default
+        if self.test_rows and (self.test or self.test_share != share):
+            yield Fault("test_rows", "cannot be given with test or test_share")
+        if self.target in self.features:
+            yield Fault("features", f"has the target '{self.target}'; leave it out")
+
+
+_TABLES = ("DATASET_FORMAT_CSV", "DATASET_FORMAT_RAW")
+
 IMAGES = DataKind("images", ImageSettings, ("DATASET_FORMAT_IDX",), ImageShape)
+TABLE = DataKind("table", TableSettings, _TABLES, TableShape)
+TEXT = DataKind("text", TextSettings, _TABLES, TextShape)
+SERIES = DataKind("series", SeriesSettings, _TABLES, SeriesShape)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lepton_training.recipes.fitting import SupervisedHyperparameters
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpecInvalid
-from lepton_training.worker.evaluation import Evaluation, evaluate_classes
+from lepton_training.worker.evaluation import Evaluation, evaluate_classes, evaluate_numbers
 
 Array = npt.NDArray[Any]
 
@@ -121,3 +121,58 @@ def class_weights(
             )
         return torch.tensor(hyperparameters.class_weights, dtype=torch.float32)
     return None
+
+
+class Regression:
+    """Numbers: outputs are standardized FP32 ``[N, outputs]``, targets are in their own unit."""
+
+    def __init__(
+        self,
+        hyperparameters: Any,
+        *,
+        mean: float,
+        deviation: float,
+        baselines: Mapping[str, Array] | None = None,
+    ) -> None:
+        """``baselines``: predictions for the test split of what needs no training, by name."""
+        self._loss: str = hyperparameters.loss
+        self._delta: float = hyperparameters.huber_delta
+        self._mean, self._deviation = mean, deviation
+        self._baselines = dict(baselines or {})
+
+    @classmethod
+    def fitted(
+        cls,
+        hyperparameters: Any,
+        targets: Array,
+        baselines: Mapping[str, Array] | None = None,
+    ) -> Regression:
+        """Standardizes by the mean and deviation of the training ``targets``."""
+        return cls(
+            hyperparameters,
+            mean=float(targets.mean()),
+            deviation=float(targets.std()) or 1.0,
+            baselines=baselines,
+        )
+
+    @property
+    def activation(self) -> Activation:
+        return Activation("linear", self._deviation, self._mean)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        wanted = (targets - self._mean) / self._deviation
+        if self._loss == "mae":
+            return F.l1_loss(outputs, wanted)
+        if self._loss == "huber":
+            return F.huber_loss(outputs, wanted, delta=self._delta)
+        return F.mse_loss(outputs, wanted)
+
+    def hits(self, outputs: Tensor, targets: Tensor) -> None:
+        return None
+
+    def glance(self, targets: Array, predictions: Array) -> Mapping[str, float]:
+        return {"test_rmse": float(np.sqrt(((predictions - targets) ** 2).mean()))}
+
+    def evaluate(self, targets: Array, predictions: Array) -> Evaluation:
+        mean = np.full_like(targets, self._mean)
+        return evaluate_numbers(targets, predictions, {"mean": mean, **self._baselines})

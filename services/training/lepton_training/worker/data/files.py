@@ -1,0 +1,163 @@
+"""Rows of the files of a dataset version, with what was left out and why."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lepton_training.recipes.data import FileSettings
+from lepton_training.worker.data.idx import DatasetInvalid
+
+Texts = npt.NDArray[np.object_]
+_READABLE = (".csv", ".tsv", ".txt", ".data", ".parquet")
+
+
+@dataclass
+class Table:
+    """Columns of text, all as long."""
+
+    columns: dict[str, Texts]
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Rows that are not here, by reason."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def keep(self, rows: npt.NDArray[np.bool_], reason: str) -> None:
+        """Leaves out all but ``rows``, for that reason."""
+        count = int((~rows).sum())
+        if count:
+            self.left_out[reason] += count
+            self.columns = {name: values[rows] for name, values in self.columns.items()}
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Table:
+        """Those rows, in that order."""
+        return Table({name: values[rows] for name, values in self.columns.items()})
+
+
+def split_files(
+    directory: Path, settings: FileSettings, suffixes: tuple[str, ...] = _READABLE
+) -> tuple[list[Path], list[Path]]:
+    """Files of the training split and of the test split; the latter are none without ``test``.
+
+    Raises:
+        DatasetInvalid: A split has no file.
+    """
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    names = {path: path.relative_to(directory).as_posix() for path in files}
+    test = [path for path in files if fnmatch.fnmatchcase(names[path], settings.test)]
+    if settings.train:
+        train = [path for path in files if fnmatch.fnmatchcase(names[path], settings.train)]
+    else:
+        train = [path for path in files if path not in test and names[path].endswith(suffixes)]
+    for found, name, pattern in ((train, "train", settings.train), (test, "test", settings.test)):
+        if not found and (pattern or name == "train"):
+            raise DatasetInvalid(
+                f"no file for data.{name}{f' ({pattern})' if pattern else ''}; the dataset version "
+                f"has {', '.join(list(names.values())[:10])}"
+            )
+    return train, test
+
+
+def read_tables(paths: list[Path], settings: FileSettings) -> Table:
+    """The rows of all ``paths``, which have the same columns.
+
+    Raises:
+        DatasetInvalid: Names the file and what is wrong with it.
+    """
+    tables = [_read_parquet(p) if p.suffix == ".parquet" else _read_csv(p, settings) for p in paths]
+    first = tables[0]
+    for path, table in zip(paths, tables, strict=True):
+        if table.columns.keys() != first.columns.keys():
+            raise DatasetInvalid(
+                f"{path.name} has the columns {', '.join(table.columns)} and {paths[0].name} has "
+                f"{', '.join(first.columns)}; they must be the same",
+                file=path.name,
+            )
+    joined = Table(
+        {name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns}
+    )
+    for table in tables:
+        joined.left_out += table.left_out
+    if not len(joined):
+        raise DatasetInvalid(f"{', '.join(path.name for path in paths)}: no rows")
+    return joined
+
+
+def parse_numbers(
+    values: Texts, missing: list[str]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Numbers, NaN where there is none, and BOOL ``[N]``: what is something else."""
+    blank = set(missing)
+    numbers = np.full(len(values), math.nan)
+    wrong = np.zeros(len(values), bool)
+    for row, text in enumerate(values):
+        stripped = text.strip()
+        if stripped in blank:
+            continue
+        try:
+            numbers[row] = float(stripped)
+        except ValueError:
+            wrong[row] = True
+        else:
+            wrong[row] = not math.isfinite(numbers[row])
+    return numbers, wrong
+
+
+def _read_csv(path: Path, settings: FileSettings) -> Table:
+    left_out: Counter[str] = Counter()
+    rows: list[list[str]] = []
+    names = settings.header
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.reader(file, delimiter=settings.separator):
+                if not row:
+                    continue
+                if not names:
+                    names = [name.strip() for name in row]
+                elif len(row) != len(names):
+                    left_out[f"not {len(names)} fields"] += 1
+                else:
+                    rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetInvalid(
+            f"{path.name} is not UTF-8 text with '{settings.separator}' between its fields "
+            f"({error}); save it so",
+            file=path.name,
+        ) from None
+    if len(set(names)) != len(names):
+        raise DatasetInvalid(
+            f"{path.name} has a column name twice in its first line; is it a row? Then name the "
+            "columns in data.header",
+            file=path.name,
+        )
+    array = np.array(rows, object).reshape(len(rows), len(names))
+    return Table({name: array[:, column] for column, name in enumerate(names)}, left_out)
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow  # noqa: PLC0415 - takes a moment, and few datasets need it
+    import pyarrow.parquet  # noqa: PLC0415
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DatasetInvalid(
+            f"{path.name} is not a Parquet file ({str(error).splitlines()[0]}); push it again",
+            file=path.name,
+        ) from None
+    return Table(
+        {
+            name: np.array(
+                ["" if value is None else str(value) for value in table[name].to_pylist()], object
+            )
+            for name in table.column_names
+        }
+    )

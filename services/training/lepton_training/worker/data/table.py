@@ -1,0 +1,348 @@
+"""Rows of tables: read, cleaned, and prepared by a graph that is fitted on training rows only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lepton_training.recipes.data import TableSettings, TableShape
+from lepton_training.spec import JobSpec
+from lepton_training.worker.data.examples import ArrayExamples, held_out
+from lepton_training.worker.data.files import (
+    Table,
+    Texts,
+    parse_numbers,
+    read_tables,
+    split_files,
+)
+from lepton_training.worker.data.idx import DatasetInvalid
+from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.objectives import (
+    Classification,
+    Objective,
+    Regression,
+    class_weights,
+)
+from lepton_training.worker.platform import TensorSpec
+from lepton_training.worker.preprocessing import Graph, Preprocessor
+
+_PARITY_ROWS = 256
+_CLASSES_MAX = 10_000
+_UNKNOWN, _MISSING = 0, 1
+"""Codes of categories."""
+
+
+@dataclass
+class _Split:
+    """Clean rows: raw values by column, and what is to be predicted."""
+
+    raw: dict[str, npt.NDArray[Any]]
+    targets: npt.NDArray[Any]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> _Split:
+        return _Split({name: v[rows] for name, v in self.raw.items()}, self.targets[rows])
+
+
+def load(directory: Path, spec: JobSpec) -> Problem:
+    """The tables in ``directory``, one column of which is to be predicted.
+
+    Raises:
+        DatasetInvalid: A file is damaged, or has not the columns that the spec names.
+        JobSpecInvalid: There is not a weight for each class.
+    """
+    settings, hyperparameters = cast(TableSettings, spec.data), cast(Any, spec.hyperparameters)
+    train_files, test_files = split_files(directory, settings)
+    table = read_tables(train_files, settings)
+    if test_files:
+        test_table = read_tables(test_files, settings)
+    else:
+        kept, out = held_out(len(table), settings.test_share, spec.seed)
+        table, test_table = _divided(table, kept.numpy(), out.numpy())
+    numbers = _number_columns(table, settings)
+    reasons = {"train": table.left_out, "test": test_table.left_out}
+    whole, classes = _clean(table, settings, numbers, None)
+    test, _ = _clean(test_table, settings, numbers, classes)
+    kept, out = held_out(len(whole.targets), hyperparameters.validation, spec.seed)
+    train = whole.take(kept.numpy())
+
+    preprocessing, shape, fitted = _fit(train, settings, numbers, len(classes) or 1)
+    preprocessor = Preprocessor(preprocessing)
+    objective: Objective
+    if classes:
+        weights = class_weights(hyperparameters, train.targets, len(classes))
+        objective = Classification(hyperparameters, weights)
+        output = TensorSpec(
+            "probabilities", "FP32", (-1, len(classes)), "probability of each class"
+        )
+    else:
+        objective = Regression.fitted(hyperparameters, train.targets)
+        output = TensorSpec("values", "FP32", (-1, 1), settings.target)
+
+    def examples(split: _Split) -> ArrayExamples:
+        arrays = preprocessor.in_pieces(split.raw)
+        tensors = tuple(torch.from_numpy(array) for array in arrays)
+        return ArrayExamples(tensors, torch.from_numpy(split.targets))
+
+    validation = whole.take(out.numpy()) if len(out) else None
+    parts = [f"{len(train.targets)} training"]
+    if validation is not None:
+        parts.append(f"{len(validation.targets)} validation")
+    return Problem(
+        about=f"{', '.join(parts)} and {len(test.targets)} test rows of {len(numbers)} numbers and "
+        f"{len(shape.categories)} categories"
+        + (f", {len(classes)} classes" if classes else "")
+        + _told(reasons),
+        shape=shape,
+        train=examples(train),
+        validation=examples(validation) if validation else None,
+        test=examples(test),
+        objective=objective,
+        inputs=tuple(
+            TensorSpec(name, "FP32", (-1, 1), f"{name}; NaN where missing")
+            if name in numbers
+            else TensorSpec(name, "BYTES", (-1, 1), name)
+            for name in train.raw
+        ),
+        outputs=(output,),
+        class_names=tuple(classes),
+        raw_rows={name: values[:_PARITY_ROWS] for name, values in test.raw.items()},
+        preprocessing=preprocessing,
+        report={"left_out": {split: dict(why) for split, why in reasons.items()}, **fitted},
+    )
+
+
+def _divided(table: Table, kept: Any, out: Any) -> tuple[Table, Table]:
+    train, test = table.take(kept), table.take(out)
+    train.left_out = table.left_out
+    return train, test
+
+
+def _told(reasons: dict[str, Counter[str]]) -> str:
+    total = Counter[str]()
+    for why in reasons.values():
+        total += why
+    told = ", ".join(f"{count} ({reason})" for reason, count in total.items())
+    return f"; left out: {told}" if told else ""
+
+
+def _number_columns(table: Table, settings: TableSettings) -> list[str]:
+    """Columns that are numbers, by the spec or by all of the training rows."""
+    named = [settings.target, *settings.drop, *settings.numbers]
+    for name in named:
+        if name not in table.columns:
+            raise DatasetInvalid(
+                f"there is no column '{name}' in the training split; it has "
+                f"{', '.join(table.columns)}. Files without a line of names need data.header"
+            )
+    others = [name for name in table.columns if name not in (settings.target, *settings.drop)]
+    if not others:
+        raise DatasetInvalid("no column is left to predict from; data.drop has them all")
+    if settings.numbers:
+        return [name for name in others if name in settings.numbers]
+
+    def is_number(values: Texts) -> bool:
+        parsed, wrong = parse_numbers(values, settings.missing)
+        return not wrong.any() and not np.isnan(parsed).all()
+
+    return [name for name in others if is_number(table.columns[name])]
+
+
+def _clean(
+    table: Table, settings: TableSettings, numbers: list[str], classes: list[str] | None
+) -> tuple[_Split, list[str]]:
+    """The rows that can be used, and the classes in order; those of ``classes`` where given."""
+    missing_columns = [name for name in (settings.target, *numbers) if name not in table.columns]
+    if missing_columns:
+        raise DatasetInvalid(
+            f"the test split has no column '{missing_columns[0]}'; both need the same columns"
+        )
+    for name in numbers:
+        table.keep(
+            ~parse_numbers(table.columns[name], settings.missing)[1], f"{name}: not a number"
+        )
+    strip = f" \t\r\n{settings.target_strip}"
+    targets = np.array([text.strip(strip) for text in table.columns[settings.target]], object)
+    table.columns[settings.target] = targets
+    blank = set(settings.missing)
+    there = np.array([text not in blank for text in targets], bool)
+    table.keep(there, f"{settings.target}: missing")
+    targets = table.columns[settings.target]
+    if settings.task == "regression":
+        amounts, wrong = parse_numbers(targets, settings.missing)
+        table.keep(~wrong, f"{settings.target}: not a number")
+        result: npt.NDArray[Any] = amounts[~wrong].astype(np.float32).reshape(-1, 1)
+        found: list[str] = []
+    else:
+        found = sorted(set(targets)) if classes is None else classes
+        if classes is None and not 2 <= len(found) <= _CLASSES_MAX:
+            raise DatasetInvalid(
+                f"column '{settings.target}' has {len(found)} classes; training needs 2 to "
+                f"{_CLASSES_MAX}. For numbers set data.task to regression"
+            )
+        codes = {name: code for code, name in enumerate(found)}
+        known = np.array([text in codes for text in targets], bool)
+        table.keep(known, f"{settings.target}: not a class of the training split")
+        result = np.array([codes[text] for text in targets[known]], np.int64)
+    if not len(result):
+        raise DatasetInvalid(
+            "no row of a split can be used; left out: "
+            + ", ".join(f"{count} ({why})" for why, count in table.left_out.items())
+        )
+    raw: dict[str, npt.NDArray[Any]] = {}
+    for name, values in table.columns.items():
+        if name in (settings.target, *settings.drop):
+            continue
+        if name in numbers:
+            raw[name] = parse_numbers(values, settings.missing)[0].astype(np.float32)
+        else:
+            raw[name] = values
+        raw[name] = raw[name].reshape(-1, 1)
+    return _Split(raw, result), found
+
+
+def _fit(
+    train: _Split, settings: TableSettings, numbers: list[str], outputs: int
+) -> tuple[bytes, TableShape, dict[str, Any]]:
+    """The graph, what the network is told, and what was fitted."""
+    graph = Graph()
+    names = {
+        name: graph.input(name, "FP32" if name in numbers else "BYTES", ["batch", 1])
+        for name in train.raw
+    }
+    categories = [name for name in train.raw if name not in numbers]
+    fitted: dict[str, Any] = {"numbers": {}, "categories": {}}
+    features = 0
+    if numbers:
+        matrix = np.concatenate([train.raw[name] for name in numbers], axis=1).astype(np.float64)
+        joined = graph.add("Concat", *(names[name] for name in numbers), axis=1)
+        scaled, features = _numbers(
+            graph,
+            joined,
+            matrix=matrix,
+            settings=settings,
+            names=numbers,
+            fitted=fitted["numbers"],
+        )
+        graph.output(scaled, "numbers", "FP32", ["batch", features])
+    sizes = []
+    if categories:
+        codes = []
+        for name in categories:
+            coded, size = _category(graph, names[name], train.raw[name], settings)
+            codes.append(coded)
+            sizes.append(size)
+            fitted["categories"][name] = size
+        graph.output(
+            graph.add("Concat", *codes, axis=1), "categories", "INT64", ["batch", len(codes)]
+        )
+    return graph.build(), TableShape(features, tuple(sizes), outputs), fitted
+
+
+def _numbers(
+    graph: Graph,
+    joined: str,
+    *,
+    matrix: npt.NDArray[np.float64],
+    settings: TableSettings,
+    names: list[str],
+    fitted: dict[str, Any],
+) -> tuple[str, int]:
+    """Imputed and scaled numbers ``[N, features]``, and which were missing; how many features."""
+    absent = np.isnan(matrix)
+    fill = np.zeros(matrix.shape[1])
+    if settings.impute != "zero":
+        statistic = np.nanmedian if settings.impute == "median" else np.nanmean
+        fill = np.array(
+            [0 if a.all() else statistic(c) for c, a in zip(matrix.T, absent.T, strict=True)]
+        )
+    filled = np.where(absent, fill, matrix)
+    missing = graph.add("IsNaN", joined)
+    whole = graph.add("Where", missing, graph.constant(fill, np.float32), joined)
+    for name, value, column in zip(names, fill, filled.T, strict=True):
+        fitted[name] = {
+            "imputed": float(value),
+            "mean": float(column.mean()),
+            "minimum": float(column.min()),
+            "maximum": float(column.max()),
+        }
+    if settings.scaling == "quantile":
+        whole, features = _between_quantiles(graph, whole, filled, settings.bins)
+    else:
+        features = matrix.shape[1]
+        shift, width = _scale(filled, settings.scaling)
+        whole = graph.add(
+            "Div",
+            graph.add("Sub", whole, graph.constant(shift, np.float32)),
+            graph.constant(width, np.float32),
+        )
+    some = np.flatnonzero(absent.any(axis=0))
+    if len(some):
+        which = graph.add("Gather", missing, graph.constant(some, np.int64), axis=1)
+        whole = graph.add("Concat", whole, graph.add("Cast", which, to=1), axis=1)
+    return whole, features + len(some)
+
+
+def _between_quantiles(
+    graph: Graph, whole: str, filled: npt.NDArray[np.float64], bins: int
+) -> tuple[str, int]:
+    """For each piece between two quantiles how much of it lies below the value, 0 to 1."""
+    columns, lower, width = [], [], []
+    for column, values in enumerate(filled.T):
+        edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)).astype(np.float32))
+        if len(edges) == 1:
+            edges = np.array([edges[0], edges[0] + 1], np.float32)
+        columns += [column] * (len(edges) - 1)
+        lower += list(edges[:-1])
+        width += list(np.diff(edges))
+    spread = graph.add("Gather", whole, graph.constant(columns, np.int64), axis=1)
+    above = graph.add("Sub", spread, graph.constant(lower, np.float32))
+    share = graph.add("Div", above, graph.constant(width, np.float32))
+    zero, one = graph.constant(0, np.float32), graph.constant(1, np.float32)
+    return graph.add("Clip", share, zero, one), len(columns)
+
+
+def _scale(
+    filled: npt.NDArray[np.float64], scaling: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What is taken off each column, and what it is then divided by."""
+    low, high = filled.min(axis=0), filled.max(axis=0)
+    shift, width = {
+        "standard": (filled.mean(axis=0), filled.std(axis=0)),
+        "minmax": (low, high - low),
+        "symmetric": ((low + high) / 2, (high - low) / 2),
+        "none": (np.zeros_like(low), np.ones_like(low)),
+    }[scaling]
+    return shift, np.where(width == 0, 1, width)
+
+
+def _category(
+    graph: Graph, tensor: str, values: npt.NDArray[Any], settings: TableSettings
+) -> tuple[str, int]:
+    """Codes of a column, and how many there are.
+
+    Spaces around a category count for nothing where training had it so: ONNX cannot strip.
+    """
+    spellings = values[:, 0]
+    counts = Counter(text.strip() for text in spellings)
+    blank = set(settings.missing)
+    known = sorted(
+        text for text, count in counts.items() if count >= settings.min_count and text not in blank
+    )
+    codes = {text: code for code, text in enumerate(known, start=_MISSING + 1)}
+    codes |= dict.fromkeys(settings.missing, _MISSING)
+    keys = codes | {text: codes[text.strip()] for text in set(spellings) if text.strip() in codes}
+    coded = graph.add(
+        "LabelEncoder",
+        tensor,
+        domain="ai.onnx.ml",
+        keys_strings=list(keys),
+        values_int64s=list(keys.values()),
+        default_int64=_UNKNOWN,
+    )
+    return coded, len(known) + _MISSING + 1
