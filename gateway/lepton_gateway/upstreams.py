@@ -33,6 +33,8 @@ class Upstream:
     service: str
     port: str = ""
     """A name in the instance record's ``ports``; "" means its ``address``."""
+    by_key: bool = False
+    """Whether the routing key of a request chooses its instance, rather than their load."""
 
 
 _API: dict[str, FileDescriptor] = {
@@ -45,7 +47,10 @@ _API: dict[str, FileDescriptor] = {
 API_FILES = tuple(_API.values())
 API_UPSTREAMS = tuple(Upstream(cluster=name, service=name) for name in _API)
 OIP_UPSTREAM = Upstream(cluster="inference-data", service="inference", port=OIP_PORT)
-UPSTREAMS = (*API_UPSTREAMS, OIP_UPSTREAM)
+OIP_BY_KEY = Upstream("inference-data-by-key", "inference", OIP_PORT, by_key=True)
+UPSTREAMS = (*API_UPSTREAMS, OIP_UPSTREAM, OIP_BY_KEY)
+ROUTING_KEY_HEADER = "x-lepton-routing-key"
+"""Open Inference requests of one value reach one instance, where their sequence's state is."""
 
 PUBLIC_METHODS = {
     "/lepton.api.auth.v1.AuthService/IssueToken": "auth",

@@ -26,10 +26,12 @@ from lepton_gateway.upstreams import (
     API_UPSTREAMS,
     INTERNAL_METHODS,
     ISSUE_TOKEN,
+    OIP_BY_KEY,
     OIP_GRPC_SERVICES,
     OIP_UPSTREAM,
     PUBLIC_METHODS,
     PUBLIC_OIP_PATHS,
+    ROUTING_KEY_HEADER,
     package,
     streaming_methods,
 )
@@ -134,6 +136,11 @@ def _inference() -> Iterator[Json]:
     """Open Inference, gRPC and REST, goes to the inference service's data port as it is."""
     grpc: tuple[Json, ...] = tuple({"prefix": f"/{name}/"} for name in OIP_GRPC_SERVICES)
     for match in (*grpc, *_OPEN_INFERENCE_REST):
+        # A step of a sequence that an instance has begun must not be begun again.
+        by_key = _forward(OIP_BY_KEY.cluster, 0, _UNSEEN) | {
+            "hash_policy": [{"header": {"header_name": ROUTING_KEY_HEADER}}]
+        }
+        yield from _with_token(_with_header(match, ROUTING_KEY_HEADER), by_key)
         # A stream (ModelStreamInfer) may last; other calls end with their caller's deadline.
         yield from _with_token(match, _forward(OIP_UPSTREAM.cluster, 0, _IDEMPOTENT))
 
@@ -145,7 +152,7 @@ def _rest() -> Iterator[Json]:
         route = _public(match, _forward(CONTROL, 1, _UNSEEN))
         yield {
             **route,
-            "match": _with_api_key(match),
+            "match": _with_header(match, API_KEY_HEADER),
             "typed_per_filter_config": {**NO_TOKEN, **TRANSCODED, **WITH_API_KEY},
         }
         yield {**route, "typed_per_filter_config": {**NO_TOKEN, **TRANSCODED}}
@@ -164,7 +171,7 @@ def _service(service: str, options: RouteOptions) -> Iterator[Json]:
 
 def _with_token(match: Json, action: Json) -> Iterator[Json]:
     yield {
-        "match": _with_api_key(match),
+        "match": _with_header(match, API_KEY_HEADER),
         "route": action,
         "typed_per_filter_config": {**WITH_API_KEY},
     }
@@ -175,8 +182,8 @@ def _public(match: Json, action: Json) -> Json:
     return {"match": match, "route": action, "typed_per_filter_config": {**NO_TOKEN}}
 
 
-def _with_api_key(match: Json) -> Json:
-    return {**match, "headers": [{"name": API_KEY_HEADER, "present_match": True}]}
+def _with_header(match: Json, name: str) -> Json:
+    return {**match, "headers": [*match.get("headers", ()), {"name": name, "present_match": True}]}
 
 
 def _direct(match: Json, status: int, body: str) -> Json:

@@ -69,6 +69,38 @@ async def test_open_inference_goes_to_the_data_port(world: World, method: str) -
     assert answer == payload
 
 
+async def test_a_routing_key_stays_with_its_instance(world: World) -> None:
+    """Keys spread over the instances, and one that comes takes its own from the others and moves
+    hardly any between them."""
+    bearer = tuple(world.bearer().items())
+    async with world.channel() as channel:
+        infer = channel.unary_unary(MODEL_INFER[0])
+        keys = [f"k{number}" for number in range(24)]
+
+        async def place(key: str) -> str:
+            world.seen.calls.clear()
+            await infer(b"", metadata=(("x-lepton-routing-key", key), *bearer))
+            return next(iter(world.seen.calls))
+
+        async def places(instances: int) -> dict[str, str]:
+            """Each key's, once Envoy has taken over what inotify tells it of."""
+            async with asyncio.timeout(20):
+                while True:
+                    first, again = [{key: await place(key) for key in keys} for _ in range(2)]
+                    if first == again and len(set(first.values())) == instances:
+                        return first
+
+        await world.serve("inference", "inference-2", "oip")
+        before = await places(2)
+        await world.serve("inference", "inference-3", "oip")
+        after = await places(3)
+        strays = [key for key in keys if after[key] not in (before[key], "inference-3")]
+        assert len(strays) <= 2
+        for name in ("inference-2", "inference-3"):
+            world.view.remove("inference", name)
+        assert set((await places(1)).values()) == {"inference-1"}
+
+
 async def test_errors_of_services_come_through(world: World) -> None:
     """With their status, message and ErrorInfo, by gRPC and by REST."""
     async with world.channel() as channel:

@@ -24,8 +24,10 @@ from lepton_gateway.files import ConfigurationFiles
 from lepton_gateway.upstreams import (
     API_FILES,
     INTERNAL_METHODS,
+    OIP_BY_KEY,
     OIP_UPSTREAM,
     PUBLIC_METHODS,
+    ROUTING_KEY_HEADER,
     Upstream,
 )
 from lepton_mesh.discovery import Instance
@@ -163,6 +165,18 @@ def test_where_requests_go(path: str, cluster: str, timeout: str) -> None:
     route = next(r for r in all_routes() if matches(r["match"], path))
     assert route["route"]["cluster"] == cluster
     assert route["route"]["max_stream_duration"]["max_stream_duration"] == timeout
+
+
+def test_a_step_of_a_sequence_is_sent_once() -> None:
+    """What goes to the instance of its key is not sent again once an instance has seen it."""
+    found = [r for r in all_routes() if "hash_policy" in r.get("route", {})]
+    asked = [tuple(header["name"] for header in r["match"]["headers"]) for r in found]
+    assert set(asked) == {(ROUTING_KEY_HEADER,), (ROUTING_KEY_HEADER, "x-api-key")}
+    keyed = [r["route"] for r in found]
+    assert {route["cluster"] for route in keyed} == {OIP_BY_KEY.cluster}
+    assert {route["retry_policy"]["retry_on"] for route in keyed} == {
+        "connect-failure,refused-stream,reset-before-request"
+    }
 
 
 def test_only_reads_are_sent_twice_when_a_service_says_unavailable() -> None:
