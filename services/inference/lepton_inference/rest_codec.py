@@ -32,7 +32,7 @@ from lepton_inference.parameters import (
     shared_part_of,
     timeout_of,
 )
-from lepton_inference.signature import Checked, InferenceRequest, InputTensor
+from lepton_inference.signature import Checked, InferenceRequest, InputTensor, OutputRepeated
 from lepton_inference.tensors import Column, Datatype, TensorInvalid, TensorSpec, element_count
 from lepton_inference.wire import datatype_named, output_shape, raw_output
 from lepton_mesh.errors import FailedPrecondition, InvalidArgument
@@ -116,6 +116,8 @@ def decode(
     binary.finish()
     outputs = _list(header, "outputs")
     wanted = {_text(output, "name"): _object(output, "parameters") for output in outputs}
+    if len(wanted) != len(outputs):
+        raise OutputRepeated("an output is asked for twice; name each once")
     return Asked(
         request=InferenceRequest(
             model=model,
