@@ -99,7 +99,7 @@ class Plane:
 
     def forget(self) -> None:
         """Lets the next request of any kind go the long way."""
-        self.serving.workspace("w").plans.clear()
+        self.serving.workspace("w").changed()
 
     def grpc(
         self,

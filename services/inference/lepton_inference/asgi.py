@@ -17,6 +17,7 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind
 
+from lepton_inference.batch import Outcome
 from lepton_inference.batcher import NO_DEADLINE
 from lepton_inference.budget import Budget, Held
 from lepton_inference.framing import (
@@ -28,12 +29,13 @@ from lepton_inference.framing import (
 )
 from lepton_inference.gate import PUBLIC_PATHS, Gate
 from lepton_inference.incoming import Incoming
-from lepton_inference.model import CallerGone, unless_gone
+from lepton_inference.model import CallerGone, Gone, unless_gone
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.rest import Rest
+from lepton_inference.rest_plans import RestPlan
 from lepton_inference.serving import Admitted
 from lepton_inference.streams import RequestStream
-from lepton_inference.wire import frame
+from lepton_inference.wire import Plan, frame
 from lepton_mesh.errors import Internal, LeptonError
 from lepton_mesh.telemetry import Telemetry, parse_traceparent
 
@@ -172,16 +174,7 @@ class Application:
                 return frame(await self._protocol.infer(admitted, content, timeout, gone))
             unframe(body, encoding, self._limit)
             return await self._protocol.infer_framed(admitted, body, timeout, gone)
-        batcher = plan.model.batcher
-        deadline = NO_DEADLINE if timeout is None else batcher.now() + timeout
-        raw = memoryview(body)[plan.start :]
-        future = batcher.submit((raw,), plan.rows, plan.tails, deadline)
-        outcome = await (
-            future if plan.rows <= plan.model.inline_rows else unless_gone(future, gone)
-        )
-        if plan.model.shadow is not None:
-            plan.model.shadow.offer((raw,), plan.rows, plan.tails, outcome)
-        return plan.response(outcome)
+        return plan.response(await _run(plan, body, timeout, gone))
 
     async def _serve_other(
         self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send
@@ -273,17 +266,26 @@ class Application:
         self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send
     ) -> None:
         held = Held(self._budget)
+        gone = partial(_gone, receive)
+        plan = None
         try:
-            limit = _PUBLIC_BODY_BYTES
             if scope["method"] == "POST":
                 # Every path that takes a body is for callers who may infer: who may not is
                 # told so before a byte is kept.
-                await self._gate.admit(_MODEL_INFER, headers)
-                limit = self._limit
-            body = await self._whole_body(b"", receive, held, limit)
-            status, answer_headers, answer = await self._rest.answer(
-                scope["method"], path, headers, body, partial(_gone, receive)
-            )
+                admitted = self._gate.known(headers) or await self._gate.admit(
+                    _MODEL_INFER, headers
+                )
+                body = await self._whole_body(b"", receive, held)
+                plan = admitted.workspace.rest_plans.find(path, headers, body)
+            else:
+                body = await self._whole_body(b"", receive, held, _PUBLIC_BODY_BYTES)
+            if plan is None:
+                status, answer_headers, answer = await self._rest.answer(
+                    scope["method"], path, headers, body, gone
+                )
+            else:
+                outcome = await _run(plan, body, None, gone)
+                status, answer_headers, answer = 200, plan.headers, plan.response(outcome)
         except CallerGone:
             return
         except LeptonError as error:
@@ -313,6 +315,18 @@ class Application:
             held.add(len(chunk))
             more = message.get("more_body", False)
         return b"".join(chunks)
+
+
+async def _run(plan: Plan | RestPlan, body: bytes, seconds: float | None, gone: Gone) -> Outcome:
+    """What comes of a request that was seen before, but for its tensor."""
+    batcher = plan.model.batcher
+    deadline = NO_DEADLINE if seconds is None else batcher.now() + seconds
+    raw = memoryview(body)[plan.start :]
+    future = batcher.submit((raw,), plan.rows, plan.tails, deadline)
+    outcome = await (future if plan.rows <= plan.model.inline_rows else unless_gone(future, gone))
+    if plan.model.shadow is not None:
+        plan.model.shadow.offer((raw,), plan.rows, plan.tails, outcome)
+    return outcome
 
 
 async def _gone(receive: Receive) -> bool:

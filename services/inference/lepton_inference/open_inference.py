@@ -167,10 +167,7 @@ class OpenInference:
         message = parse_request(memoryview(body)[FRAME:])
         response, model, batch = await self._infer(admitted, message, seconds, gone)
         served = admitted.workspace.endpoints.get(message.model_name)
-        # A split over several models decides anew for each request, a cache is asked first, and
-        # an ensemble has no queue of its own.
-        alone = served is not None and served.models == [model]
-        if alone and isinstance(model, LoadedModel) and model.cache is None:
+        if served is not None and isinstance(model, LoadedModel) and served.always(model):
             admitted.workspace.plans.learn(body, message, model, batch)
         return frame(response)
 

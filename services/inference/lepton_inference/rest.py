@@ -15,9 +15,10 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import rest_codec, rest_json, rest_shared_memory
 from lepton_inference.framing import inflate
 from lepton_inference.gate import Gate
-from lepton_inference.model import Gone
+from lepton_inference.model import Gone, LoadedModel
 from lepton_inference.open_inference import SERVICES, OpenInference
 from lepton_inference.parameters import ParameterInvalid
+from lepton_inference.rest_plans import HEADER_LENGTH, raw_headers
 from lepton_inference.serving import Admitted, EndpointNotReady
 from lepton_inference.shared_tensors import infer
 from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
@@ -30,7 +31,6 @@ _JSON = [(b"content-type", b"application/json")]
 _WITH_RETRY_AFTER = (429, 503)
 _SHORT_JSON = 64 << 10
 """Bytes of the JSON that describes a region, and more than enough."""
-_HEADER_LENGTH = b"inference-header-content-length"
 
 
 class PathUnknown(NotFound):
@@ -113,7 +113,7 @@ class Rest:
                 # zlib lets others run meanwhile, and a little may become much.
                 content = await asyncio.to_thread(inflate, body, encoding, self._limit)
             target = _Target(model, version, content)
-            return await self._infer(admitted, target, headers, gone)
+            return await self._infer(admitted, path, target, headers, gone)
         if (asked := rest_shared_memory.parse(rest)) is not None:
             return await self._shared_memory(asked, verb, headers, body)
         routes = self._routes.get(pattern, ())
@@ -143,10 +143,15 @@ class Rest:
         return await self._gate.admit(f"/{SERVICES[0]}/{rpc}", headers)
 
     async def _infer(
-        self, admitted: Admitted, target: _Target, headers: Headers, gone: Gone | None
+        self,
+        admitted: Admitted,
+        path: str,
+        target: _Target,
+        headers: Headers,
+        gone: Gone | None,
     ) -> Answer:
         served = admitted.workspace.find(target.model)
-        length = headers.get(_HEADER_LENGTH)
+        length = headers.get(HEADER_LENGTH)
         asked = rest_codec.decode(
             target.model, target.version, length, target.body, self._json_limit
         )
@@ -158,14 +163,19 @@ class Rest:
         answer, json_length = rest_codec.encode(model, asked, checked, outcome, placed)
         if json_length is None:
             return 200, _JSON, answer
-        return (
-            200,
-            [
-                (b"content-type", b"application/octet-stream"),
-                (_HEADER_LENGTH, str(json_length).encode()),
-            ],
-            answer,
-        )
+        if length is not None and isinstance(model, LoadedModel) and served.always(model):
+            admitted.workspace.rest_plans.learn(
+                path,
+                headers,
+                target.body,
+                model=model,
+                asked=asked,
+                checked=checked,
+                outcome=outcome,
+                answer=answer,
+                json_length=json_length,
+            )
+        return 200, raw_headers(json_length), answer
 
     async def _shared_memory(
         self, asked: rest_shared_memory.Asked, verb: str, headers: Headers, body: bytes

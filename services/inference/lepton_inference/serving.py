@@ -15,7 +15,8 @@ from enum import Enum
 from itertools import accumulate
 
 from lepton_inference.endpoint import EndpointNotFound
-from lepton_inference.model import Model
+from lepton_inference.model import LoadedModel, Model
+from lepton_inference.rest_plans import RestPlans
 from lepton_inference.shadow import Mirror
 from lepton_inference.signature import InferenceRequest
 from lepton_inference.wire import Plans
@@ -97,6 +98,13 @@ class Served:
                 model.sequences.forget(key)  # it begins anew, with another model
         return picked
 
+    def always(self, model: LoadedModel) -> bool:
+        """Whether what was once answered by ``model`` goes straight to its queue each time.
+
+        A split over several models decides anew for each request, and a cache is asked first.
+        """
+        return self.models == [model] and model.cache is None
+
     def standing(self) -> tuple[ServingState, str]:
         """Where it stands now, and why if it is not READY; an ensemble stands with its steps."""
         for model in self.models:
@@ -161,6 +169,7 @@ class Workspace:
     def __init__(self) -> None:
         self.endpoints: dict[str, Served] = {}
         self.plans = Plans()
+        self.rest_plans = RestPlans()
         self.revision = 0
         """One more with every change of what is served."""
 
@@ -179,6 +188,7 @@ class Workspace:
         """To be called whenever what is served has changed."""
         self.revision += 1
         self.plans.clear()
+        self.rest_plans.clear()
 
     def models(self) -> Iterator[Model]:
         """The models of every endpoint, those of shadows too."""
