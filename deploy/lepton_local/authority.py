@@ -19,6 +19,7 @@ from lepton_auth.config import AuthSettings
 from lepton_auth.first_admin import FIRST_ADMIN
 from lepton_local.home import Home
 from lepton_mesh import credential_files
+from lepton_mesh.durable import write_private
 from lepton_mesh.errors import LeptonError
 
 
@@ -126,7 +127,7 @@ def _keep_if_named(identity: Path, dns_names: Sequence[str], ip_addresses: Seque
 
 def _replace_private(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
-    credential_files.write_private(path, content)
+    write_private(path, content)
 
 
 def _request(
