@@ -98,13 +98,12 @@ def _gateway(rows: Sequence[Row]) -> Iterator[Verdict]:
         gateway = _find(rows, SERVER, model, GATEWAY, 32)
         direct = _find(rows, SERVER, model, TLS, 32)
         yield from _ratio(f"{model} gateway over direct TLS at 32", gateway, direct, 0.6)
-        for in_flight in (1, 32):
-            gateway = _find(rows, SERVER, model, GATEWAY, in_flight)
-            direct = _find(rows, SERVER, model, TLS, in_flight)
-            if gateway is not None and direct is not None and gateway.loads and direct.loads:
-                more = gateway.median("p50_ms") - direct.median("p50_ms")
-                what = f"{model} gateway's part of p50 at {in_flight}"
-                yield Verdict(what, "<= 0.6 ms", more, more <= 0.6)
+        # With more in flight a request waits for others, and p50 follows from the rate.
+        gateway = _find(rows, SERVER, model, GATEWAY, 1)
+        direct = _find(rows, SERVER, model, TLS, 1)
+        if gateway is not None and direct is not None and gateway.loads and direct.loads:
+            more = gateway.median("p50_ms") - direct.median("p50_ms")
+            yield Verdict(f"{model} gateway's part of p50 at 1", "<= 0.6 ms", more, more <= 0.6)
 
 
 def _ratio(what: str, ours: Row | None, other: Row | None, least: float) -> Iterator[Verdict]:
