@@ -9,7 +9,7 @@ PACKAGES := sdk/lepton services/mesh/lepton_mesh services/auth/lepton_auth servi
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev clients up down demo test lint format protos protos-check bench bench-inference lock clean
+.PHONY: help setup setup-dev clients up down demo test lint format protos protos-check bench bench-inference bench-gpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench: setup-dev ## Measure; writes bench/results/latest.json (load from h2load)
 
 bench-inference: setup-dev ## Measure the inference service beside its peers; writes bench/results/inference.{json,png}
 	$(BIN)/python -m bench.inference $(ARGS)
+
+bench-gpu: setup-dev ## Compare the CPU with a GPU; exit code 2 says what is missing; writes bench/results/gpu.json
+	$(BIN)/python -m bench.gpu $(ARGS)
 
 lock: setup-dev ## Pin what is installed now into the constraints file
 	@mkdir -p build

@@ -217,6 +217,9 @@ def _execution(message: pb.Execution) -> ExecutionSettings:
         isolation=asked.get(names[message.isolation], Isolation.AUTO),
         memory_limit_mib=message.memory_limit_mib,
         max_run_ms=message.max_run_ms,
+        devices=tuple(message.devices),
+        cuda_graphs=message.cuda_graphs,
+        tensorrt=message.tensorrt,
     )
 
 
@@ -226,6 +229,9 @@ def _execution_message(execution: ExecutionSettings) -> pb.Execution:
         isolation=execution.isolation.value,
         memory_limit_mib=execution.memory_limit_mib,
         max_run_ms=execution.max_run_ms,
+        devices=execution.devices,
+        cuda_graphs=execution.cuda_graphs,
+        tensorrt=execution.tensorrt,
     )
 
 

@@ -25,3 +25,7 @@ class Placement:
     """Where it runs: SHARED or OWN_PROCESS."""
     isolation_reason: str = ""
     """Why there."""
+    devices: tuple[int, ...] = ()
+    """GPUs that its instances are spread over; empty on the CPU."""
+    graph_rows: tuple[int, ...] = ()
+    """Sizes of batch that run as CUDA graphs; empty for none."""

@@ -92,14 +92,24 @@ def config(model: Model) -> pb.ModelConfig:
 def _add_execution(message: pb.ModelConfig, model: LoadedModel) -> None:
     """How a model of its own, other than an ensemble, runs."""
     kind = pb.ModelInstanceGroup.Kind
-    on_gpu = model.session.placement.provider.startswith("CUDA")
+    placement, execution = model.session.placement, model.settings.execution
+    on_gpu = bool(placement.devices)
     message.backend = "onnxruntime"
     message.instance_group.add(
         name=f"{model.source.name}_0",
         kind=kind.KIND_GPU if on_gpu else kind.KIND_CPU,
-        count=model.settings.execution.instances,
-        gpus=[0] if on_gpu else [],
+        count=execution.instances,
+        gpus=placement.devices,
     )
+    if on_gpu:
+        optimization = message.optimization
+        optimization.cuda.graphs = bool(placement.graph_rows)
+        optimization.cuda.graph_spec.extend(
+            pb.ModelOptimizationPolicy.Cuda.GraphSpec(batch_size=rows)
+            for rows in placement.graph_rows
+        )
+        if execution.tensorrt:
+            optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
     if model.signature.batched:
         # A request to a model that remembers has one row; its batches have more.
         message.max_batch_size = model.settings.batching.max_rows

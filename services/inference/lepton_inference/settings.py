@@ -18,6 +18,7 @@ MAX_PRIORITIES = 64
 MAX_INSTANCES = 64
 MAX_MEMORY_MIB = 1 << 20
 MAX_RUN_MS = 3_600_000
+MAX_DEVICE = 63
 MIN_CACHE_BYTES = 4096
 MAX_CACHE_BYTES = 1 << 40
 MAX_IDLE_SECONDS = 86_400.0
@@ -74,6 +75,12 @@ class ExecutionSettings:
     """That its process may take beyond what an empty one has; 0 for most of what is free."""
     max_run_ms: int = 0
     """How long a batch may run in its process; 0 for a minute."""
+    devices: tuple[int, ...] = ()
+    """GPUs that the instances are spread over; empty for those there are, or the CPU."""
+    cuda_graphs: bool = False
+    """Whether what a GPU is told for a batch is recorded once and replayed."""
+    tensorrt: bool = False
+    """Whether TensorRT compiles the model for the GPU."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,19 @@ def _check_execution(execution: ExecutionSettings) -> None:
     _within("execution.instances", execution.instances, 1, MAX_INSTANCES)
     _within("execution.memory_limit_mib", execution.memory_limit_mib, 0, MAX_MEMORY_MIB)
     _within("execution.max_run_ms", execution.max_run_ms, 0, MAX_RUN_MS)
+    for device in execution.devices:
+        _within("execution.devices", device, 0, MAX_DEVICE)
+    if len(set(execution.devices)) != len(execution.devices):
+        raise EndpointInvalid(
+            f"execution.devices is {list(execution.devices)}; name each GPU once",
+            field="execution.devices",
+        )
+    if len(execution.devices) > execution.instances:
+        raise EndpointInvalid(
+            f"execution.devices names {len(execution.devices)} GPUs for {execution.instances} "
+            "instances: some would be idle; raise execution.instances",
+            field="execution.devices",
+        )
     if execution.isolation is Isolation.SHARED:
         for name in ("memory_limit_mib", "max_run_ms"):
             if getattr(execution, name):

@@ -121,7 +121,7 @@ class FakeRuntime:
     def __init__(self, available: list[str], loaded: list[str]) -> None:
         self._available = available
         self._loaded = loaded
-        self.asked: list[list[str]] = []
+        self.asked: list[list[Any]] = []
         self.preloads = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -179,7 +179,7 @@ def test_a_gpu_is_used_after_its_libraries_were_loaded(
     use(runtime, monkeypatch)
     session = examine(file(tmp_path, linear(1.0)), ModelSettings())
     assert (session.placement.provider, session.placement.note) == (CUDA, "")
-    assert runtime.asked[0] == [CUDA, CPU]
+    assert runtime.asked[0] == [(CUDA, {"device_id": 0}), CPU]
     runtime.asked.clear()
     examine(file(tmp_path, linear(1.0)), ModelSettings())
     assert runtime.preloads == 1

@@ -66,6 +66,10 @@ def test_what_is_not_said_has_its_default() -> None:
         ({"max_run_ms": -1}, "max_run_ms"),
         ({"max_run_ms": 3_600_001}, "max_run_ms"),
         ({"isolation": "SHARED", "max_run_ms": 5}, "max_run_ms"),
+        ({"devices": [-1]}, "devices"),
+        ({"devices": [64]}, "devices"),
+        ({"devices": [1, 1], "instances": 2}, "devices"),
+        ({"devices": [0, 1]}, "devices"),
         ({"isolation": "SHARED", "memory_limit_mib": 5}, "memory_limit_mib"),
     ],
 )

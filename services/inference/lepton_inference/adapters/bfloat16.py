@@ -10,9 +10,10 @@ import math
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
+_BFLOAT16 = 16
+"""Of TensorProto.DataType in onnx.proto, whose import each process of a model would wait for."""
 _TYPE = "tensor(bfloat16)"
 
 
@@ -42,7 +43,7 @@ class Bfloat16Session:
         if name not in self._inputs:
             return ort.OrtValue.ortvalue_from_numpy(array)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            np.ascontiguousarray(array), onnx.TensorProto.BFLOAT16
+            np.ascontiguousarray(array), _BFLOAT16
         )
 
 

@@ -31,14 +31,16 @@ def available_bytes() -> int:
     return max(free, 0)
 
 
-def bound_this_process(memory_bytes: int) -> None:
+def bound_this_process(memory_bytes: int, *, limited: bool = True) -> None:
     """Lets this process take so many bytes more than it has; 0 for most of what is free.
 
-    Leaves no core file either, and offers the process first when the kernel needs a victim.
+    Leaves no core file either, and offers the process first when the kernel needs a victim. Where
+    it is not to be ``limited``, that is all.
     """
-    more = memory_bytes or int(available_bytes() * _SHARE)
-    limit = (_kib(_STATUS, "VmData") << 10) + more
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    if limited:
+        more = memory_bytes or int(available_bytes() * _SHARE)
+        limit = (_kib(_STATUS, "VmData") << 10) + more
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

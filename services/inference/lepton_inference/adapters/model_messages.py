@@ -23,7 +23,7 @@ from lepton_inference.model_errors import (
     ProviderMissing,
 )
 from lepton_inference.placement import Placement
-from lepton_inference.settings import Isolation, ModelSettings
+from lepton_inference.settings import EndpointInvalid, Isolation, ModelSettings
 from lepton_inference.signature import Signature
 from lepton_inference.tensors import DATATYPES, TensorSpec
 from lepton_mesh.errors import Internal, LeptonError
@@ -32,7 +32,14 @@ _LENGTH = struct.Struct("<I")
 _LONGEST = 64 << 20
 _LONGEST_FAILURE = 2000
 _ERRORS: dict[str, type[LeptonError]] = {
-    error.reason: error for error in (ModelInvalid, ModelDoesNotFit, ProviderMissing, MemoryLimit)
+    error.reason: error
+    for error in (
+        EndpointInvalid,
+        MemoryLimit,
+        ModelDoesNotFit,
+        ModelInvalid,
+        ProviderMissing,
+    )
 }
 
 Found = tuple[Signature, Placement]
@@ -143,6 +150,8 @@ def found_of(answer: dict[str, Any]) -> Found:
         )
         placement = answer["placement"]
         placement["isolation"] = Isolation(placement["isolation"])
+        for name in ("devices", "graph_rows"):
+            placement[name] = tuple(placement[name])
         return signature, Placement(**placement)
     except (KeyError, TypeError, ValueError):
         raise EOFError from None

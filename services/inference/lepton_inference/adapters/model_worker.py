@@ -14,8 +14,9 @@ import sys
 import threading
 import traceback
 
+from lepton_inference.adapters import devices, onnx_runtime
 from lepton_inference.adapters import model_messages as messages
-from lepton_inference.adapters import onnx_runtime
+from lepton_inference.adapters.gpu_session import GpuSession
 from lepton_inference.adapters.measurement import is_memory_error
 from lepton_inference.adapters.model_limits import bound_this_process
 from lepton_inference.adapters.onnx_session import OnnxSession
@@ -58,9 +59,12 @@ class _Worker:
         poll.poll()
         os._exit(0)
 
-    def _load(self, order: messages.LoadOrder) -> OnnxSession | None:
+    def _load(self, order: messages.LoadOrder) -> OnnxSession | GpuSession | None:
         try:
-            bound_this_process(order.settings.execution.memory_limit_mib << 20)
+            execution = order.settings.execution
+            # CUDA reserves address space as it likes; a GPU's memory is bounded by its provider.
+            on_cpu = not devices.choose(execution).devices
+            bound_this_process(execution.memory_limit_mib << 20, limited=on_cpu)
             session = _open(order)
             answer = messages.found_frame((session.signature, session.placement))
         except MemoryError:
@@ -74,7 +78,12 @@ class _Worker:
         messages.send(self._connection, answer)
         return session
 
-    def _run(self, session: OnnxSession, places: list[Place], order: messages.LoadOrder) -> bytes:
+    def _run(
+        self,
+        session: OnnxSession | GpuSession,
+        places: list[Place],
+        order: messages.LoadOrder,
+    ) -> bytes:
         signature = session.signature
         try:
             arrays = self._inbox.read(places, signature.inputs, copy=False)
@@ -89,10 +98,10 @@ class _Worker:
             return messages.error_frame(_too_much(order))
 
 
-def _open(order: messages.LoadOrder) -> OnnxSession:
+def _open(order: messages.LoadOrder) -> OnnxSession | GpuSession:
     """The session, which is tried and measured if nothing is known of it."""
     if order.known is not None:
-        return onnx_runtime.reopen(order.path, order.settings, order.known, order.instance)
+        return onnx_runtime.reopen(order.path, order.settings, order.known, [order.instance])
     # Imported only by a trial: nothing else reads the file itself.
     from lepton_inference.adapters.onnx_bounds import growth_of  # noqa: PLC0415
     from lepton_inference.adapters.onnx_checks import check_file  # noqa: PLC0415
@@ -102,7 +111,12 @@ def _open(order: messages.LoadOrder) -> OnnxSession:
     if not growth and session.signature.ragged:
         growth = "a request chooses the lengths of its inputs"
     session.placement = onnx_runtime.isolate(session.placement, order.settings.execution, growth)
-    return session
+    if not session.placement.devices:
+        return session
+    # A GPU's sessions are opened otherwise than measured, which is to be tried as well.
+    found = session.signature, session.placement
+    session.close()
+    return onnx_runtime.reopen(order.path, order.settings, found, [0])
 
 
 def _does_not_fit(order: messages.LoadOrder) -> ModelDoesNotFit:

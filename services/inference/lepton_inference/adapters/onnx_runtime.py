@@ -11,21 +11,27 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import onnxruntime as ort
+
 from lepton_inference.adapters import devices, measurement
+from lepton_inference.adapters.gpu_session import GpuInstance, GpuSession, GraphInstance
 from lepton_inference.adapters.isolated_session import IsolatedSession
 from lepton_inference.adapters.model_messages import Found, LoadOrder
 from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_session import OnnxSession, open_session, signature_of
 from lepton_inference.placement import Placement
 from lepton_inference.settings import (
+    EndpointInvalid,
     ExecutionSettings,
     Isolation,
     ModelSettings,
     check_effect,
 )
+from lepton_inference.signature import Signature, tail_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +42,7 @@ TRIAL_SECONDS = 120.0
 
 def load(
     path: Path, settings: ModelSettings, trial_seconds: float = TRIAL_SECONDS
-) -> OnnxSession | IsolatedSession:
+) -> OnnxSession | GpuSession | IsolatedSession:
     """Tries, loads and warms the model at ``path``. Blocks; takes seconds.
 
     Raises:
@@ -55,27 +61,41 @@ def load(
             log.warning("serving on the CPU", extra={"because": placement.note})
         if placement.isolation is Isolation.SHARED:
             trial.close()
-            return reopen(path, settings, found)
+            return reopen(path, settings, found, range(settings.execution.instances))
         return IsolatedSession(LoadOrder(path, settings, found), trial, trial_seconds)
     except BaseException:
         trial.close()
         raise
 
 
-def reopen(path: Path, settings: ModelSettings, found: Found, instance: int = 0) -> OnnxSession:
+def reopen(
+    path: Path, settings: ModelSettings, found: Found, instances: Sequence[int]
+) -> OnnxSession | GpuSession:
     """Loads and warms a model that was tried, in this process.
 
     Args:
         path: Its file.
         settings: Those that it was tried with.
         found: What the trial found.
-        instance: Which of its instances this is.
+        instances: Which of its instances are to be here.
     """
     signature, placement = found
-    session = open_session(path, placement.provider, placement.threads)
-    rows = placement.enough_rows or measurement.TYPICAL_ROWS
-    measurement.warm(session, signature, min(rows, settings.batching.max_rows))
-    return OnnxSession(session, signature, placement)
+    # On the CPU instances share a session, and the weights with it.
+    there = instances if placement.devices else instances[:1]
+    sessions = [
+        open_session(
+            path,
+            devices.providers(path, settings, signature, placement, instance),
+            placement.threads,
+        )
+        for instance in there
+    ]
+    if not placement.devices:
+        (session,) = sessions
+        rows = placement.enough_rows or measurement.TYPICAL_ROWS
+        measurement.warm(session, signature, min(rows, settings.batching.max_rows))
+        return OnnxSession(session, signature, placement)
+    return _on_gpu(sessions, there, found)
 
 
 def isolate(placement: Placement, execution: ExecutionSettings, growth: str) -> Placement:
@@ -107,8 +127,13 @@ def examine(path: Path, settings: ModelSettings) -> OnnxSession:
 
     The file was checked before. Raises as :func:`load`, but MemoryError where memory ends.
     """
-    provider, note = devices.provider()
-    session = open_session(path, provider, threads=1)
+    execution = settings.execution
+    chosen = devices.choose(execution)
+    # TensorRT would compile for minutes what is only measured here.
+    providers: devices.Providers = [devices.CPU]
+    if chosen.devices:
+        providers = [*devices.cuda(chosen.devices[0], execution), devices.CPU]
+    session = open_session(path, providers, threads=1)
     signature = signature_of(session)
     if signature.batched and not measurement.rows_are_independent(session, signature):
         signature = replace(signature, batched=False)
@@ -116,9 +141,9 @@ def examine(path: Path, settings: ModelSettings) -> OnnxSession:
     rows = measurement.typical_rows(session, signature, most)
     seconds, threads = measurement.batch_seconds(session, signature, rows), 1
     # Batches that run at a time share the cores out.
-    cores = max(1, len(os.sched_getaffinity(0)) // settings.execution.instances)
-    if seconds > measurement.INLINE_SECONDS and provider == devices.CPU and cores > 1:
-        wide = open_session(path, provider, threads=cores)
+    cores = max(1, len(os.sched_getaffinity(0)) // execution.instances)
+    if seconds > measurement.INLINE_SECONDS and not chosen.devices and cores > 1:
+        wide = open_session(path, providers, threads=cores)
         with_all = measurement.batch_seconds(wide, signature, rows)
         if with_all < 0.9 * seconds:
             session, seconds, threads = wide, with_all, cores
@@ -129,4 +154,48 @@ def examine(path: Path, settings: ModelSettings) -> OnnxSession:
     enough = 0
     if signature.batched and not signature.ragged:
         enough = measurement.enough_rows(session, signature, most)
-    return OnnxSession(session, signature, Placement(provider, threads, inline, enough, note))
+    graphs: tuple[int, ...] = ()
+    if execution.cuda_graphs:
+        check_fixed_shapes(signature)
+        graphs = devices.graph_rows(settings.batching.preferred_rows, most)
+    placement = Placement(
+        chosen.provider,
+        threads,
+        inline,
+        enough,
+        chosen.note,
+        devices=chosen.devices,
+        graph_rows=graphs,
+    )
+    return OnnxSession(session, signature, placement)
+
+
+def check_fixed_shapes(signature: Signature) -> None:
+    """Raises EndpointInvalid for a model whose shapes CUDA graphs cannot have."""
+    for spec in (*signature.inputs, *signature.outputs):
+        if spec.datatype.name in ("BYTES", "BF16") or any(
+            dim < 0 for dim in tail_of(spec.shape, signature.batched)
+        ):
+            raise EndpointInvalid(
+                f"execution.cuda_graphs needs shapes that are fixed but for the batch, and "
+                f"'{spec.name}' is {spec.datatype.name} {list(spec.shape)}",
+                field="execution.cuda_graphs",
+            )
+
+
+def _on_gpu(
+    sessions: Sequence[ort.InferenceSession], instances: Sequence[int], found: Found
+) -> GpuSession:
+    """Instances on GPUs, each warmed: the first run of a session allocates what all others use."""
+    signature, placement = found
+    opened: list[GpuInstance] = []
+    for session, instance in zip(sessions, instances, strict=True):
+        if placement.graph_rows:
+            device = placement.devices[instance % len(placement.devices)]
+            graphs = GraphInstance(session, signature, device, placement.graph_rows)
+            graphs.capture()
+            opened.append(graphs)
+        else:
+            measurement.warm(session, signature, 1)
+            opened.append(GpuInstance(session, signature))
+    return GpuSession(opened, signature, placement)

@@ -13,11 +13,12 @@ import numpy as np
 import onnxruntime as ort
 
 from lepton_inference.adapters.bfloat16 import Bfloat16Session, has_bfloat16
-from lepton_inference.adapters.devices import CPU
+from lepton_inference.adapters.devices import Providers
 from lepton_inference.adapters.measurement import is_memory_error, samples
 from lepton_inference.adapters.model_limits import return_free_memory
 from lepton_inference.model_errors import ModelInvalid, ProviderMissing
 from lepton_inference.placement import Placement
+from lepton_inference.settings import EndpointInvalid
 from lepton_inference.signature import Signature, Tails
 from lepton_inference.tensors import BY_ONNX, Column, TensorSpec
 
@@ -67,12 +68,13 @@ class OnnxSession:
         return_free_memory()
 
 
-def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSession:
+def open_session(path: Path, providers: Providers, threads: int) -> ort.InferenceSession:
     """Loads the model; checks of the file come before, warming and measuring after.
 
     Raises:
         ModelInvalid: ONNX Runtime does not load it.
-        ProviderMissing: ``provider`` did not load.
+        ProviderMissing: The first of ``providers`` did not load.
+        EndpointInvalid: The model cannot run as CUDA graphs.
         MemoryError: There is too little memory.
     """
     options = ort.SessionOptions()
@@ -81,22 +83,27 @@ def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSessio
     options.log_severity_level = 4
     # A thread that spins for its next batch takes the core from whoever brings it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = [provider] if provider == CPU else [provider, CPU]
     try:
         # Whose models run here, and on what, is nobody else's business.
         ort.disable_telemetry_events()
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=list(providers))
     # ONNX Runtime's exceptions have no common base.
     except Exception as error:
         if is_memory_error(error):
             raise MemoryError from error
         said = _NOISE.sub("", str(error).splitlines()[0])[:300]
+        if "graph capture" in said:
+            raise EndpointInvalid(
+                f"execution.cuda_graphs cannot be had for this model: {said}",
+                field="execution.cuda_graphs",
+            ) from None
         raise ModelInvalid(f"ONNX Runtime cannot load the model: {said}") from None
+    provider = providers[0] if isinstance(providers[0], str) else providers[0][0]
     # onnxruntime-gpu falls back to the CPU without a word when a CUDA library is missing.
     if provider not in session.get_providers():
         raise ProviderMissing(
             f"a GPU is there and ONNX Runtime loaded without {provider}; install the CUDA and "
-            "cuDNN libraries that onnxruntime-gpu names",
+            "cuDNN libraries that onnxruntime-gpu names, for TensorRT its libraries too",
             provider=provider,
         )
     return Bfloat16Session(session) if has_bfloat16(session) else session

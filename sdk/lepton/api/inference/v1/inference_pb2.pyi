@@ -46,7 +46,7 @@ class Batching(_message.Message):
     def __init__(self, max_batch_rows: _Optional[int] = ..., max_delay_us: _Optional[int] = ..., max_queue: _Optional[int] = ..., preferred_batch_rows: _Optional[_Iterable[int]] = ..., priority_levels: _Optional[int] = ..., default_priority: _Optional[int] = ..., adaptive_delay: _Optional[bool] = ..., pad_ragged: _Optional[bool] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("instances", "isolation", "memory_limit_mib", "max_run_ms")
+    __slots__ = ("instances", "isolation", "memory_limit_mib", "max_run_ms", "devices", "cuda_graphs", "tensorrt")
     class Isolation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         ISOLATION_UNSPECIFIED: _ClassVar[Execution.Isolation]
@@ -61,11 +61,17 @@ class Execution(_message.Message):
     ISOLATION_FIELD_NUMBER: _ClassVar[int]
     MEMORY_LIMIT_MIB_FIELD_NUMBER: _ClassVar[int]
     MAX_RUN_MS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    CUDA_GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    TENSORRT_FIELD_NUMBER: _ClassVar[int]
     instances: int
     isolation: Execution.Isolation
     memory_limit_mib: int
     max_run_ms: int
-    def __init__(self, instances: _Optional[int] = ..., isolation: _Optional[_Union[Execution.Isolation, str]] = ..., memory_limit_mib: _Optional[int] = ..., max_run_ms: _Optional[int] = ...) -> None: ...
+    devices: _containers.RepeatedScalarFieldContainer[int]
+    cuda_graphs: bool
+    tensorrt: bool
+    def __init__(self, instances: _Optional[int] = ..., isolation: _Optional[_Union[Execution.Isolation, str]] = ..., memory_limit_mib: _Optional[int] = ..., max_run_ms: _Optional[int] = ..., devices: _Optional[_Iterable[int]] = ..., cuda_graphs: _Optional[bool] = ..., tensorrt: _Optional[bool] = ...) -> None: ...
 
 class SequenceBatching(_message.Message):
     __slots__ = ("states", "max_idle_us", "max_sequences", "feed_back", "max_steps")
