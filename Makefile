@@ -9,7 +9,11 @@ PACKAGES := sdk/lepton services/mesh/lepton_mesh services/auth/lepton_auth servi
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup setup-dev clients up down demo test lint format protos protos-check bench bench-inference bench-gpu lock clean
+=======
+.PHONY: help setup setup-dev clients fuzz up down demo test lint format protos protos-check bench bench-inference lock clean
+>>>>>>> d717565 (Fuzz the data plane's decoders, guided by coverage)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +65,14 @@ demo: setup ## Run the main job from raw files to predictions: make demo [DATA=<
 
 test: setup-dev clients ## Run all tests (real data: LEPTON_TEST_DATA=<folder>)
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(VENV)/.setup-fuzz ## Fuzz the data plane's decoders: make fuzz [SECONDS=60]; findings go to build/fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
+# Apart from what all developers install: it is there for Linux and macOS only.
+$(VENV)/.setup-fuzz: $(VENV)/.setup-dev
+	$(PIP) --group fuzz
+	@touch $@
 
 lint: setup-dev ## ruff, mypy, import-linter, buf
 	$(BIN)/ruff check .

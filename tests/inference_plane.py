@@ -11,11 +11,15 @@ from typing import Any
 import onnx
 
 from lepton_inference.adapters import onnx_runtime
+from lepton_inference.adapters.cuda_memory import CudaDevices
+from lepton_inference.adapters.posix_shared_memory import PosixSharedMemory
 from lepton_inference.asgi import Application
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Admitted, Served, Serving, ServingState
 from lepton_inference.settings import ModelSettings
+from lepton_inference.shared_memory import SharedMemory
+from lepton_inference.shared_tensors import SharedTensors
 from lepton_mesh.caller import Caller, Role
 from tests.inference_models import identity, linear, two_by_two
 
@@ -90,7 +94,8 @@ class Plane:
         self._loop = asyncio.new_event_loop()
         self.serving = Serving()
         self.run(self._load(directory))
-        protocol = OpenInference(self.serving)
+        memory = SharedMemory(PosixSharedMemory(), CudaDevices())
+        protocol = OpenInference(self.serving, shared=SharedTensors(memory, MAX_MESSAGE_BYTES))
         self._application = Application(protocol, _OpenGate(self.serving), MAX_MESSAGE_BYTES)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -128,12 +133,13 @@ class Plane:
     async def _ask(
         self, verb: str, path: str, headers: Mapping[str, bytes], chunks: Sequence[bytes]
     ) -> Answer:
-        waiting = list(chunks) or [b""]
+        waiting, over = list(chunks) or [b""], asyncio.Event()
         found: dict[str, Any] = {"status": 0, "headers": {}, "body": b""}
 
         async def receive() -> dict[str, Any]:
             if not waiting:
-                await asyncio.Event().wait()  # the client is there, and says no more
+                await over.wait()  # the client is there, and says no more
+                return {"type": "http.disconnect"}
             body = waiting.pop(0)
             return {"type": "http.request", "body": body, "more_body": bool(waiting)}
 
@@ -152,6 +158,7 @@ class Plane:
             "headers": [(name.encode(), value) for name, value in headers.items()],
         }
         await self._application(scope, receive, send)
+        over.set()
         return Answer(found["status"], found["headers"], found["body"])
 
     async def _load(self, directory: Path) -> None:
