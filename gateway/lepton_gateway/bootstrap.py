@@ -33,6 +33,7 @@ async def build(runtime: MeshRuntime, settings: GatewaySettings) -> Service:
         servicers=[],
         table=AuthorizationTable({}),
         start=gateway.start,
+        take_health=gateway.take_health,
         close=gateway.close,
         ports={PUBLIC_PORT: gateway.address},
     )

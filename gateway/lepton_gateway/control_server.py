@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lepton_gateway.envoy.filters import API_KEY_HEADER
 from lepton_gateway.exchange import ApiKeyExchange
 from lepton_gateway.ext_authz.v3 import ext_authz_pb2 as ext_authz
 from lepton_mesh.errors import LeptonError, ResourceExhausted
+from lepton_mesh.health import Health
+from lepton_mesh.interceptors.status import (
+    DETAILS_KEY,
+    STATUS_BY_NUMBER,
+    public_message,
+    to_status,
+)
 
 _CHECK_SERVICE = "envoy.service.auth.v3.Authorization"
 _OVERWRITE = 2
@@ -25,9 +33,10 @@ class ControlServer:
 
     def __init__(self, socket: Path, exchange: ApiKeyExchange) -> None:
         self._exchange = exchange
-        self._health = health.aio.HealthServicer()
+        self.health = _Health(())
+        """What grpc.health.v1 answers at the gateway, which is one service without a name."""
         self._server = grpc.aio.server()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         check = grpc.unary_unary_rpc_method_handler(
             self._check,
             request_deserializer=ext_authz.CheckRequest.FromString,
@@ -41,11 +50,6 @@ class ControlServer:
 
     async def start(self) -> None:
         await self._server.start()
-
-    async def set_serving(self, service: str, serving: bool) -> None:
-        """What grpc.health.v1 answers at the gateway; ``service`` "" is the gateway itself."""
-        status = health_pb2.HealthCheckResponse
-        await self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
 
     async def close(self) -> None:
         await self._server.stop(grace=0.5)
@@ -68,6 +72,19 @@ class ControlServer:
                 headers_to_remove=[API_KEY_HEADER],
             ),
         )
+
+
+class _Health(Health):
+    async def Check(  # noqa: N802  gRPC's name
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        try:
+            return await super().Check(request, context)
+        except LeptonError as error:
+            details = (DETAILS_KEY, to_status(error).SerializeToString())
+            code = STATUS_BY_NUMBER[error.wire.grpc_code]
+            await context.abort(code, public_message(error), (details,))
+            raise
 
 
 def _denied(error: LeptonError) -> ext_authz.CheckResponse:

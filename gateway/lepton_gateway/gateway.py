@@ -20,6 +20,7 @@ from lepton_gateway.exchange import ApiKeyExchange, IssuedToken
 from lepton_gateway.files import ConfigurationFiles
 from lepton_gateway.signing_keys import Jwks, SigningKeys
 from lepton_gateway.supervisor import Envoy, check_port
+from lepton_mesh.health import Health
 
 # sun_path holds 108 bytes (unix(7)), and a state directory may lie deep.
 _LONGEST_SOCKET_PATH = 100
@@ -110,7 +111,11 @@ class Gateway:
         self._control_plane.start()
         await self._control_server.start()
         await self.envoy.start()
-        await self._control_server.set_serving("", True)
+        self._control_server.health.serving()
+
+    def take_health(self, health: Health) -> None:
+        """Keeps the health of our place in the mesh true: NOT_SERVING while Envoy is away."""
+        self.envoy.on_change(health.available)
 
     def certificate_changed(self) -> None:
         """Hands Envoy the identity's present certificate."""
@@ -122,7 +127,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Lets running calls end within the drain grace, then ends Envoy."""
-        await self._control_server.set_serving("", False)
+        self._control_server.health.not_serving()
         await self.envoy.drain(self._settings.drain_grace_seconds)
         await self.envoy.close()
         self._control_plane.close()

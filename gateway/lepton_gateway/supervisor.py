@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import envoy
@@ -92,6 +92,11 @@ class Envoy:
         self._workers = workers
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._tell: Callable[[bool], None] = lambda _: None
+
+    def on_change(self, tell: Callable[[bool], None]) -> None:
+        """Has ``tell`` called with False when Envoy ended by itself, with True when it is back."""
+        self._tell = tell
 
     @property
     def pid(self) -> int:
@@ -190,6 +195,7 @@ class Envoy:
             assert self._process is not None  # noqa: S101  start() has set it
             began = loop.time()
             status = await self._process.wait()
+            self._tell(False)
             if loop.time() - began > _STABLE_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             log.error(
@@ -204,6 +210,13 @@ class Envoy:
                     spawned = True
                 except OSError as error:  # no memory, no descriptors, no room for the log
                     log.warning("Envoy cannot be started now, and is tried again: %s", error)
+            while self.pid:
+                try:
+                    await self._until_live()
+                    self._tell(True)
+                    break
+                except EnvoyFailed:  # it ended again, or its admin interface is not ready
+                    await asyncio.sleep(0.02)
 
     async def _rotate_access_log(self) -> None:
         while True:

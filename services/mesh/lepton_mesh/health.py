@@ -33,6 +33,11 @@ class Health(health_pb2_grpc.HealthServicer):
     def serving(self) -> None:
         self._set(Status.SERVING)
 
+    def available(self, available: bool) -> None:
+        """Whether what answers the calls is there: it may go and come back, until the drain."""
+        if not self._drained:
+            self._set(Status.SERVING if available else Status.NOT_SERVING)
+
     def not_serving(self) -> None:
         """For good: watches end after they said so."""
         self._drained = True
@@ -42,9 +47,10 @@ class Health(health_pb2_grpc.HealthServicer):
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
         if request.service not in self._services:
+            names = ", ".join(sorted(self._services - {""}))
             raise ServiceUnknown(
-                f"service '{request.service}' is not served here; ask for one of "
-                f"{', '.join(sorted(self._services - {''}))}",
+                f"service '{request.service}' is not served here; leave the name empty"
+                + (f", or ask for one of {names}" if names else ""),
                 service=request.service,
             )
         return Status(status=self._status)

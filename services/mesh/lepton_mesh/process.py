@@ -43,6 +43,7 @@ from lepton_mesh.authorization import AuthorizationTable
 from lepton_mesh.config import InvalidConfiguration, MeshSettings
 from lepton_mesh.discovery import Instance, Registration
 from lepton_mesh.errors import LeptonError
+from lepton_mesh.health import Health
 from lepton_mesh.identity import Renewer
 from lepton_mesh.interceptors.server import server_interceptors
 from lepton_mesh.runtime import AUTH_READS, FetchRevoked, MeshRuntime, revoked_certificates
@@ -99,6 +100,8 @@ class Service:
     """Relative size of this instance, told in its record; the balancer goes by latency and load."""
     max_concurrent_rpcs: int = 1024
     """Calls beyond this answer RESOURCE_EXHAUSTED."""
+    take_health: Callable[[Health], None] | None = None
+    """Gets the main port's health before ``start``: for what may be up and unable to answer."""
     listeners: Sequence[Listener] = ()
     fetch_keys: FetchKeys | None = None
     """Where token keys come from instead of the auth service: auth itself."""
@@ -191,6 +194,8 @@ async def serve(runtime: MeshRuntime, service: Service, stop: asyncio.Event) -> 
         await runtime.denylist.wait(DENYLIST_SECONDS)
         for server in servers:
             await server.start()
+        if service.take_health is not None:
+            service.take_health(servers[0].health)
         await service.start()
         await registration.start()
 

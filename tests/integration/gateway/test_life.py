@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import signal
@@ -17,10 +16,12 @@ import grpc
 import httpx
 import pytest
 from cryptography import x509
+from grpc_health.v1 import health_pb2
 
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
 from lepton_gateway.supervisor import EnvoyFailed, PortInUse
 from lepton_mesh.discovery import Instance
+from lepton_mesh.health import Health
 from lepton_mesh.server import DEREGISTERED_SECONDS
 from tests.integration.gateway.world import SigningKey, World, eventually, until
 
@@ -247,18 +248,22 @@ async def test_cors(bare_world: World) -> None:
 
 
 async def test_a_crashed_envoy_is_started_again(bare_world: World) -> None:
-    """On the same port, with the configuration of the moment."""
+    """On the same port, with the configuration of the moment; health says so meanwhile."""
     world = bare_world
     await storage_world(world)
     assert world.gateway is not None
+    health = Health(())
+    health.serving()
+    world.gateway.take_health(health)
+    watch = health.Watch(health_pb2.HealthCheckRequest(), None)
     first = world.gateway.envoy.pid
+    seen = [(await anext(watch)).status]
     os.kill(first, signal.SIGKILL)
     async with asyncio.timeout(10):
-        while True:
-            with contextlib.suppress(Exception):
-                await eventually(world, "/readyz", 200)
-                break
-            await asyncio.sleep(0.02)
+        seen += [(await anext(watch)).status, (await anext(watch)).status]
+    status = health_pb2.HealthCheckResponse
+    assert seen == [status.SERVING, status.NOT_SERVING, status.SERVING]
+    await eventually(world, "/readyz", 200)
     assert world.gateway.envoy.pid not in (0, first)
 
 

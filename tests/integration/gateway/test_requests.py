@@ -13,6 +13,7 @@ import grpc
 import httpx
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
@@ -187,6 +188,20 @@ async def test_jwks_and_health_need_no_token(world: World) -> None:
         assert await channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"") == b""
         stub: Any = auth_pb2_grpc.AuthServiceStub(channel)
         assert (await stub.GetJwks(auth_pb2.GetJwksRequest())).keys
+
+
+async def test_the_health_of_what_the_gateway_does_not_know(world: World) -> None:
+    """It has no services by name; who asks for one is told so."""
+    request = health_pb2.HealthCheckRequest(service="lepton.api.auth.v1.AuthService")
+    async with world.channel() as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="leave the name empty") as caught:
+            await stub.Check(request)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+        assert reason_of(caught.value) == "HEALTH_SERVICE_UNKNOWN"
+        watch = stub.Watch(request)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch.cancel()
 
 
 def tokens(world: World) -> dict[str, tuple[dict[str, str], str]]:
