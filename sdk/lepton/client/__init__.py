@@ -31,6 +31,7 @@ from lepton.client.profile import (
     load_profile,
     save_profile,
 )
+from lepton.client.sequences import SequenceStep
 from lepton.client.specs import endpoint_fields, endpoint_from_mapping, spec_from_mapping
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "NotFoundError",
     "Profile",
     "ProfileError",
+    "SequenceStep",
     "SpecError",
     "TensorError",
     "TransferError",

@@ -6,13 +6,15 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from lepton.api.inference.v1 import inference_pb2 as pb
 from lepton.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
-from lepton.client.errors import EndpointFailedError, translated
+from lepton.client.errors import ApiError, EndpointFailedError, translated
 from lepton.client.names import endpoint_name, model_version_name
 from lepton.client.pages import items
+from lepton.client.sequences import SequenceStep, limit, routing
 from lepton.oip.v2 import open_inference_pb2 as oip
 from lepton.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -173,13 +175,19 @@ class EndpointClient:
             )
 
     def infer(
-        self, endpoint: str, inputs: Mapping[str, tensors.Array], *, timeout: float = 60.0
+        self,
+        endpoint: str,
+        inputs: Mapping[str, tensors.Array],
+        *,
+        sequence: SequenceStep | None = None,
+        timeout: float = 60.0,
     ) -> dict[str, tensors.Array]:
         """Predicts.
 
         Args:
             endpoint: Its id.
             inputs: Arrays by input name, batch first, in the dtypes of the model.
+            sequence: Where the request belongs, for a model that keeps states.
             timeout: Seconds.
 
         Returns:
@@ -193,5 +201,54 @@ class EndpointClient:
         from lepton.client import tensors  # noqa: PLC0415
 
         request = tensors.infer_request(endpoint.removeprefix("endpoints/"), inputs)
+        if sequence is not None:
+            sequence.put_in(request)
         with translated():
-            return tensors.outputs(self._open_inference.ModelInfer(request, timeout=timeout))
+            answer = self._open_inference.ModelInfer(
+                request, timeout=timeout, metadata=routing(sequence)
+            )
+        return tensors.outputs(answer)
+
+    def generate(
+        self,
+        endpoint: str,
+        inputs: Mapping[str, tensors.Array],
+        *,
+        max_steps: int = 0,
+        end_value: float | None = None,
+        sequence: SequenceStep | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[dict[str, tensors.Array]]:
+        """Yields what each step of a model that feeds its outputs back gives, as it comes.
+
+        Close the iterator to stop the model.
+
+        Args:
+            endpoint: Its id.
+            inputs: Those of the first step, of one row, as in :meth:`infer`.
+            max_steps: The most steps; 0 for as many as the endpoint allows.
+            end_value: The step that gives this value is the last.
+            sequence: Where the request belongs, for a model that keeps states.
+            timeout: Seconds for all of it; None for no bound.
+
+        Raises:
+            ApiError: The endpoint refused the request, or a step failed.
+            TensorError: An input or an output has no numpy equivalent.
+        """
+        from lepton.client import tensors  # noqa: PLC0415  as above
+
+        request = tensors.infer_request(endpoint.removeprefix("endpoints/"), inputs)
+        if sequence is not None:
+            sequence.put_in(request)
+        limit(request, max_steps, end_value)
+        with translated():
+            call = self._open_inference.ModelStreamInfer(
+                iter((request,)), timeout=timeout, metadata=routing(sequence)
+            )
+            try:
+                for answer in call:
+                    if answer.error_message:
+                        raise ApiError(grpc.StatusCode.UNKNOWN, "UNKNOWN", answer.error_message, {})
+                    yield tensors.outputs(answer.infer_response)
+            finally:
+                call.cancel()

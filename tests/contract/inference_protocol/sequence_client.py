@@ -89,7 +89,9 @@ def http_client(door: Door) -> dict[str, Any]:
             return np.asarray(result.as_numpy("y"))
 
         seen["raw" if binary else "json"] = _difference(_steps(send))
-    return seen | {"refused": _refused(send)}
+    number = _tensor(client, np.array([[1]], np.int64))
+    decoupled = {"decoupled": _refusal(lambda: triton.infer("fibonacci", [number], **_whole(9)))}
+    return seen | {"refused": _refused(send) | decoupled}
 
 
 def _steps(send: Callable[..., np.ndarray[Any, Any]]) -> dict[int, list[np.ndarray[Any, Any]]]:

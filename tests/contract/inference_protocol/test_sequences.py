@@ -59,3 +59,4 @@ def test_sequences_over_rest(rest_door: Server) -> None:
     assert refused["no sequence"].startswith("400: this model keeps a state")
     assert refused["not begun"].startswith("400: there is no sequence")
     assert refused["two rows"].startswith("400: a request of 2 rows")
+    assert refused["decoupled"].startswith("501: this model answers")

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from lepton_inference import reports
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.batcher import InferenceFailed, RequestExpired
 from lepton_inference.implicit_state import StateLayout, StateMalformed
+from lepton_inference.metrics import ServingCollector
 from lepton_inference.model import LoadedModel, ModelDecoupled, ModelSource
 from lepton_inference.parameters import Generation, ParameterInvalid, SequenceId, SequenceStep
 from lepton_inference.sequences import SequenceUnknown
-from lepton_inference.serving import Served, ServingState
+from lepton_inference.serving import Served, Serving, ServingState
 from lepton_inference.settings import EndpointInvalid, Link, ModelSettings, SequenceSettings
 from lepton_inference.signature import InferenceRequest, InputTensor, Signature
 from lepton_inference.tensors import DATATYPES, TensorInvalid, TensorSpec
@@ -82,6 +84,18 @@ async def generate(model: LoadedModel, request: InferenceRequest) -> list[int]:
 
 def one(number: int = 1) -> np.ndarray[Any, Any]:
     return np.array([[number]], np.int64)
+
+
+async def test_kept_sequences_are_counted(load: Load) -> None:
+    """For Prometheus."""
+    model, serving = load(lstm(), LSTM), Serving()
+    serving.put("w", Served("m", ServingState.READY, models=[model], weights=[1]))
+    registry = CollectorRegistry()
+    registry.register(ServingCollector(serving))
+    await infer(model, ask(np.ones((1, 1, 3), np.float32), start=True))
+    labels = {"workspace": "w", "endpoint": "m", "version": "1"}
+    assert registry.get_sample_value("lepton_inference_sequences", labels) == 1
+    await model.close()
 
 
 async def test_step_by_step_equals_all_at_once(load: Load) -> None:

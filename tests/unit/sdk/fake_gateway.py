@@ -430,6 +430,9 @@ class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
     def __init__(self, load: Callable[[str, Any], None]) -> None:
         self.answer: Callable[[Any], Any] = self._doubled
         self._load = load
+        self.parameters: dict[str, Any] = {}
+        """Of the last inference."""
+        self.routing_key = ""
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:
         if request.name != "digits":
@@ -448,7 +451,15 @@ class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
         self._load(request.model_name, context)
         return oip.RepositoryModelLoadResponse()
 
+    def _note(self, request: Any, context: Any) -> None:
+        self.routing_key = dict(context.invocation_metadata()).get("x-lepton-routing-key", "")
+        self.parameters = {
+            name: getattr(value, value.WhichOneof("parameter_choice"))
+            for name, value in request.parameters.items()
+        }
+
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        self._note(request, context)
         (given,) = request.inputs
         if given.datatype != "UINT8" or len(given.shape) != 2 or given.shape[1] != 2:
             refuse(
@@ -458,6 +469,19 @@ class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
                 f"input image is {given.datatype} {list(given.shape)}, must be UINT8 [-1, 2]",
             )
         return self.answer(request)
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Any:
+        for request in requests:
+            self._note(request, context)
+            if request.parameters["max_steps"].int64_param > 3:
+                yield oip.ModelStreamInferResponse(error_message="this endpoint allows 3 steps")
+                continue
+            for _ in range(request.parameters["max_steps"].int64_param or 3):
+                answer = self.answer(request)
+                yield oip.ModelStreamInferResponse(infer_response=answer)
+                request.raw_input_contents[0] = tensors.encode(
+                    np.frombuffer(answer.raw_output_contents[0], np.float32).astype(np.uint8)
+                )
 
     def _doubled(self, request: Any) -> Any:
         (given,) = request.inputs

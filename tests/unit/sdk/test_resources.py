@@ -16,6 +16,7 @@ from lepton.client import (
     EndpointFailedError,
     InvalidRequestError,
     NotFoundError,
+    SequenceStep,
     TensorError,
     TransferError,
     endpoint_fields,
@@ -173,6 +174,32 @@ def test_predictions(gateway: Gateway, lepton: Client) -> None:
         lepton.endpoints.infer("digits", {"image": np.zeros((1, 3), np.uint8)})
     with pytest.raises(NotFoundError):
         lepton.endpoints.metadata("gone")
+
+
+@pytest.mark.parametrize(("id_", "key"), [(7, "7"), ("call-7", "'call-7'"), ("数", r"'\u6570'")])
+def test_a_sequence_is_named(gateway: Gateway, lepton: Client, id_: int | str, key: str) -> None:
+    """In the parameters, and for the gateway, which sends all of one to one instance."""
+    image = {"image": np.array([[1, 2]], np.uint8)}
+    lepton.endpoints.infer("digits", image, sequence=SequenceStep(id_, start=True))
+    seen = gateway.open_inference
+    assert seen.parameters == {"sequence_id": id_, "sequence_start": True, "sequence_end": False}
+    assert seen.routing_key == key
+    lepton.endpoints.infer("digits", image)
+    assert (seen.parameters, seen.routing_key) == ({}, "")
+
+
+def test_generation(gateway: Gateway, lepton: Client) -> None:
+    """An answer a step, until the last one, or until the caller has enough."""
+    image = {"image": np.array([[1, 2]], np.uint8)}
+    steps = lepton.endpoints.generate("digits", image, max_steps=2, end_value=9.5)
+    assert [step["scores"].tolist() for step in steps] == [[[2, 4]], [[4, 8]]]
+    assert gateway.open_inference.parameters == {"max_steps": 2, "end_value": 9.5}
+    steps = lepton.endpoints.generate("digits", image, sequence=SequenceStep(1, end=True))
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]  # a generator
+    assert gateway.open_inference.parameters["sequence_end"] is True
+    with pytest.raises(ApiError, match="allows 3 steps"):
+        list(lepton.endpoints.generate("digits", image, max_steps=4))
 
 
 def test_an_answer_that_lies_is_refused(gateway: Gateway, lepton: Client) -> None:

@@ -18,6 +18,7 @@ SURFACE = {
     "NotFoundError",
     "Profile",
     "ProfileError",
+    "SequenceStep",
     "SpecError",
     "TensorError",
     "TransferError",
@@ -37,7 +38,19 @@ METHODS = {
     "data": {"delete", "fetch", "list", "push", "version", "versions"},
     "jobs": {"cancel", "create", "delete", "get", "list", "logs", "recipes", "watch"},
     "models": {"delete", "delete_alias", "get", "list", "set_alias", "version", "versions"},
-    "endpoints": {"create", "delete", "get", "infer", "list", "metadata", "update", "wait"},
+    "endpoints": {
+        "create",
+        "delete",
+        "generate",
+        "get",
+        "infer",
+        "list",
+        "load",
+        "metadata",
+        "unload",
+        "update",
+        "wait",
+    },
 }
 STUBS = {"auth", "storage", "training", "registry", "inference", "open_inference"}
 
