@@ -9,11 +9,7 @@ PACKAGES := sdk/lepton services/mesh/lepton_mesh services/auth/lepton_auth servi
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup setup-dev clients up down demo test lint format protos protos-check bench bench-inference bench-gpu lock clean
-=======
-.PHONY: help setup setup-dev clients fuzz up down demo test lint format protos protos-check bench bench-inference lock clean
->>>>>>> d717565 (Fuzz the data plane's decoders, guided by coverage)
+.PHONY: help setup setup-dev clients fuzz up down demo test lint format protos protos-check bench bench-inference bench-gpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
