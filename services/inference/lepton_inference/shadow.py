@@ -130,9 +130,15 @@ class Mirror:
         return Bond(self, live)
 
     def draw(self) -> bool:
-        """Whether the next request is given to it."""
+        """Whether the next request is given to it: one of its share, and there is room."""
         # Not a secret: a share of traffic.
-        return self._share >= 1 or random.random() < self._share  # noqa: S311
+        if self._share < 1 and random.random() >= self._share:  # noqa: S311
+            return False
+        # Asked here, where it costs live traffic the least.
+        if self.model.batcher.waiting >= self.model.batcher.max_queue:
+            self.comparison.dropped += 1
+            return False
+        return True
 
     def ask(
         self, bond: Bond, columns: Sequence[Column], rows: int, tails: Tails, outcome: Outcome
@@ -150,7 +156,7 @@ class Mirror:
                     rows,
                     tuple(tails[index] for index in bond.inputs),
                 )
-            except LeptonError:  # its queue is full, or it is being replaced
+            except LeptonError:  # its queue is full by now, or it is being replaced
                 self.comparison.dropped += 1
                 return
             # A view would keep the whole batch that the live request was part of.
