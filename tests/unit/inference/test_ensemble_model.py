@@ -17,7 +17,7 @@ from lepton_inference.ensemble_model import EnsembleModel, EnsembleNotReady
 from lepton_inference.model import CallerGone, LoadedModel, Model, ModelSource
 from lepton_inference.reports import config, metadata, properties, statistics
 from lepton_inference.serving import Served, Serving, ServingState, Workspace
-from lepton_inference.settings import BatchingSettings, ModelSettings
+from lepton_inference.settings import BatchingSettings, Link, ModelSettings, SequenceSettings
 from lepton_inference.signature import InferenceRequest, InputTensor, Signature
 from lepton_inference.tensors import DATATYPES, TensorInvalid, TensorSpec
 from lepton_inference.wire import response_of
@@ -273,6 +273,16 @@ async def test_steps_that_do_not_fit_are_refused(first: Step, why: str) -> None:
         model.check()
     with pytest.raises(EnsembleInvalid, match="wants the version '9'; the endpoint serves 1"):
         two_steps(serving.workspace("w"), version="9").check()
+
+
+async def test_a_step_gives_one_answer() -> None:
+    """What answers one request many times cannot be a step."""
+    serving = Serving()
+    feeding = ModelSettings(sequences=SequenceSettings(feed_back=(Link("y", "x"),)))
+    serve(serving, "first", Step(), settings=feeding)
+    serve(serving, "second", Step())
+    with pytest.raises(EnsembleInvalid, match="step 'first' gives several answers"):
+        two_steps(serving.workspace("w")).check()
 
 
 async def test_rows_that_may_not_share_a_batch_make_an_ensemble_without_rows() -> None:

@@ -20,6 +20,7 @@ from lepton_inference.settings import EndpointInvalid, ModelSettings, check_mode
 from lepton_inference.signature import InferenceRequest, InputTensor, Signature
 from lepton_inference.tensors import DATATYPES, TensorSpec
 from tests.unit.inference.test_asgi import HeldSession, OpenGate, framed_request
+from tests.unit.inference.test_ensemble_model import Step, spec
 
 ENTRY = 1024 + 8  # an answer of one row
 
@@ -151,6 +152,16 @@ async def test_text_is_told_apart_by_its_parts() -> None:
         _, (batch, first) = await cached.infer(InferenceRequest("m", "", [tensor]))
         assert batch.arrays[0][first, 0] == "|".join(parts)
     assert ran(cached) == [1, 1]
+
+
+async def test_equal_bytes_of_another_shape_are_another_request() -> None:
+    """Where the model takes any."""
+    free = spec("x", (-1, -1))
+    cached = model(Step(inputs=[free], output=spec("y", (-1, -1))))  # type: ignore[arg-type]
+    for shape in ((1, 4), (2, 2)):
+        tensor = InputTensor("x", "FP32", shape, bytes(16))
+        _, (batch, _) = await cached.infer(InferenceRequest("m", "", [tensor]))
+        assert batch.arrays[0].shape == shape
 
 
 async def test_a_large_tensor_is_hashed_beside_the_event_loop(
