@@ -57,7 +57,7 @@ class Options:
 
     def turns_beside(self, model: str) -> int:
         """Rounds beside a peer."""
-        return 1 if model == RESNET else self.rounds
+        return 1 if model == RESNET else min(self.rounds, 2)
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def answered(url: str, body: bytes, headers: Mapping[str, str], *, http1: bool =
     """Returns once one request was answered: whatever was queued before it is done.
 
     Raises:
-        LoadError: It was not, within two minutes.
+        LoadError: It was not, within a minute.
     """
     with tempfile.TemporaryDirectory() as folder:
         payload = Path(folder) / "body"
@@ -122,7 +122,7 @@ def answered(url: str, body: bytes, headers: Mapping[str, str], *, http1: bool =
         command += ["--h1"] if http1 else []
         command += [*(f"--header={name}: {value}" for name, value in headers.items()), url]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         except subprocess.TimeoutExpired:
             raise LoadError(f"no answer from {url}") from None
     if "1 succeeded" not in done.stdout:
