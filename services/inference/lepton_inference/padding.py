@@ -115,7 +115,9 @@ def _padded(
     for column, rows, own in parts:
         if not isinstance(column, np.ndarray):
             # Not frombuffer, which refuses a row of no elements.
-            column = np.ndarray((rows, *own), datatype.dtype, column)  # noqa: PLW2901
+            column = np.ndarray(  # noqa: PLW2901  the same values, as an array
+                (rows, *own), datatype.dtype, column
+            )
         joined[(slice(first, first + rows), *map(slice, own))] = column
         first += rows
     return joined

@@ -154,7 +154,12 @@ class Signature:
         if self.batched and not 0 < rows <= max_rows:
             raise TensorInvalid(
                 f"a request of {rows} rows; this model takes "
-                f"{f'1 to {max_rows}' if max_rows > 1 else 'one'}",
+                + (
+                    f"1 to {max_rows}: send fewer at a time, or raise the endpoint's "
+                    "batching.max_batch_rows (--max-batch-rows)"
+                    if max_rows > 1
+                    else "one"
+                ),
                 rows=rows,
             )
         outputs = self.select(request.outputs)

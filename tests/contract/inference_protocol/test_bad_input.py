@@ -306,6 +306,13 @@ def test_broken_frames_are_refused(rest_door: Server, body: bytes) -> None:
         assert client.get("/v2/models/linear/ready").status_code == 200
 
 
+def test_too_many_rows_are_told_the_remedy(infer: Any) -> None:
+    """The setting that allows more, and its option."""
+    says = refused(infer, ROWS["too many rows"][0])[2]
+    assert "takes 1 to 64" in says
+    assert "batching.max_batch_rows (--max-batch-rows)" in says
+
+
 def test_unknown_methods_are_unimplemented(door: Server) -> None:
     """Of the protocol's services and of others."""
     with door.channel() as channel:
