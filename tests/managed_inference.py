@@ -22,6 +22,7 @@ from lepton_inference.serving import Serving
 from lepton_mesh.caller import current_caller
 from lepton_mesh.database import Database
 from lepton_mesh.errors import NotFound
+from lepton_mesh.telemetry import Telemetry
 
 
 class TestModelNotFound(NotFound):
@@ -66,11 +67,18 @@ class Models:
 class ManagedInference:
     """Made and used on the event loop that serves. Databases may be shared, caches not."""
 
-    def __init__(self, models: Models, database: Path, cache: Path, follow: float = 2.0) -> None:
+    def __init__(
+        self,
+        models: Models,
+        database: Path,
+        cache: Path,
+        follow: float = 2.0,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self.models = models
         self._database = Database.open(f"sqlite:///{database}", "lepton_inference.migrations")
         self.endpoints = SqlEndpoints(self._database)
-        self.serving = Serving()
+        self.serving = Serving(telemetry)
         changes = Changes()
         self.deployer = Deployer(
             endpoints=self.endpoints,

@@ -323,7 +323,13 @@ async def _run(plan: Plan | RestPlan, body: bytes, seconds: float | None, gone: 
     deadline = NO_DEADLINE if seconds is None else batcher.now() + seconds
     raw = memoryview(body)[plan.start :]
     future = batcher.submit((raw,), plan.rows, plan.tails, deadline)
-    outcome = await (future if plan.rows <= plan.model.inline_rows else unless_gone(future, gone))
+    answer = future if plan.rows <= plan.model.inline_rows else unless_gone(future, gone)
+    if plan.sampler is None or not plan.sampler.due():
+        outcome = await answer
+    else:
+        with plan.sampler.span(plan.model.source) as traced:
+            outcome = await answer
+            traced.answered(outcome)
     if plan.model.shadow is not None:
         plan.model.shadow.offer((raw,), plan.rows, plan.tails, outcome)
     return outcome

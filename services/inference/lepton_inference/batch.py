@@ -29,15 +29,32 @@ class Runner(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When the parts of one batch ended, on the clock of ``enqueued_ns``."""
+
+    started_ns: int
+    joined_ns: int
+    inferred_ns: int
+
+
 class Batch:
     """The outputs of one batch; each of its requests takes its rows."""
 
-    __slots__ = ("arrays", "batched", "rows", "views")
+    __slots__ = ("arrays", "batched", "rows", "times", "views")
 
-    def __init__(self, arrays: list[np.ndarray[Any, Any]], rows: int, batched: bool) -> None:
+    def __init__(
+        self,
+        arrays: list[np.ndarray[Any, Any]],
+        rows: int,
+        batched: bool,
+        times: Times | None = None,
+    ) -> None:
         self.arrays = arrays
         self.rows = rows
         self.batched = batched
+        self.times = times
+        """When it ran; None where it is no batch of a model's."""
         self.views = [_raw(array) for array in arrays]
         """Each output's raw bytes; None for BYTES."""
 
@@ -47,6 +64,7 @@ class Batch:
         part.arrays = [self.arrays[index] for index in outputs]
         part.rows = self.rows
         part.batched = self.batched
+        part.times = self.times
         part.views = [self.views[index] for index in outputs]
         return part
 
@@ -87,15 +105,6 @@ class Work:
         """Whether it was in a batch that failed, and runs without company now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """When the parts of one batch ended, on the clock of ``enqueued_ns``."""
-
-    started_ns: int
-    joined_ns: int
-    inferred_ns: int
-
-
 Ran = tuple[Batch | list[Outcome], Times] | Exception
 """What came of a batch; one that was padded is cut up into an outcome for each request."""
 
@@ -124,12 +133,14 @@ class BatchRunner:
             columns = list(zip(*[work.columns for work in works], strict=True))
             feeds = self._runner.join(columns, rows, tails)
             joined = time.perf_counter_ns()
-            batch = Batch(self._runner.run(feeds), rows, self._batched)
+            arrays = self._runner.run(feeds)
+            times = Times(started, joined, time.perf_counter_ns())
+            batch = Batch(arrays, rows, self._batched, times)
         # ONNX Runtime raises its own kinds, some of them bare Exception; whatever it is, it
         # is this batch's and nobody else's.
         except Exception as error:
             return error
-        return batch, Times(started, joined, time.perf_counter_ns())
+        return batch, times
 
     def _run_padded(
         self, padding: Padding, works: list[Work], rows: int, started: int
@@ -139,10 +150,11 @@ class BatchRunner:
         joined = time.perf_counter_ns()
         arrays = self._runner.run(feeds)
         inferred = time.perf_counter_ns()
+        times = Times(started, joined, inferred)
         outcomes: list[Outcome] = []
         first = 0
         for work in works:
             own = padding.cut(arrays, first, work.rows, work.tails)
-            outcomes.append((Batch(own, work.rows, True), 0))
+            outcomes.append((Batch(own, work.rows, True, times), 0))
             first += work.rows
-        return outcomes, Times(started, joined, inferred)
+        return outcomes, times

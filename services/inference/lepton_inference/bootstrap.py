@@ -50,7 +50,7 @@ class InferenceService:
         self._runtime = runtime
         self._settings = settings
         self._database = database
-        serving = Serving()
+        serving = Serving(runtime.telemetry)
         runtime.telemetry.registry.register(ServingCollector(serving))
         changes = Changes()
         endpoints = SqlEndpoints(database)

@@ -17,6 +17,8 @@ from lepton_inference.parameters import ParameterInvalid, ParameterUnsupported
 from lepton_inference.repository import Change
 from lepton_inference.settings import BatchingSettings, ExecutionSettings, ModelSettings
 
+_MOST_CHARACTERS = 1 << 20
+"""Parsing JSON holds up every other request."""
 _BACKENDS = {"platform": ("onnxruntime_onnx",), "backend": ("onnxruntime",)}
 _FIELDS = frozenset(
     {
@@ -50,6 +52,11 @@ def parse_config(text: str, model: str) -> Change:
         ParameterInvalid: It is not a ModelConfig, or one of something else.
         ParameterUnsupported: It sets what an endpoint has no setting for.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise ParameterInvalid(
+            f"the parameter 'config' has {len(text)} characters; it takes {_MOST_CHARACTERS}",
+            parameter="config",
+        )
     config = pb.ModelConfig()
     try:
         said = dict(json.loads(text).items())

@@ -22,6 +22,7 @@ from lepton_inference.model import Gone, LoadedModel, Model
 from lepton_inference.repository import Repository
 from lepton_inference.repository_methods import RepositoryMethods
 from lepton_inference.serving import Admitted, Serving, ServingState
+from lepton_inference.settings_methods import settings_methods
 from lepton_inference.shared_memory_methods import shared_memory_methods
 from lepton_inference.shared_tensors import SharedTensors, infer
 from lepton_inference.signature import InferenceRequest
@@ -44,6 +45,8 @@ EXTENSIONS: tuple[str, ...] = (
     "classification",
     "parameters",
     "schedule_policy",
+    "trace",
+    "logging",
     "model_configuration",
     "statistics",
     "sequence",
@@ -96,7 +99,7 @@ class OpenInference:
             "ModelStatistics": (pb.ModelStatisticsRequest, self._model_statistics),
         }
         methods = RepositoryMethods(repository)
-        self._unary |= methods.handlers
+        self._unary |= methods.handlers | settings_methods()
         self.extensions += methods.extensions
         if shared is not None:
             self._unary |= shared_memory_methods(shared.memory)
@@ -168,7 +171,9 @@ class OpenInference:
         response, model, batch = await self._infer(admitted, message, seconds, gone)
         served = admitted.workspace.endpoints.get(message.model_name)
         if served is not None and isinstance(model, LoadedModel) and served.always(model):
-            admitted.workspace.plans.learn(body, message, model, batch)
+            place = admitted.workspace
+            sampler = place.tracing.sampler(message.model_name)
+            place.plans.learn(body, message, model, batch, sampler)
         return frame(response)
 
     def check_health(self, body: bytes) -> bytes:

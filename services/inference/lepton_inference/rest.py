@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference import rest_codec, rest_json, rest_shared_memory
+from lepton_inference import rest_codec, rest_json, rest_settings, rest_shared_memory
 from lepton_inference.framing import inflate
 from lepton_inference.gate import Gate
 from lepton_inference.model import Gone, LoadedModel
@@ -74,6 +74,8 @@ class Rest:
         self._gate = gate
         self._limit = max_body_bytes
         self._json_limit = max_json_bytes
+        trace = tuple(_Route(verb, "TraceSetting", self._trace) for verb in ("GET", "POST"))
+        log = tuple(_Route(verb, "LogSettings", self._log) for verb in ("GET", "POST"))
         self._routes: dict[str, tuple[_Route, ...]] = {
             "": (_Route("GET", "ServerMetadata", self._server_metadata),),
             "health/live": (_Route("GET", "ServerLive", self._live),),
@@ -84,6 +86,9 @@ class Rest:
             "models/*/ready": (_Route("GET", "ModelReady", self._model_ready),),
             "models/*/config": (_Route("GET", "ModelConfig", self._config),),
             "models/*/stats": (_Route("GET", "ModelStatistics", self._statistics),),
+            "models/*/trace/setting": trace,
+            "trace/setting": trace,
+            "logging": log,
             "repository/index": (_Route("POST", "RepositoryIndex", self._index),),
             "repository/models/*/load": (_Route("POST", "RepositoryModelLoad", self._load),),
             "repository/models/*/unload": (_Route("POST", "RepositoryModelUnload", self._unload),),
@@ -117,17 +122,19 @@ class Rest:
         if (asked := rest_shared_memory.parse(rest)) is not None:
             return await self._shared_memory(asked, verb, headers, body)
         routes = self._routes.get(pattern, ())
+        if version and pattern not in _VERSIONED + _UNIMPLEMENTED:
+            routes = ()  # what is set for a model is set for all its versions
         if not routes:
-            if _is_declared(rest):
+            if pattern in _UNIMPLEMENTED:
                 raise PathUnimplemented(f"{path} is not supported by this server", path=path)
             raise PathUnknown(f"there is nothing at {path}", path=path)
         route = next((route for route in routes if route.verb == verb), None)
         if route is None:
             return _not_allowed(", ".join(route.verb for route in routes))
         admitted = await self._admit(route.rpc, headers)
-        return await route.handler(
-            admitted, _Target(model, version, inflate(body, encoding, self._limit))
-        )
+        content = inflate(body, encoding, self._limit)
+        rest_codec.check_json_size(len(content), self._json_limit)
+        return await route.handler(admitted, _Target(model, version, content))
 
     def error(self, error: LeptonError) -> Answer:
         """The answer that carries ``error``."""
@@ -174,6 +181,7 @@ class Rest:
                 outcome=outcome,
                 answer=answer,
                 json_length=json_length,
+                sampler=admitted.workspace.tracing.sampler(target.model),
             )
         return 200, raw_headers(json_length), answer
 
@@ -241,6 +249,16 @@ class Rest:
         await self._protocol.answer("RepositoryModelUnload", admitted, request)
         return _ok({"name": target.model, "unload": True})
 
+    async def _trace(self, admitted: Admitted, target: _Target) -> Answer:
+        request = rest_settings.trace_request(target.model, target.body)
+        answer: Any = await self._protocol.answer("TraceSetting", admitted, request)
+        return _ok(rest_settings.trace_content(answer))
+
+    async def _log(self, admitted: Admitted, target: _Target) -> Answer:
+        request = rest_settings.log_request(target.body)
+        answer: Any = await self._protocol.answer("LogSettings", admitted, request)
+        return _ok(rest_settings.log_content(answer))
+
 
 def _repository_parameters(body: bytes) -> dict[str, pb.ModelRepositoryParameter]:
     """The ``parameters`` of a body that may be empty."""
@@ -273,18 +291,9 @@ def _taken_apart(rest: str) -> tuple[str, str, str]:
     return model, version, "/".join([*parts[:named], "*", *after])
 
 
-_DECLARED = (
-    "trace/setting",
-    "logging",
-)
-"""Where the protocol has paths that this server does not answer."""
-
-
-def _is_declared(rest: str) -> bool:
-    return rest.startswith(_DECLARED) or (
-        rest.startswith("models/")
-        and rest.endswith(("/trace/setting", "/generate", "/generate_stream"))
-    )
+_UNIMPLEMENTED = ("models/*/generate", "models/*/generate_stream")
+"""Where Triton has paths that this server does not answer."""
+_VERSIONED = ("models/*", "models/*/ready", "models/*/config", "models/*/stats", "models/*/infer")
 
 
 def _ok(content: Any, status: int = 200) -> Answer:

@@ -101,12 +101,7 @@ def decode(
                 f"{len(body)} bytes"
             )
         end = int(header_length)
-    if end > max_json_bytes:
-        raise JsonTooLarge(
-            f"the JSON of a request may have {max_json_bytes} bytes, and this has {end}; send "
-            "tensors raw, with the parameter 'binary_data_size'",
-            limit=max_json_bytes,
-        )
+    check_json_size(end, max_json_bytes)
     header = json_object(body[:end])
     parameters = _object(header, "parameters")
     refuse_unsupported(parameters)
@@ -209,6 +204,16 @@ def _check_json(spec: TensorSpec, values: np.ndarray[Any, Any]) -> None:
             f"output '{name}' has a NaN or an infinity, which JSON cannot carry; ask for it with "
             "the parameter 'binary_data'",
             output=name,
+        )
+
+
+def check_json_size(size: int, limit: int) -> None:
+    """Raises JsonTooLarge."""
+    if size > limit:
+        raise JsonTooLarge(
+            f"the JSON of a request may have {limit} bytes, and this has {size}; send tensors raw, "
+            "with the parameter 'binary_data_size'",
+            limit=limit,
         )
 
 

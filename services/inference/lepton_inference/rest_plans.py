@@ -9,6 +9,7 @@ anew was most of what a request cost.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lepton_inference.batch import Outcome
 from lepton_inference.model import LoadedModel
@@ -16,6 +17,9 @@ from lepton_inference.rest_codec import Asked
 from lepton_inference.signature import Checked, InferenceRequest, Tails
 from lepton_inference.tensors import element_count
 from lepton_inference.wire import raw_output
+
+if TYPE_CHECKING:
+    from lepton_inference.tracing import Sampler
 
 HEADER_LENGTH = b"inference-header-content-length"
 ENCODING = b"content-encoding"
@@ -38,6 +42,8 @@ class RestPlan:
     """The answer's."""
     head: bytes
     """The answer's JSON."""
+    sampler: Sampler | None
+    """Which of these requests are traced; None for none."""
 
     def response(self, outcome: Outcome) -> bytes:
         """The answer's body."""
@@ -83,6 +89,7 @@ class RestPlans:
         outcome: Outcome,
         answer: bytes,
         json_length: int,
+        sampler: Sampler | None = None,
     ) -> None:
         """Remembers a request that was answered with raw tensors, if of the common kind."""
         request = asked.request
@@ -114,6 +121,7 @@ class RestPlans:
             output=index,
             headers=raw_headers(json_length),
             head=answer[:json_length],
+            sampler=sampler,
         )
 
 

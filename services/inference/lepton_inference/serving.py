@@ -9,19 +9,24 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from lepton_inference.endpoint import EndpointNotFound
 from lepton_inference.model import LoadedModel, Model
 from lepton_inference.rest_plans import RestPlans
 from lepton_inference.shadow import Mirror
 from lepton_inference.signature import InferenceRequest
+from lepton_inference.tracing import Tracing, Values
 from lepton_inference.wire import Plans
 from lepton_mesh.caller import Caller
 from lepton_mesh.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from lepton_mesh.telemetry import Telemetry
 
 
 class VersionNotServed(NotFound):
@@ -166,10 +171,11 @@ def _score(routing_key: str, model: Model, weight: int) -> float:
 class Workspace:
     """The endpoints of one workspace."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing | None = None) -> None:
         self.endpoints: dict[str, Served] = {}
         self.plans = Plans()
         self.rest_plans = RestPlans()
+        self.tracing = tracing or Tracing(None)
         self.revision = 0
         """One more with every change of what is served."""
 
@@ -188,6 +194,12 @@ class Workspace:
         """To be called whenever what is served has changed."""
         self.revision += 1
         self.plans.clear()
+        self.rest_plans.clear()
+
+    def trace(self, model: str, changes: Mapping[str, Values]) -> None:
+        """Changes which requests are traced; see Tracing.change."""
+        self.tracing.change(model, changes)
+        self.plans.clear()  # they remember it
         self.rest_plans.clear()
 
     def models(self) -> Iterator[Model]:
@@ -209,9 +221,14 @@ class Admitted:
 
 
 class Serving:
-    """All workspaces of this instance."""
+    """All workspaces of this instance.
 
-    def __init__(self) -> None:
+    Args:
+        telemetry: Where the spans of requests go that a workspace has traced; None for nowhere.
+    """
+
+    def __init__(self, telemetry: Telemetry | None = None) -> None:
+        self._telemetry = telemetry
         self._workspaces: dict[str, Workspace] = {}
 
     def workspace(self, name: str) -> Workspace:
@@ -220,7 +237,10 @@ class Serving:
         It stays the same for as long as this instance lives: callers who were admitted to it
         keep it, and see in it whatever is served by then.
         """
-        return self._workspaces.setdefault(name, Workspace())
+        found = self._workspaces.get(name)
+        if found is None:
+            found = self._workspaces[name] = Workspace(Tracing(self._telemetry))
+        return found
 
     def put(self, workspace: str, served: Served) -> list[Model]:
         """Serves the endpoint from now on.
@@ -259,6 +279,7 @@ class Serving:
         if served is None:
             return []
         place.changed()
+        place.tracing.forget(name)
         _end_sequences(served.draining)
         return served.loaded
 

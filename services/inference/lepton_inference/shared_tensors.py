@@ -74,7 +74,7 @@ class SharedTensors:
             except LeptonError as error:
                 model.statistics.fail(error.reason)
                 raise
-            checked, outcome = await _infer(model, request, gone)
+            checked, outcome = await _infer(admitted, model, request, gone)
         finally:
             held.release()
         parts = {
@@ -159,7 +159,7 @@ async def infer(
 ) -> tuple[Checked, Outcome, Placed]:
     """``model.infer``, by way of shared memory where the request says so and there is any."""
     if shared is None or not request.shares_memory:
-        return *await _infer(model, request, gone), _NOWHERE
+        return *await _infer(admitted, model, request, gone), _NOWHERE
     return await shared.infer(admitted, model, request, gone)
 
 
@@ -167,10 +167,16 @@ _NOWHERE: Placed = {}
 
 
 async def _infer(
-    model: Model, request: InferenceRequest, gone: Gone | None
+    admitted: Admitted, model: Model, request: InferenceRequest, gone: Gone | None
 ) -> tuple[Checked, Outcome]:
-    """``model.infer``, with the largest values ranked where the request wants no others."""
-    checked, outcome = await model.infer(request, gone)
+    """``model.infer``: traced where it is the request's turn, ranked where it wants classes."""
+    sampler = admitted.workspace.tracing.sampler(request.model)
+    if sampler is None or not sampler.due():
+        checked, outcome = await model.infer(request, gone)
+    else:
+        with sampler.span(model.source) as traced:
+            checked, outcome = await model.infer(request, gone)
+            traced.answered(outcome)
     return checked, ranked(model, request, checked, outcome)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -46,6 +46,9 @@ from lepton_inference.tensors import (
     text,
 )
 from lepton_mesh.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from lepton_inference.tracing import Sampler
 
 _RAW_INPUT_TAG = 0x3A  # ModelInferRequest.raw_input_contents: field 7, length-delimited
 _RAW_OUTPUT_TAG = b"\x32"  # ModelInferResponse.raw_output_contents: field 6
@@ -147,7 +150,11 @@ def _shared_part(parameters: Mapping[str, pb.InferParameter]) -> SharedPart | No
     return shared_part_of({key: parameter_value(value) for key, value in parameters.items()})
 
 
-def parameter_value(parameter: pb.InferParameter) -> object:
+def parameter_value(
+    parameter: pb.InferParameter
+    | pb.LogSettingsRequest.SettingValue
+    | pb.LogSettingsResponse.SettingValue,
+) -> object:
     """The value of whichever kind is set; None if none is."""
     kind = parameter.WhichOneof("parameter_choice")
     return None if kind is None else getattr(parameter, kind)
@@ -343,6 +350,8 @@ class Plan:
     """Bytes of a row of the output."""
     head: bytes
     """The answer's frame up to the raw output."""
+    sampler: Sampler | None = None
+    """Which of these requests are traced; None for none."""
 
     def response(self, outcome: Outcome) -> bytes:
         """The answer, framed."""
@@ -379,7 +388,12 @@ class Plans:
         return plan if plan is not None and plan.size == size else None
 
     def learn(
-        self, body: bytes, message: pb.ModelInferRequest, model: LoadedModel, batch: Batch
+        self,
+        body: bytes,
+        message: pb.ModelInferRequest,
+        model: LoadedModel,
+        batch: Batch,
+        sampler: Sampler | None = None,
     ) -> None:
         """Remembers a framed request that was answered from ``batch``, if of the common kind."""
         plan = _plan(body, message, model)
@@ -388,6 +402,7 @@ class Plans:
         view = batch.views[plan.output]
         if view is None or len(view) != batch.rows * plan.output_bytes:
             return  # the model does not keep the shape that it declares
+        plan.sampler = sampler
         if len(self._by_start) >= self._LIMIT:
             self.clear()
         self._by_start[body[: plan.start]] = plan

@@ -15,6 +15,7 @@ import logging
 import re
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 from lepton_mesh.telemetry import current_trace_id
@@ -43,17 +44,88 @@ def configure(
     format: str = "json",
     stream: TextIO | None = None,
 ) -> None:
-    """Sends every log record of this process to ``stream`` (default stderr) as ``format``."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(
-        ConsoleFormatter() if format == "console" else JsonFormatter(service, instance)
-    )
+    """Sends every log record of this process to ``stream`` (default stderr) as ``format``.
+
+    What is written may be changed while the process runs: see :func:`change_settings`.
+    """
+    handler = _Handler(stream or sys.stderr, JsonFormatter(service, instance))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    least = logging.getLevelNamesMapping()[level.upper()]
+    handler.apply(
+        LogSettings(
+            debug=least <= logging.DEBUG,
+            info=least <= logging.INFO,
+            warning=least <= logging.WARNING,
+            format=format,
+        )
+    )
     # Chatty below warning, and of no use to whoever runs a service.
     for name in ("asyncio", "alembic", "sqlalchemy", "opentelemetry"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What of a process' log is written, and how."""
+
+    debug: bool = False
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+    """What is worse than an error goes with errors."""
+    format: str = "json"
+    """One of FORMATS."""
+
+
+FORMATS: Final = ("json", "console")
+
+
+def settings() -> LogSettings:
+    """How this process logs; LookupError where :func:`configure` was never called."""
+    return _handler().settings
+
+
+def change_settings(wanted: LogSettings) -> None:
+    """Logs so from the next record on; LookupError as above."""
+    _handler().apply(wanted)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """The one handler of a process; lets the levels through that are wanted."""
+
+    def __init__(self, stream: TextIO, json_formatter: logging.Formatter) -> None:
+        super().__init__(stream)
+        self._json = json_formatter
+        self.settings = LogSettings()
+
+    def apply(self, wanted: LogSettings) -> None:
+        self.settings = wanted
+        self.setFormatter(ConsoleFormatter() if wanted.format == "console" else self._json)
+        # What nobody wants is not even made into a record.
+        levels = {logging.DEBUG: wanted.debug, logging.INFO: wanted.info}
+        levels |= {logging.WARNING: wanted.warning, logging.ERROR: wanted.error}
+        least = (level for level, is_wanted in levels.items() if is_wanted)
+        logging.getLogger().setLevel(next(least, logging.CRITICAL + 1))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        wanted = self.settings
+        if record.levelno >= logging.ERROR:
+            passes = wanted.error
+        elif record.levelno >= logging.WARNING:
+            passes = wanted.warning
+        elif record.levelno >= logging.INFO:
+            passes = wanted.info
+        else:
+            passes = wanted.debug
+        return passes
+
+
+def _handler() -> _Handler:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            return handler
+    raise LookupError("the log of this process was not configured")
 
 
 class JsonFormatter(logging.Formatter):

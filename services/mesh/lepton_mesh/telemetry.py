@@ -125,6 +125,11 @@ class Telemetry:
         self._http: Any = None
         self._http_thread: threading.Thread | None = None
 
+    @property
+    def exports(self) -> bool:
+        """Whether spans go anywhere."""
+        return self._tracer is not None
+
     def serve_metrics(self, host: str, port: int) -> str:
         """Serves ``/metrics`` over plain HTTP; returns its ``host:port``."""
         self._http, self._http_thread = start_http_server(port, host, self.registry)
@@ -138,18 +143,21 @@ class Telemetry:
         parent: trace.SpanContext | None = None,
         kind: trace.SpanKind = trace.SpanKind.INTERNAL,
         attributes: Mapping[str, str | int | float | bool] | None = None,
+        sampled: bool | None = None,
     ) -> Iterator[trace.Span]:
         """A span that is current inside; below ``parent``, else the current one, else a new trace.
 
+        It is recorded if ``sampled``, else as the trace says that it belongs to, else by chance.
         Where the trace is not sampled it carries the identifiers only and costs microseconds.
         An exception inside is the caller's to record: nothing of it goes into the span.
         """
         above = parent if parent is not None else trace.get_current_span().get_span_context()
-        sampled = (
-            bool(above.trace_flags & trace.TraceFlags.SAMPLED)
-            if above.is_valid
-            else random.random() < self._sample_ratio  # noqa: S311  a share, not a secret
-        )
+        if sampled is None:
+            sampled = (
+                bool(above.trace_flags & trace.TraceFlags.SAMPLED)
+                if above.is_valid
+                else random.random() < self._sample_ratio  # noqa: S311  a share, not a secret
+            )
         if sampled and self._tracer is not None:
             upper = trace.set_span_in_context(trace.NonRecordingSpan(above))
             span = self._tracer.start_span(name, context=upper, kind=kind, attributes=attributes)

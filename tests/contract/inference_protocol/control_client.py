@@ -65,10 +65,50 @@ async def control(client: Any, triton: Any, json_form: dict[str, Any]) -> dict[s
         ),
     }
     await do(triton.load_model("digits"))
+
+    async def settings(answer: Any) -> dict[str, Any]:
+        """By name, however the client has them."""
+        found = await do(answer)
+        return {name: _value(value) for name, value in (found.get("settings") or found).items()}
+
+    def trace(model: str | None = None, **changes: Any) -> Any:
+        return triton.update_trace_settings(model, changes, **json_form)
+
+    seen["trace"] = {
+        "first": await settings(triton.get_trace_settings(**json_form)),
+        "global": await settings(trace(trace_level=["TIMESTAMPS"], trace_rate="7")),
+        "model": await settings(trace("digits", trace_rate="2", trace_count="5")),
+        "other": await settings(triton.get_trace_settings("digits", **json_form)),
+        "cleared": await settings(trace("digits", trace_rate=None, trace_count=None)),
+        "off": await settings(trace(trace_level=None, trace_rate=None)),
+    }
+    seen["trace refused"] = {
+        "file": await refusal(lambda: trace(trace_file="spans.json")),
+        "level": await refusal(lambda: trace(trace_level=["TENSORS"])),
+        "model": await refusal(lambda: triton.get_trace_settings("nobody")),
+    }
+
+    def log(**changes: Any) -> Any:
+        return triton.update_log_settings(changes, **json_form)
+
+    seen["log"] = {
+        "first": await settings(triton.get_log_settings(**json_form)),
+        "changed": await settings(log(log_info=False, log_verbose_level=1, log_format="console")),
+        "back": await settings(log(log_info=True, log_verbose_level=0, log_format="json")),
+    }
+    seen["log refused"] = await refusal(lambda: log(log_file="lepton.log"))
     seen["again"] = await score()
     await do(triton.unload_model("digits", unload_dependents=True))
     await do(triton.close())
     return seen
+
+
+def _value(value: Any) -> Any:
+    """A setting's value: plain, or as protobuf's JSON wraps it."""
+    if not isinstance(value, dict):
+        return value
+    (found,) = value.values()
+    return found
 
 
 def main(kind: str, address: str) -> dict[str, Any]:

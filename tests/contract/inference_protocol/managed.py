@@ -7,11 +7,15 @@ admin of the workspace that operates the installation.
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+
+from opentelemetry.sdk.trace import TracerProvider
 
 from lepton_inference.asgi import Application
 from lepton_inference.envoy import DataPort
@@ -19,7 +23,9 @@ from lepton_inference.grpc_port import GrpcPort
 from lepton_inference.launcher import EnvoyProcess
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Admitted, Serving
+from lepton_mesh import logs
 from lepton_mesh.caller import Caller, Role
+from lepton_mesh.telemetry import Telemetry
 from tests.contract.inference_protocol.doors import MAX_MESSAGE_BYTES, Server
 from tests.inference_models import linear
 from tests.managed_inference import ManagedInference, Models
@@ -44,7 +50,11 @@ class OpenGate:
 
 def _managed(directory: Path) -> ManagedInference:
     models = Models({"digits/1": linear(1.0), "digits/2": linear(2.0), "broken/1": b"no model"})
-    return ManagedInference(models, directory / "inference.db", directory / "cache")
+    telemetry = Telemetry("inference")
+    telemetry._tracer = TracerProvider().get_tracer("test")  # spans go somewhere
+    return ManagedInference(
+        models, directory / "inference.db", directory / "cache", telemetry=telemetry
+    )
 
 
 class _App:
@@ -59,6 +69,7 @@ class _App:
             await self._application(scope, receive, send)
             return
         await receive()
+        logs.configure("inference", "managed", stream=io.StringIO())
         managed = _managed(Path(os.environ[_DIRECTORY]))
         protocol = OpenInference(managed.serving, managed.repository)
         self._application = Application(protocol, OpenGate(managed.serving), MAX_MESSAGE_BYTES)
@@ -89,7 +100,10 @@ async def asgi() -> AsyncIterator[Server]:
 @contextlib.asynccontextmanager
 async def grpc_port() -> AsyncIterator[Server]:
     """grpc.aio, without REST."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     with tempfile.TemporaryDirectory(prefix="lepton-") as directory:
+        logs.configure("inference", "managed", stream=io.StringIO())
         managed = _managed(Path(directory))
         protocol = OpenInference(managed.serving, managed.repository)
         gate = OpenGate(managed.serving)
@@ -100,3 +114,5 @@ async def grpc_port() -> AsyncIterator[Server]:
         finally:
             await port.stop(1)
             await managed.close()
+            root.handlers[:] = handlers
+            root.setLevel(level)

@@ -84,8 +84,6 @@ def grpc_client(door: Door) -> dict[str, Any]:
         for name, call in {
             "unknown": lambda: triton.infer("nobody", [image]),
             "version": lambda: triton.infer("linear", [image], model_version="9"),
-            "trace": triton.get_trace_settings,
-            "log": triton.get_log_settings,
             "load": lambda: triton.load_model("linear"),
             "unload": lambda: triton.unload_model("linear"),
         }.items()
@@ -179,7 +177,6 @@ def http_client(door: Door) -> dict[str, Any]:
         for name, call in {
             "unknown": lambda: triton.infer("nobody", [image]),
             "version": lambda: triton.infer("linear", [image], model_version="9"),
-            "trace": triton.get_trace_settings,
             "load": lambda: triton.load_model("linear"),
         }.items()
     }

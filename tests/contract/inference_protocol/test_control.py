@@ -53,7 +53,8 @@ def ask(kind: str, server: Server) -> dict[str, Any]:
 
 
 def check(seen: dict[str, Any], *, unavailable: str, invalid: str, absent: str) -> None:
-    assert {"model_repository", "model_repository(unload_dependents)"} <= set(seen["extensions"])
+    extensions = {"model_repository", "model_repository(unload_dependents)", "trace", "logging"}
+    assert extensions <= set(seen["extensions"])
     assert seen["index before"]["broken"][0] == "UNAVAILABLE"
     assert (seen["loaded"], seen["ready"], seen["rows"]) == (8.0, True, 5)
     assert seen["index loaded"]["digits"] == ["READY", ""]
@@ -65,6 +66,38 @@ def check(seen: dict[str, Any], *, unavailable: str, invalid: str, absent: str) 
     assert refused["nobody"].startswith(f"{absent}: there is no endpoint 'nobody'")
     assert "optimization" in refused["config"]
     assert seen["again"] == 8.0
+    trace = {name: _flat(values) for name, values in seen["trace"].items()}
+    first = {
+        "trace_level": "OFF",
+        "trace_rate": "1000",
+        "trace_count": "-1",
+        "trace_mode": "opentelemetry",
+    }
+    assert trace["first"] == trace["off"] == first
+    on = first | {"trace_level": "TIMESTAMPS", "trace_rate": "7"}
+    assert trace["global"] == trace["cleared"] == on
+    assert trace["model"] == trace["other"] == on | {"trace_rate": "2", "trace_count": "5"}
+    assert "'trace_file'" in seen["trace refused"]["file"]
+    assert "TENSORS" in seen["trace refused"]["level"]
+    assert seen["trace refused"]["model"].startswith(f"{absent}: there is no endpoint 'nobody'")
+    usual = {
+        "log_info": True,
+        "log_warning": True,
+        "log_error": True,
+        "log_verbose_level": 0,
+        "log_format": "json",
+    }
+    assert seen["log"]["first"] == seen["log"]["back"] == usual
+    changed = {"log_info": False, "log_verbose_level": 1, "log_format": "console"}
+    assert seen["log"]["changed"] == usual | changed
+    assert "'log_file'" in seen["log refused"]
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, str]:
+    """gRPC has a list of every setting, REST of the level."""
+    return {
+        name: value[0] if isinstance(value, list) else value for name, value in settings.items()
+    }
 
 
 @pytest.mark.parametrize("kind", ["grpc", "aio"])
@@ -109,3 +142,29 @@ def test_what_rest_says_of_loading(asgi_managed: Server) -> None:
             answer = client.post(load, json={"parameters": parameters})
             assert answer.status_code == status, answer.text
             assert says in answer.json()["error"]
+
+
+def test_what_rest_says_of_settings(asgi_managed: Server) -> None:
+    """Both verbs, where they are and where not, and JSON that says nothing they could be."""
+    load = {"parameters": {}}
+    with asgi_managed.http() as client:
+        assert client.post("/v2/repository/models/digits/load", json=load).status_code == 200
+        for path in ("/v2/trace/setting", "/v2/models/digits/trace/setting", "/v2/logging"):
+            assert client.get(path).status_code == client.post(path).status_code == 200
+            assert client.post(path, json=[1]).status_code == 400
+            refused = client.delete(path)
+            assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
+        assert client.get("/v2/models/digits/versions/2/trace/setting").status_code == 404
+        assert client.get("/v2/models/nobody/trace/setting").status_code == 404
+        rate = client.post("/v2/trace/setting", json={"trace_rate": 9})
+        assert rate.json()["trace_rate"] == "9"
+        assert client.post("/v2/trace/setting", json={"trace_rate": None}).status_code == 200
+        for path, body in (
+            ("/v2/trace/setting", {"trace_rate": True}),
+            ("/v2/trace/setting", {"trace_rate": {}}),
+            ("/v2/logging", {"log_info": [True]}),
+            ("/v2/logging", {"log_verbose_level": -1}),
+            ("/v2/logging", {"log_verbose_level": 0.5}),
+        ):
+            answer = client.post(path, json=body)
+            assert (answer.status_code, answer.json()["reason"]) == (400, "PARAMETER_INVALID")

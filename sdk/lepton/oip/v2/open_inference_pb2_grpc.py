@@ -275,14 +275,16 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TraceSetting(self, request, context):
-        """Returns the trace settings, after changing those that the request names. Role viewer.
+        """Returns the trace settings, after changing those that the request names. Role viewer; to
+        change a model's developer, the workspace's admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LogSettings(self, request, context):
-        """Returns the log settings, after changing those that the request names. Role viewer.
+        """Returns the log settings, after changing those that the request names. Role viewer; to change
+        them admin of the workspace `default`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

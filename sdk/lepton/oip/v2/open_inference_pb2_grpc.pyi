@@ -86,9 +86,13 @@ class GRPCInferenceServiceStub:
     CudaSharedMemoryUnregister: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.CudaSharedMemoryUnregisterRequest, _open_inference_pb2.CudaSharedMemoryUnregisterResponse]
     """Forgets one of the caller's CUDA regions, or all of them. Role viewer."""
     TraceSetting: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.TraceSettingRequest, _open_inference_pb2.TraceSettingResponse]
-    """Returns the trace settings, after changing those that the request names. Role viewer."""
+    """Returns the trace settings, after changing those that the request names. Role viewer; to
+    change a model's developer, the workspace's admin.
+    """
     LogSettings: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.LogSettingsRequest, _open_inference_pb2.LogSettingsResponse]
-    """Returns the log settings, after changing those that the request names. Role viewer."""
+    """Returns the log settings, after changing those that the request names. Role viewer; to change
+    them admin of the workspace `default`.
+    """
 
 @_typing.type_check_only
 class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
@@ -141,9 +145,13 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     CudaSharedMemoryUnregister: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.CudaSharedMemoryUnregisterRequest, _open_inference_pb2.CudaSharedMemoryUnregisterResponse]  # type: ignore[assignment]
     """Forgets one of the caller's CUDA regions, or all of them. Role viewer."""
     TraceSetting: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.TraceSettingRequest, _open_inference_pb2.TraceSettingResponse]  # type: ignore[assignment]
-    """Returns the trace settings, after changing those that the request names. Role viewer."""
+    """Returns the trace settings, after changing those that the request names. Role viewer; to
+    change a model's developer, the workspace's admin.
+    """
     LogSettings: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.LogSettingsRequest, _open_inference_pb2.LogSettingsResponse]  # type: ignore[assignment]
-    """Returns the log settings, after changing those that the request names. Role viewer."""
+    """Returns the log settings, after changing those that the request names. Role viewer; to change
+    them admin of the workspace `default`.
+    """
 
 class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """The inference protocol's methods. On the data port every caller presents a mesh certificate
@@ -307,7 +315,9 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _open_inference_pb2.TraceSettingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_open_inference_pb2.TraceSettingResponse, _abc.Awaitable[_open_inference_pb2.TraceSettingResponse]]:
-        """Returns the trace settings, after changing those that the request names. Role viewer."""
+        """Returns the trace settings, after changing those that the request names. Role viewer; to
+        change a model's developer, the workspace's admin.
+        """
 
     @_abc_1.abstractmethod
     def LogSettings(
@@ -315,6 +325,8 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _open_inference_pb2.LogSettingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_open_inference_pb2.LogSettingsResponse, _abc.Awaitable[_open_inference_pb2.LogSettingsResponse]]:
-        """Returns the log settings, after changing those that the request names. Role viewer."""
+        """Returns the log settings, after changing those that the request names. Role viewer; to change
+        them admin of the workspace `default`.
+        """
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
