@@ -18,31 +18,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 from lepton_inference.changes import Changes
-from lepton_inference.endpoint import Endpoint, EndpointNotFound, ModelVersion, State, Target
+from lepton_inference.endpoint import Endpoint, EndpointNotFound, State
 from lepton_inference.ensemble import Ensemble, EnsembleInvalid
 from lepton_inference.ensemble_model import EnsembleModel, EnsembleNotReady
-from lepton_inference.model import LoadedModel, Model, ModelSource, Session
+from lepton_inference.loader import LoadSession, ModelLoader, loaded_already, shadow_already
+from lepton_inference.model import LoadedModel, Model
 from lepton_inference.model_errors import ModelDoesNotFit
 from lepton_inference.ports import Artifacts, Endpoints, Models
 from lepton_inference.serving import Served, Serving, ServingState
-from lepton_inference.settings import EndpointInvalid, ModelSettings
-from lepton_inference.shadow import Comparison, Mirror, quietly, shadow_settings
+from lepton_inference.settings import EndpointInvalid
+from lepton_inference.shadow import Comparison, Mirror
 from lepton_mesh.errors import Internal, LeptonError
 
 log = logging.getLogger(__name__)
 
-LoadSession = Callable[[Path, ModelSettings], Session]
-"""Loads and warms the model in a file, to be served so. Blocks."""
-
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
-_LOADS_AT_ONCE = 2
 _SEQUENCE_SECONDS = 60.0
 """How long sequences may go on with a model that was replaced, in the memory of both."""
 UNLOADED_REASON = "unloaded"
@@ -75,11 +71,8 @@ class Deployer:
         follow_seconds: float = _FOLLOW_SECONDS,
     ) -> None:
         self._endpoints = endpoints
-        self._artifacts = artifacts
-        self._cache = cache
+        self._loader = ModelLoader(artifacts, cache, load, platform)
         self._serving = serving
-        self._load = load
-        self._platform = platform
         self._changes = changes
         self._follow_seconds = follow_seconds
         self._following: asyncio.Task[None] | None = None
@@ -87,8 +80,6 @@ class Deployer:
         self._begun: dict[_Key, _Wanted] = {}
         """What was last begun to be brought about, of every endpoint that is known here."""
         self._closing: set[asyncio.Task[None]] = set()
-        # A load takes all cores for its measurements; many at once would measure each other.
-        self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
 
     async def start(self) -> None:
         """Deploys every endpoint on record, and follows the record from then on.
@@ -138,7 +129,7 @@ class Deployer:
             return  # created anew meanwhile; its models replace these
         for model in self._serving.remove(workspace, endpoint_id):
             self._close_later(model)
-        await self._forget_unused()
+        await self._loader.forget_unused(await self._endpoints.all())
 
     async def close(self) -> None:
         """Stops deploying, and closes every model once its queue is empty."""
@@ -218,8 +209,8 @@ class Deployer:
             if endpoint.ensemble is not None:
                 models.append(self._ensemble(endpoint, endpoint.ensemble))
             for target in endpoint.targets:
-                kept = _same(now, target, endpoint)
-                models.append(kept or await self._load_model(endpoint, target.version))
+                kept = loaded_already(now, endpoint, target.version)
+                models.append(kept or await self._loader.load(endpoint, target.version))
             self._check_dependents(endpoint, models)
         except BaseException:
             for model in models:
@@ -231,7 +222,7 @@ class Deployer:
         }
         weights = [target.weight for target in endpoint.targets] or [1]
         served = Served(endpoint.id, ServingState.READY, models=models, weights=weights)
-        kept_shadow = _same_shadow(now, endpoint)
+        kept_shadow = shadow_already(now, endpoint)
         for model in self._serving.put(endpoint.workspace, served):
             if model is not kept_shadow:
                 self._close_later(model, endpoint)
@@ -248,7 +239,7 @@ class Deployer:
                 "providers": ", ".join(sorted(providers)),
             },
         )
-        await self._forget_unused()
+        await self._loader.forget_unused(await self._endpoints.all())
 
     async def _unload(self, endpoint: Endpoint) -> None:
         """Serves the endpoint without models; those it had finish what they were sent."""
@@ -302,7 +293,7 @@ class Deployer:
         if wanted is None:
             return
         try:
-            model = kept or await self._load_model(endpoint, wanted.version, shadow=True)
+            model = kept or await self._loader.load(endpoint, wanted.version, shadow=True)
             try:
                 mirror = Mirror(model, wanted.percent, wanted.tolerance)
                 bonds = [mirror.bond(each.signature) for each in live]
@@ -320,20 +311,6 @@ class Deployer:
         """What the endpoint's shadow was found to answer here; None where none runs."""
         served = self._serving.workspace(endpoint.workspace).endpoints.get(endpoint.id)
         return None if served is None or served.mirror is None else served.mirror.comparison
-
-    async def _load_model(
-        self, endpoint: Endpoint, version: ModelVersion, *, shadow: bool = False
-    ) -> LoadedModel:
-        settings = shadow_settings(endpoint.settings) if shadow else endpoint.settings
-        content = self._artifacts.read(endpoint.workspace, version.artifact)
-        path = await self._cache.get(version.sha256, version.artifact, content)
-        async with self._loads:
-            run = quietly if shadow else asyncio.to_thread
-            session = await run(self._load, path, settings)
-        source = ModelSource(
-            endpoint.id, version.number, self._platform, version.sha256, version.class_names
-        )
-        return LoadedModel(source, session, settings, background=shadow)
 
     async def _failed(self, endpoint: Endpoint, failure: LeptonError, *, passing: bool) -> None:
         log.warning(
@@ -384,14 +361,6 @@ class Deployer:
 
         await self._endpoints.change(endpoint.workspace, endpoint.id, change)
 
-    async def _forget_unused(self) -> None:
-        wanted = set()
-        for endpoint in await self._endpoints.all():
-            wanted |= {target.version.sha256 for target in endpoint.targets}
-            if endpoint.shadow is not None:
-                wanted.add(endpoint.shadow.version.sha256)
-        await self._cache.keep(wanted)
-
     def _close_later(self, model: Model, replaced_in: Endpoint | None = None) -> None:
         """Closes a model that nobody is sent to any more, once its queue is empty.
 
@@ -411,29 +380,6 @@ class Deployer:
 
 def _wanted(endpoint: Endpoint) -> _Wanted:
     return endpoint.created, endpoint.generation
-
-
-def _same(now: Served | None, target: Target, endpoint: Endpoint) -> LoadedModel | None:
-    """The model that serves ``target`` already, with the same settings."""
-    for model in now.models if now is not None else ():
-        if (
-            isinstance(model, LoadedModel)
-            and model.source.version == target.version.number
-            and model.source.digest == target.version.sha256
-            and model.settings == endpoint.settings
-        ):
-            return model
-    return None
-
-
-def _same_shadow(now: Served | None, endpoint: Endpoint) -> LoadedModel | None:
-    """The shadow that runs already, if it is the one that is wanted."""
-    if now is None or now.mirror is None or endpoint.shadow is None:
-        return None
-    model, version = now.mirror.model, endpoint.shadow.version
-    wanted = version.number, version.sha256, shadow_settings(endpoint.settings)
-    kept = (model.source.version, model.source.digest, model.settings) == wanted
-    return model if kept else None
 
 
 def _settle(outcome: Outcome, failure: LeptonError | None) -> None:

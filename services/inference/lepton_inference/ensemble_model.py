@@ -18,7 +18,9 @@ import numpy as np
 from lepton_inference.batch import Batch, Outcome
 from lepton_inference.endpoint import EndpointNotFound
 from lepton_inference.ensemble import Ensemble, EnsembleInvalid, EnsembleStep, check_depth
+from lepton_inference.ensemble_tensors import add_step
 from lepton_inference.model import Gone, Model, ModelSource, unless_gone
+from lepton_inference.parameters import ParameterInvalid
 from lepton_inference.recurrent import Step
 from lepton_inference.sequences import Key
 from lepton_inference.serving import EndpointNotReady, EndpointUnloaded, Workspace
@@ -135,13 +137,15 @@ class EnsembleModel:
         Raises:
             EnsembleNotReady, EnsembleInvalid: See :meth:`check`.
             TensorInvalid, OutputUnknown: The request does not fit the ensemble.
+            ParameterInvalid: No step has such a level of priority.
             LeptonError: What a step raised; its message names the step.
             CallerGone: ``gone`` said so while a step was waited for.
         """
         started = time.perf_counter_ns()
-        derived = self._derived()
-        checked = derived.signature.check(request, derived.max_rows)
         try:
+            derived = self._derived()
+            checked = derived.signature.check(request, derived.max_rows)
+            _check_priority(request.priority, derived.priority_levels)
             if gone is None:
                 outcome = await self._run(derived.signature, request, checked)
             else:
@@ -235,12 +239,13 @@ class EnsembleModel:
                 outputs=list(step.outputs),
                 timeout=None if deadline is None else deadline - time.monotonic(),
                 routing_key=request.routing_key,
+                generation=request.generation,
                 sequence=request.sequence,
                 owner=request.owner,
                 stream=request.stream,
             )
             model = served.route(asked)
-            # Steps differ in their levels; the last of a step is the nearest to one beyond.
+            # Steps differ in their levels: what is beyond a step's is its last.
             asked.priority = min(request.priority, model.priority_levels)
             checked, outcome = await model.infer(asked)
         except LeptonError as error:
@@ -281,7 +286,7 @@ class EnsembleModel:
         tensors: dict[str, TensorSpec] = {}
         for index in self._order:
             for part in parts[index]:
-                _add(tensors, self.ensemble.steps[index], part.signature)
+                add_step(tensors, self.ensemble.steps[index], part.signature)
         every = [part for of_step in parts for part in of_step]
         batched = all(part.signature.batched for part in every)
         makers = self.ensemble.makers
@@ -328,6 +333,16 @@ class EnsembleModel:
         return chosen
 
 
+def _check_priority(priority: int, levels: int) -> None:
+    """Raises ParameterInvalid, as a model does, for a level that no step has."""
+    if priority > levels > 1:
+        raise ParameterInvalid(
+            f"the parameter 'priority' is {priority}; the steps have the levels 1 to {levels} at "
+            "most, and 0 for the default",
+            parameter="priority",
+        )
+
+
 def _name_step(error: LeptonError, step: EnsembleStep) -> None:
     error.message = f"step '{step.endpoint}': {error.message}"
     error.args = (error.message,)
@@ -337,52 +352,3 @@ def _name_step(error: LeptonError, step: EnsembleStep) -> None:
 def _part(model: Model, instead: Instead) -> Model | _Derived:
     """What a step's model takes and gives, where it is an ensemble with those models instead."""
     return model._derive(instead) if isinstance(model, EnsembleModel) else model
-
-
-def _add(tensors: dict[str, TensorSpec], step: EnsembleStep, signature: Signature) -> None:
-    """Brings a step's inputs and outputs together with the tensors known so far."""
-    taken = [spec.name for spec in signature.inputs]
-    if missing := sorted(set(taken).difference(step.inputs)):
-        raise EnsembleInvalid(
-            f"step '{step.endpoint}' does not feed the model's input '{missing[0]}'",
-            step=step.endpoint,
-        )
-    for kind, mapping, specs in (
-        ("input", step.inputs, signature.inputs),
-        ("output", step.outputs, signature.outputs),
-    ):
-        known = {spec.name: spec for spec in specs}
-        if unknown := sorted(mapping.keys() - known.keys()):
-            raise EnsembleInvalid(
-                f"step '{step.endpoint}' names the {kind} '{unknown[0]}'; the model has "
-                f"{', '.join(known)}",
-                step=step.endpoint,
-            )
-        for name, spec in known.items():
-            if name in mapping:
-                tensor = mapping[name]
-                where = f"{kind} '{name}' of step '{step.endpoint}'"
-                before = tensors.get(tensor)
-                tensors[tensor] = _both(tensor, before, spec, where)
-
-
-def _both(tensor: str, before: TensorSpec | None, spec: TensorSpec, where: str) -> TensorSpec:
-    """A tensor that is ``before`` and also ``spec``; raises EnsembleInvalid if none can be."""
-    if before is None:
-        return TensorSpec(tensor, spec.datatype, spec.shape, spec.names)
-    if before.datatype != spec.datatype:
-        raise EnsembleInvalid(
-            f"the tensor '{tensor}' is {before.datatype.name} and {where} is {spec.datatype.name}",
-            tensor=tensor,
-        )
-    if len(before.shape) != len(spec.shape) or any(
-        one != other and -1 not in (one, other)
-        for one, other in zip(before.shape, spec.shape, strict=True)
-    ):
-        raise EnsembleInvalid(
-            f"the tensor '{tensor}' has the shape {list(before.shape)} and {where} "
-            f"{list(spec.shape)}",
-            tensor=tensor,
-        )
-    shape = tuple(max(pair) for pair in zip(before.shape, spec.shape, strict=True))
-    return TensorSpec(tensor, before.datatype, shape, before.names)

@@ -126,6 +126,7 @@ async def test_what_endpoints_are_made_of_is_the_same_by_either_protocol(world: 
     found = await result_of(await start_client(world, "composed", record.ports["oip"]))
     grpc, http = found["grpc"], found["http"]
     assert grpc["split"] == http["split"]
+    assert found["streamed"] == 2 * ONE
     assert set(grpc["split"]) == {ONE, TWO}
     for seen in (grpc, http):
         assert seen["sticky"]
@@ -143,9 +144,9 @@ async def test_what_endpoints_are_made_of_is_the_same_by_either_protocol(world: 
     # The ensemble's input to the cached step, and the one that both clients sent three times.
     (cached,) = http["cached_statistics"]
     hits, misses = (cached["inference_stats"][f"cache_{kind}"]["count"] for kind in ("hit", "miss"))
-    assert (int(hits), int(misses)) == (6, 2)
+    assert (int(hits), int(misses)) == (7, 2)
     (reader,) = http["reader_statistics"]
-    assert int(reader["inference_count"]) == 2
+    assert int(reader["inference_count"]) == 3
     await compared(world, 6)
 
 

@@ -13,6 +13,7 @@ answered, and after a line on standard input prints what they were answered, one
 from __future__ import annotations
 
 import json
+import queue
 import sys
 import threading
 from collections import Counter
@@ -56,6 +57,19 @@ class Caller:
         tensor.set_data_from_numpy(IMAGE)
         result = self.client.infer(model, [tensor], headers=self._headers, **options)
         return float(result.as_numpy("scores")[0, 0])
+
+    def streamed(self, model: str) -> float:
+        """As :meth:`score`, by a stream; gRPC only."""
+        answers: queue.Queue[Any] = queue.Queue()
+        tensor = self._module.InferInput("image", [1, 4], "FP32")
+        tensor.set_data_from_numpy(IMAGE)
+        self.client.start_stream(
+            lambda result, error: answers.put(error or result), headers=self._headers
+        )
+        self.client.async_stream_infer(model, [tensor])
+        answer = answers.get(timeout=30)
+        self.client.stop_stream()
+        return float(answer.as_numpy("scores")[0, 0])
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """What another method of the client gives, as JSON."""
@@ -114,6 +128,8 @@ def composed(door: dict[str, str]) -> dict[str, Any]:
             refused = str(caller.score("shadowed", model_version="2"))
         except Exception as error:
             refused = str(error)
+        if kind == "grpc":
+            seen["streamed"] = caller.streamed("reader")
         seen[kind] = {
             "split": split,
             "sticky": split == again,

@@ -15,6 +15,7 @@ from lepton_inference.batcher import InferenceFailed, QueueFull, RequestExpired
 from lepton_inference.ensemble import Ensemble, EnsembleInvalid, EnsembleStep
 from lepton_inference.ensemble_model import EnsembleModel, EnsembleNotReady
 from lepton_inference.model import CallerGone, LoadedModel, Model, ModelSource
+from lepton_inference.parameters import Generation, ParameterInvalid
 from lepton_inference.reports import config, metadata, properties, statistics
 from lepton_inference.serving import Served, Serving, ServingState, Workspace
 from lepton_inference.settings import BatchingSettings, Link, ModelSettings, SequenceSettings
@@ -331,6 +332,7 @@ async def test_a_failure_names_its_step() -> None:
     await asyncio.gather(*waiting, return_exceptions=True)
     assert model.statistics.failures["QUEUE_FULL"].count >= 1
     assert model.statistics.failures["INFERENCE_FAILED"].count == 1
+    assert model.statistics.failures["TENSOR_INVALID"].count == 1
 
 
 async def test_deadline_and_priority_reach_every_step() -> None:
@@ -340,7 +342,11 @@ async def test_deadline_and_priority_reach_every_step() -> None:
     serve(serving, "first", Step())
     serve(serving, "second", Step(), settings=levels)
     model = two_steps(serving.workspace("w"))
-    assert await answer(model, priority=9, timeout=60) == [[[1, 1]]]
+    assert await answer(model, priority=3, timeout=60) == [[[1, 1]]]
+    with pytest.raises(ParameterInvalid, match="the levels 1 to 3"):
+        await answer(model, priority=4)
+    with pytest.raises(ParameterInvalid, match=r"step 'first'.*max_steps"):
+        await answer(model, generation=Generation(max_steps=2))
     with pytest.raises(RequestExpired, match="step 'first'"):
         await answer(model, timeout=0.0)
 

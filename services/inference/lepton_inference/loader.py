@@ -1,0 +1,101 @@
+"""Loads model versions for endpoints: fetched, checked by digest, kept on disk, warmed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lepton_inference.endpoint import Endpoint, ModelVersion
+from lepton_inference.model import LoadedModel, ModelSource, Session
+from lepton_inference.ports import Artifacts, Models
+from lepton_inference.serving import Served
+from lepton_inference.settings import ModelSettings
+from lepton_inference.shadow import quietly, shadow_settings
+
+LoadSession = Callable[[Path, ModelSettings], Session]
+"""Loads and warms the model in a file, to be served so. Blocks."""
+
+_LOADS_AT_ONCE = 2
+
+
+class ModelLoader:
+    """Made and used on the event loop that serves.
+
+    Args:
+        artifacts: Where models come from.
+        cache: Where they are kept on this machine.
+        load: Makes a session of a file.
+        platform: What sessions are, in the protocol's words.
+    """
+
+    def __init__(
+        self, artifacts: Artifacts, cache: Models, load: LoadSession, platform: str
+    ) -> None:
+        self._artifacts = artifacts
+        self._cache = cache
+        self._load = load
+        self._platform = platform
+        # A load takes all cores for its measurements; many at once would measure each other.
+        self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
+
+    async def load(
+        self, endpoint: Endpoint, version: ModelVersion, *, shadow: bool = False
+    ) -> LoadedModel:
+        """The version, ready to be asked as the endpoint's settings say.
+
+        Args:
+            endpoint: Whose model it becomes.
+            version: Which.
+            shadow: Whether it yields to others, from loading on, and has a shadow's settings.
+
+        Raises:
+            LeptonError: What reading it, its digest or loading it comes to.
+        """
+        settings = shadow_settings(endpoint.settings) if shadow else endpoint.settings
+        content = self._artifacts.read(endpoint.workspace, version.artifact)
+        path = await self._cache.get(version.sha256, version.artifact, content)
+        async with self._loads:
+            run = quietly if shadow else asyncio.to_thread
+            session = await run(self._load, path, settings)
+        source = ModelSource(
+            endpoint.id, version.number, self._platform, version.sha256, version.class_names
+        )
+        return LoadedModel(source, session, settings, background=shadow)
+
+    async def forget_unused(self, endpoints: Iterable[Endpoint]) -> None:
+        """Removes from disk what none of these, which are all there are, wants."""
+        wanted = set()
+        for endpoint in endpoints:
+            wanted |= {target.version.sha256 for target in endpoint.targets}
+            if endpoint.shadow is not None:
+                wanted.add(endpoint.shadow.version.sha256)
+        await self._cache.keep(wanted)
+
+
+def loaded_already(
+    now: Served | None, endpoint: Endpoint, version: ModelVersion
+) -> LoadedModel | None:
+    """The model that answers with that version already, if it is served as is wanted."""
+    for model in now.models if now is not None else ():
+        if isinstance(model, LoadedModel) and _is(model, version, endpoint.settings):
+            return model
+    return None
+
+
+def shadow_already(now: Served | None, endpoint: Endpoint) -> LoadedModel | None:
+    """The shadow that runs already, if it is the one that is wanted."""
+    if now is None or now.mirror is None or endpoint.shadow is None:
+        return None
+    model = now.mirror.model
+    wanted = shadow_settings(endpoint.settings)
+    return model if _is(model, endpoint.shadow.version, wanted) else None
+
+
+def _is(model: LoadedModel, version: ModelVersion, settings: ModelSettings) -> bool:
+    source = model.source
+    return (source.version, source.digest, model.settings) == (
+        version.number,
+        version.sha256,
+        settings,
+    )
