@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import NamedTuple
 
 from lepton_inference.batch import Outcome
-from lepton_inference.batcher import Batcher
+from lepton_inference.batcher import NO_DEADLINE, Batcher
 from lepton_inference.implicit_state import State, StateLayout
 from lepton_inference.parameters import ParameterInvalid
 from lepton_inference.sequences import Sequences, Turn
@@ -80,7 +80,7 @@ class Recurrent:
             QueueFull, RequestExpired, ModelUnloaded, InferenceFailed: From the batcher.
             StateMalformed: The model does not do what its graph declares.
         """
-        async with self._turn(request) as turn:
+        async with self._turn(request, deadline) as turn:
             outcome = await self._run(checked, checked.columns, turn.state, deadline, level)
             with self._counted():
                 turn.state = self.layout.state(outcome)
@@ -98,7 +98,7 @@ class Recurrent:
             steps = self._steps(request)
         end_value = request.generation.end_value
         columns: Sequence[Column] = checked.columns
-        async with self._turn(request) as turn:
+        async with self._turn(request, deadline) as turn:
             state, final = turn.state, False
             while not final:
                 outcome = await self._run(checked, columns, state, deadline, level)
@@ -113,7 +113,7 @@ class Recurrent:
             turn.state = state
 
     @contextlib.asynccontextmanager
-    async def _turn(self, request: InferenceRequest) -> AsyncIterator[Turn]:
+    async def _turn(self, request: InferenceRequest, deadline: float) -> AsyncIterator[Turn]:
         if self.sequences is None:
             yield Turn(())
             return
@@ -125,8 +125,9 @@ class Recurrent:
                         "'sequence_id', other than 0 and \"\", and begin it with 'sequence_start'",
                         parameter="sequence_id",
                     )
+                seconds = None if deadline == NO_DEADLINE else deadline - self._batcher.now()
                 turn = await stack.enter_async_context(
-                    self.sequences.turn(request.owner, request.sequence, request.stream)
+                    self.sequences.turn(request.owner, request.sequence, request.stream, seconds)
                 )
             yield turn
 

@@ -18,12 +18,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from weakref import WeakSet
 
-from lepton_inference.batcher import QueueFull
+from lepton_inference.batcher import QueueFull, RequestExpired
 from lepton_inference.implicit_state import State
 from lepton_inference.parameters import SequenceId, SequenceStep
 from lepton_mesh.errors import FailedPrecondition, ResourceExhausted
 
 _LONGEST_RETRY_SECONDS = 60.0
+_SHORTEST_TIMER_SECONDS = 0.001
 
 Key = tuple[str, SequenceId]
 """A sequence's owner and its id."""
@@ -128,7 +129,11 @@ class Sequences:
 
     @contextlib.asynccontextmanager
     async def turn(
-        self, owner: str, step: SequenceStep, user: SequenceUser | None = None
+        self,
+        owner: str,
+        step: SequenceStep,
+        user: SequenceUser | None = None,
+        seconds: float | None = None,
     ) -> AsyncIterator[Turn]:
         """The turn of a request: waits for those before it.
 
@@ -136,15 +141,18 @@ class Sequences:
             owner: Whose sequence it is.
             step: Which one, and whether it begins or ends.
             user: The stream that the request came by.
+            seconds: How long it may wait; None for no bound.
 
         Raises:
+            RequestExpired: Its turn did not come in time.
             SequenceUnknown: It is to go on, and is not kept.
             SequencesTooMany: It is to begin, and as many as may be are kept.
             QueueFull: As many requests wait as may.
         """
         slot = self._enter((owner, step.id), step)
         try:
-            async with slot.lock:
+            await _locked(slot.lock, seconds)
+            try:
                 if self._slots.get(slot.key) is not slot or not (step.start or slot.begun):
                     raise _unknown(step.id)
                 turn = Turn(self._zeros if step.start else slot.state)
@@ -154,6 +162,8 @@ class Sequences:
                 slot.user = user
                 if user is not None:
                     user.uses(slot, self)
+            finally:
+                slot.lock.release()
         finally:
             self._leave(slot)
 
@@ -172,15 +182,17 @@ class Sequences:
 
     def expire(self) -> float:
         """Ends sequences that were idle for too long; says how many seconds the next has left."""
-        now = self._now()
-        for slot in list(self._slots.values()):
+        now, left, over = self._now(), self._idle_seconds, []
+        for slot in self._slots.values():
             if slot.requests:
                 continue
-            left = slot.used + self._idle_seconds - now
-            if left > 0:
-                return left
+            if (still := slot.used + self._idle_seconds - now) > 0:
+                left = still
+                break
+            over.append(slot)
+        for slot in over:
             self.drop(slot)
-        return self._idle_seconds
+        return left
 
     async def ended(self, seconds: float) -> None:
         """Returns once no sequence is kept, or after ``seconds``."""
@@ -246,6 +258,7 @@ class Sequences:
             self._slots.move_to_end(slot.key)
 
     def _schedule(self, seconds: float) -> None:
+        seconds = max(seconds, _SHORTEST_TIMER_SECONDS)
         self._timer = asyncio.get_running_loop().call_later(seconds, self._expire_again)
 
     def _expire_again(self) -> None:
@@ -253,6 +266,19 @@ class Sequences:
         left = self.expire()
         if self._slots:
             self._schedule(left)
+
+
+async def _locked(lock: asyncio.Lock, seconds: float | None) -> None:
+    if seconds is None or not lock.locked():
+        await lock.acquire()
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await lock.acquire()
+    except TimeoutError:
+        raise RequestExpired(
+            "the request's deadline passed while it waited for its turn in the sequence"
+        ) from None
 
 
 def _unknown(id_: SequenceId) -> SequenceUnknown:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from lepton_inference.batcher import QueueFull
+from lepton_inference.batcher import QueueFull, RequestExpired
 from lepton_inference.parameters import SequenceId, SequenceStep
 from lepton_inference.sequences import (
     Sequences,
@@ -195,6 +195,20 @@ async def test_those_who_wait_are_bounded() -> None:
     with pytest.raises(QueueFull):
         await step(sequences, 2, start=True)
     await asyncio.gather(*two)
+    sequences.close()
+
+
+async def test_who_waits_for_a_turn_has_a_deadline() -> None:
+    """It is told, and whoever is behind it has the turn."""
+    sequences = make()
+    async with sequences.turn("ada", SequenceStep(1, True, False)) as turn:
+        turn.state = (b"\x07",)
+        with pytest.raises(RequestExpired):
+            async with sequences.turn("ada", SequenceStep(1, False, False), None, 0.0):
+                pytest.fail("it was another's turn")
+        behind = asyncio.create_task(step(sequences))
+        await asyncio.sleep(0)
+    assert await behind == 7
     sequences.close()
 
 
