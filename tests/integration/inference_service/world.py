@@ -59,6 +59,8 @@ class Models(registry_pb2_grpc.RegistryServiceServicer, storage_pb2_grpc.Storage
         self.registered: dict[str, registry_pb2.ModelVersion] = {}
         self.reads = 0
         self.readers: list[str] = []
+        self.askers: list[str] = []
+        """For whom the registry was asked."""
 
     def register(self, name: str, content: bytes, sha256: str = "") -> str:
         """Registers ``content`` as ``models/<name>``; a lying digest may be given."""
@@ -72,10 +74,21 @@ class Models(registry_pb2_grpc.RegistryServiceServicer, storage_pb2_grpc.Storage
         return f"models/{name}"
 
     async def GetModelVersion(self, request: Any, context: Any) -> registry_pb2.ModelVersion:
+        self.askers.append(current_caller().subject)
         found = self.registered.get(request.name)
         if found is None:
             raise VersionUnknown(f"'{request.name}' does not exist", name=request.name)
         return found
+
+    async def ListModels(self, request: Any, context: Any) -> registry_pb2.ListModelsResponse:
+        self.askers.append(current_caller().subject)
+        newest = {name.rpartition("/versions/")[0]: name for name in self.registered}
+        return registry_pb2.ListModelsResponse(
+            models=[
+                registry_pb2.Model(name=name, latest_version=version)
+                for name, version in newest.items()
+            ]
+        )
 
     async def ReadArtifact(
         self, request: Any, context: Any
