@@ -187,9 +187,19 @@ class RequestStream:
 
     async def _answer_often(self, model: Model, request: InferenceRequest) -> None:
         extra = request.generation.empty_final
+        sampler = self._admitted.workspace.tracing.sampler(request.model)
         try:
             _refuse_shared(request)
-            async with contextlib.aclosing(model.generate(request)) as steps:
+            async with contextlib.AsyncExitStack() as stack:
+                # One span for all steps; the last one's moments are noted in it.
+                traced = (
+                    stack.enter_context(sampler.span(model.source))
+                    if sampler is not None and sampler.due()
+                    else None
+                )
+                steps = await stack.enter_async_context(
+                    contextlib.aclosing(model.generate(request))
+                )
                 async for checked, outcome, final in steps:
                     response = response_of(
                         model,
@@ -200,6 +210,8 @@ class RequestStream:
                         final=final and not extra,
                     )
                     await self._send(_answer(response))
+                    if traced is not None and final:
+                        traced.answered(outcome)
             if extra:
                 await self._send(_answer(empty_final(model, request.id)))
         except CallerGone:

@@ -20,6 +20,7 @@ from lepton_inference.streams import MOST_BYTES_IN_FLIGHT, MOST_IN_FLIGHT, Reque
 from lepton_mesh.caller import Caller, Role
 from tests.inference_models import fibonacci
 from tests.unit.inference.test_asgi import HeldSession
+from tests.unit.inference.test_tracing import Spans
 
 FIBONACCI = SequenceSettings(states=(Link("after", "before"),), feed_back=(Link("y", "x"),))
 
@@ -48,7 +49,8 @@ class Server:
     """``held`` doubles rows once it is let go; ``fibonacci`` generates, ``single`` does not."""
 
     def __init__(self, directory: Path) -> None:
-        serving = Serving()
+        self.spans = Spans()
+        serving = Serving(self.spans.telemetry)
         self.session = HeldSession()
         self.held = LoadedModel(
             ModelSource("held", "1", "test", ""), self.session, ModelSettings(BatchingSettings())
@@ -234,6 +236,23 @@ async def test_a_stream_that_is_closed_in_order_leaves_its_sequences(server: Ser
         stream.begin(ask("single", sequence_id=5, sequence_start=True), None)
         await stream.finish()
     assert server.live("single") == 1
+
+
+async def test_a_generation_is_traced_as_one_request(server: Server) -> None:
+    """From its first step to the last, whose moments are noted."""
+    server.admitted.workspace.tracing.change(
+        "", {"trace_level": ["TIMESTAMPS"], "trace_rate": ["1"]}
+    )
+    async with RequestStream(server.protocol, server.admitted, Client().take) as stream:
+        stream.begin(ask("fibonacci", max_steps=3, **whole()), None)
+        await stream.finish()
+    (span,) = server.spans.all()
+    assert dict(span.attributes or {})["lepton.model"] == "fibonacci"
+    assert [event.name for event in span.events] == [
+        "COMPUTE_START",
+        "COMPUTE_INPUT_END",
+        "COMPUTE_OUTPUT_START",
+    ]
 
 
 async def test_an_error_in_the_middle_ends_the_request_alone(server: Server) -> None:
