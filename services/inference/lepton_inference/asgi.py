@@ -29,7 +29,7 @@ from lepton_inference.framing import (
 )
 from lepton_inference.gate import PUBLIC_PATHS, Gate
 from lepton_inference.incoming import Incoming
-from lepton_inference.model import CallerGone, Gone, unless_gone
+from lepton_inference.model import CallerGone, unless_gone
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.rest import Rest
 from lepton_inference.rest_plans import RestPlan
@@ -138,7 +138,12 @@ class Application:
             if message.get("more_body"):
                 held = Held(self._budget)
                 body = await self._whole_body(body, receive, held)
-            answer = await self._infer(admitted, headers, body, receive)
+            timeout = _timeout(headers)
+            plan = admitted.workspace.plans.find(body)
+            if plan is not None:
+                answer = plan.response(await _outcome(plan, body, timeout, receive))
+            else:
+                answer = await self._infer(admitted, headers, body, timeout, receive)
         except CallerGone:
             return
         except LeptonError as error:
@@ -158,23 +163,24 @@ class Application:
             return  # the client is gone, and with it everything that was kept for it
 
     async def _infer(
-        self, admitted: Admitted, headers: Headers, body: bytes, receive: Receive
+        self,
+        admitted: Admitted,
+        headers: Headers,
+        body: bytes,
+        seconds: float | None,
+        receive: Receive,
     ) -> bytes:
-        """The framed answer to a framed ModelInferRequest."""
-        timeout = _timeout(headers)
-        plan = admitted.workspace.plans.find(body)
+        """The framed answer to a framed ModelInferRequest of which there is no plan."""
         gone = partial(_gone, receive)
-        if plan is None:
-            if len(body) > self._limit:
-                raise too_large(self._limit)
-            encoding = headers.get(b"grpc-encoding", b"")
-            if body[:1] == b"\1":
-                # zlib lets others run meanwhile, and a little may become much.
-                content = await asyncio.to_thread(unframe, body, encoding, self._limit)
-                return frame(await self._protocol.infer(admitted, content, timeout, gone))
-            unframe(body, encoding, self._limit)
-            return await self._protocol.infer_framed(admitted, body, timeout, gone)
-        return plan.response(await _run(plan, body, timeout, gone))
+        if len(body) > self._limit:
+            raise too_large(self._limit)
+        encoding = headers.get(b"grpc-encoding", b"")
+        if body[:1] == b"\1":
+            # zlib lets others run meanwhile, and a little may become much.
+            content = await asyncio.to_thread(unframe, body, encoding, self._limit)
+            return frame(await self._protocol.infer(admitted, content, seconds, gone))
+        unframe(body, encoding, self._limit)
+        return await self._protocol.infer_framed(admitted, body, seconds, gone)
 
     async def _serve_other(
         self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send
@@ -284,7 +290,7 @@ class Application:
                     scope["method"], path, headers, body, gone
                 )
             else:
-                outcome = await _run(plan, body, None, gone)
+                outcome = await _outcome(plan, body, None, receive)
                 status, answer_headers, answer = 200, plan.headers, plan.response(outcome)
         except CallerGone:
             return
@@ -317,14 +323,30 @@ class Application:
         return b"".join(chunks)
 
 
-async def _run(plan: Plan | RestPlan, body: bytes, seconds: float | None, gone: Gone) -> Outcome:
-    """What comes of a request that was seen before, but for its tensor."""
-    batcher = plan.model.batcher
+def _outcome(
+    plan: Plan | RestPlan, body: bytes, seconds: float | None, receive: Receive
+) -> Awaitable[Outcome]:
+    """What will come of a request that was seen before, but for its tensor."""
+    model = plan.model
+    batcher = model.batcher
     deadline = NO_DEADLINE if seconds is None else batcher.now() + seconds
     raw = memoryview(body)[plan.start :]
     future = batcher.submit((raw,), plan.rows, plan.tails, deadline)
-    answer = future if plan.rows <= plan.model.inline_rows else unless_gone(future, gone)
-    if plan.sampler is None or not plan.sampler.due():
+    outcome: Awaitable[Outcome] = future
+    if plan.rows > model.inline_rows:
+        outcome = unless_gone(future, partial(_gone, receive))
+    # Each coroutine is a few percent of what all of this takes: most requests do without.
+    sampled = plan.sampler is not None and plan.sampler.due()
+    if sampled or model.shadow is not None:
+        return _observed(plan, raw, outcome, sampled=sampled)
+    return outcome
+
+
+async def _observed(
+    plan: Plan | RestPlan, raw: memoryview, answer: Awaitable[Outcome], *, sampled: bool
+) -> Outcome:
+    """The outcome, told to those who look on: a trace, a shadow."""
+    if plan.sampler is None or not sampled:
         outcome = await answer
     else:
         with plan.sampler.span(plan.model.source) as traced:
