@@ -248,7 +248,6 @@ class Deployer:
         )
         for model in self._serving.put(endpoint.workspace, served):
             self._close_later(model)
-        served.draining.clear()  # sequences end here: what they keep is what is to be freed
         await self._record(endpoint, State.UNLOADED)
         self._changes.notify(endpoint.workspace, endpoint.id)
         log.info(

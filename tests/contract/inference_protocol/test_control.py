@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from lepton.oip.v2 import open_inference_pb2 as pb
 from tests.contract.inference_protocol import managed
 from tests.contract.inference_protocol.conftest import in_thread
 from tests.contract.inference_protocol.doors import Server
@@ -142,6 +143,83 @@ def test_what_rest_says_of_loading(asgi_managed: Server) -> None:
             answer = client.post(load, json={"parameters": parameters})
             assert answer.status_code == status, answer.text
             assert says in answer.json()["error"]
+
+
+ONE = "/v2/models/digits"
+VERSION = f"{ONE}/versions/2"
+PATHS = {
+    "GET": (
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models",
+        "/v2/models/stats",
+        *(f"{model}{part}" for model in (ONE, VERSION) for part in ("", "/ready", "/config")),
+        f"{ONE}/stats",
+        f"{VERSION}/stats",
+    ),
+    "POST": (
+        f"{ONE}/infer",
+        f"{VERSION}/infer",
+        "/v2/repository/index",
+        "/v2/repository/models/digits/load",
+    ),
+    "GET, POST": ("/v2/trace/setting", f"{ONE}/trace/setting", "/v2/logging"),
+}
+"""Verbs -> the paths that know them, and no others; a model is loaded."""
+
+
+def test_every_path_knows_its_verbs(asgi_managed: Server) -> None:
+    """Others are told which; a path that is none is not found, whatever the verb."""
+    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}
+    with asgi_managed.http() as client:
+        assert client.post("/v2/repository/models/digits/load").status_code == 200
+        for verbs, paths in PATHS.items():
+            for path in paths:
+                body = {"inputs": [tensor]} if path.endswith("/infer") else {}
+                for verb in ("GET", "POST", "PUT", "DELETE"):
+                    known = verb in verbs.split(", ")
+                    answer = client.request(verb, path, json=body if verb == "POST" else None)
+                    assert answer.status_code == (200 if known else 405), (verb, path, answer.text)
+                    if not known:
+                        assert answer.headers["allow"] == verbs
+                        assert answer.json()["reason"] == "METHOD_NOT_ALLOWED"
+        for path in (
+            f"{ONE}/nothing",
+            f"{ONE}/versions",
+            f"{VERSION}/trace/setting",
+            f"{VERSION}/load",
+            "/v2/repository",
+            "/v2/repository/models",
+            "/v2/repository/models/digits",
+            "/v2/trace",
+            "/v2/health",
+            "/v1/models",
+        ):
+            for verb in ("GET", "POST"):
+                answer = client.request(verb, path)
+                assert (answer.status_code, answer.json()["reason"]) == (404, "PATH_UNKNOWN"), path
+
+
+def test_the_extensions_are_those_that_are_there(server: Server) -> None:
+    """By Triton's names; no shared memory here."""
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+        metadata = pb.ServerMetadataResponse.FromString(call(b"", timeout=20))
+    assert sorted(metadata.extensions) == [
+        "binary_tensor_data",
+        "classification",
+        "logging",
+        "model_configuration",
+        "model_repository",
+        "model_repository(unload_dependents)",
+        "parameters",
+        "schedule_policy",
+        "sequence",
+        "sequence(string_id)",
+        "statistics",
+        "trace",
+    ]
 
 
 def test_what_rest_says_of_settings(asgi_managed: Server) -> None:

@@ -13,9 +13,10 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.endpoint import Endpoint, State, Wanted
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Admitted
+from lepton_inference.settings import Link, ModelSettings, SequenceSettings
 from lepton_mesh.caller import Caller, Role, set_caller
 from lepton_mesh.errors import LeptonError
-from tests.inference_models import linear
+from tests.inference_models import fibonacci, linear
 from tests.managed_inference import ManagedInference, Models
 
 ADA = Caller("user", "users/ada", "lab", Role.DEVELOPER)
@@ -67,7 +68,14 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    models = Models({"digits/1": linear(1.0), "digits/2": linear(2.0), "text/1": b"no model"})
+    models = Models(
+        {
+            "digits/1": linear(1.0),
+            "digits/2": linear(2.0),
+            "fibonacci/1": fibonacci(),
+            "text/1": b"no model",
+        }
+    )
     managed = await asyncio.to_thread(
         ManagedInference, models, tmp_path / "inference.db", tmp_path / "cache"
     )
@@ -100,6 +108,38 @@ async def test_unloading_keeps_the_endpoint_and_frees_its_model(world: World) ->
     assert (endpoint.state, endpoint.unloaded) == (State.READY, False)
 
 
+async def test_sequences_end_with_the_model_that_is_unloaded(world: World) -> None:
+    """What they keep is memory that is to be given back; the next request is told so."""
+    settings = ModelSettings(sequences=SequenceSettings(states=(Link("after", "before"),)))
+    await world.create("counter", "models/fibonacci/versions/1", settings=settings)
+    served = world.admitted.workspace.find("counter")
+
+    async def step(start: bool) -> None:
+        message = pb.ModelInferRequest(
+            model_name="counter",
+            inputs=[
+                pb.ModelInferRequest.InferInputTensor(name="x", datatype="INT64", shape=[1, 1])
+            ],
+            raw_input_contents=[(1).to_bytes(8, "little")],
+            parameters={
+                "sequence_id": pb.InferParameter(int64_param=7),
+                "sequence_start": pb.InferParameter(bool_param=start),
+            },
+        )
+        await world.protocol.infer(world.admitted, message.SerializeToString())
+
+    await step(start=True)
+    await step(start=False)
+    (model,) = served.models
+    assert model.sequences is not None
+    assert model.sequences.live
+    await world.unload("counter")
+    with pytest.raises(LeptonError) as caught:
+        await step(start=False)
+    assert caught.value.reason == "ENDPOINT_UNLOADED"
+    assert world.admitted.workspace.find("counter").draining == []
+
+
 async def test_loading_resolves_aliases_anew_for_the_caller(world: World) -> None:
     """Whether it was unloaded or not; the registry is asked as the one who asks."""
     world.models.aliases["digits/best"] = "1"
@@ -125,16 +165,11 @@ async def test_what_still_serves_is_kept_where_nothing_changed(world: World) -> 
 
 async def test_a_model_of_the_registry_gets_an_endpoint(world: World) -> None:
     """In its newest version, also when it is loaded again; the index has both kinds."""
-    assert await world.index() == {
-        "digits": ("2", "UNAVAILABLE", "not loaded"),
-        "text": ("1", "UNAVAILABLE", "not loaded"),
-    }
+    others = dict.fromkeys(("fibonacci", "text"), ("1", "UNAVAILABLE", "not loaded"))
+    assert await world.index() == {"digits": ("2", "UNAVAILABLE", "not loaded"), **others}
     assert await world.index(ready=True) == {}
     await world.load("digits")
-    assert await world.index() == {
-        "digits": ("2", "READY", ""),
-        "text": ("1", "UNAVAILABLE", "not loaded"),
-    }
+    assert await world.index() == {"digits": ("2", "READY", ""), **others}
     world.models.content["digits/3"] = linear(3.0)
     await world.load("digits")
     assert world.version("digits") == "3"
