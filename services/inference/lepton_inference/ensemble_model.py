@@ -44,7 +44,7 @@ class EnsembleNotReady(Unavailable):
     reason = "ENSEMBLE_NOT_READY"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Tensor:
     """A tensor on its way from step to step."""
 
