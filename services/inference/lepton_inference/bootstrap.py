@@ -128,6 +128,7 @@ async def build_with_grpc(runtime: MeshRuntime, settings: InferenceSettings) -> 
         lambda context: runtime.check_peer(context),  # noqa: PLW0108  for that reason
         settings.max_message_bytes,
         settings.max_connection_age_seconds,
+        telemetry=runtime.telemetry,
     )
     address = await port.start(
         server_credentials(runtime.identity), settings.listen_host, settings.oip_port

@@ -6,11 +6,13 @@ second on small models), and gRPC only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from opentelemetry.trace import SpanKind
 
 from lepton_inference.gate import AUTHORIZATION, FORWARDED_CERTIFICATE, Gate
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
@@ -25,6 +27,7 @@ from lepton_mesh.interceptors.status import (
 )
 from lepton_mesh.server import server_options
 from lepton_mesh.spiffe import SpiffeId
+from lepton_mesh.telemetry import TRACEPARENT, Telemetry, parse_traceparent
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,10 @@ class GrpcPort:
         check_peer: CheckPeer,
         max_message_bytes: int,
         max_connection_age_seconds: float = 900.0,
+        *,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry
         self._protocol = protocol
         self._gate = gate
         self._check_peer = check_peer
@@ -94,7 +100,8 @@ class GrpcPort:
                 return self._protocol.check_health(body)
             return await self._protocol.call(name, admitted, body, context.time_remaining())
 
-        return await _translated(method, context, answer)
+        with self._span(method, context):
+            return await _translated(method, context, answer)
 
     async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> None:
         """Answers ModelStreamInfer."""
@@ -110,7 +117,16 @@ class GrpcPort:
                 await answers.finish()
             return b""
 
-        await _translated(method, context, answer)
+        with self._span(method, context):
+            await _translated(method, context, answer)
+
+    def _span(self, method: str, context: Context) -> contextlib.AbstractContextManager[Any]:
+        """The span of a call that belongs to a trace; nothing for any other."""
+        traceparent = dict(context.invocation_metadata() or ()).get(TRACEPARENT)
+        if self._telemetry is None or traceparent is None:
+            return contextlib.nullcontext()
+        parent = parse_traceparent(traceparent)
+        return self._telemetry.span(method, parent=parent, kind=SpanKind.SERVER)
 
     async def _admit(self, method: str, context: Context) -> Admitted:
         metadata = dict(context.invocation_metadata() or ())

@@ -17,6 +17,7 @@ from tests.inference_models import linear
 from tests.integration.inference_service.test_life import reason_of, score
 from tests.integration.inference_service.world import World
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 planes = pytest.mark.parametrize("plane", ["envoy", "grpc"])
 
 
@@ -104,6 +105,7 @@ async def test_spans_and_logs_follow_the_settings(world: World, plane: str) -> N
         assert list(answer.settings["trace_rate"].value) == ["2"]
         for _ in range(4):
             await score(channel, developer)
+        await score(channel, (*developer, ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01")))
         form = pb.LogSettingsRequest()
         form.settings["log_format"].string_param = "console"
         admin = world.bearer(role=Role.ADMIN)
@@ -119,6 +121,8 @@ async def test_spans_and_logs_follow_the_settings(world: World, plane: str) -> N
     await server.stop(None)
     infers = [span for span in collector.spans if span.name == "infer"]
     assert len(infers) == 2
+    (called,) = (span for span in collector.spans if span.name.endswith("/ModelInfer"))
+    assert called.trace_id.hex() == TRACE
     assert "COMPUTE_START" in [event.name for event in infers[0].events]
     lines = [line for line in world.log().splitlines() if "endpoint" in line]
     (loaded,) = (line for line in lines if "endpoint ready" in line)
