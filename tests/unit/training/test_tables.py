@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 
-from lepton_training.recipes import RECIPES
-from lepton_training.spec import JobSpec, JobSpecInvalid, parse_spec
-from lepton_training.worker import export
+from lepton_training.spec import JobSpecInvalid
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.loading import load_problem
-from lepton_training.worker.data.problem import Problem
-from lepton_training.worker.export_request import ExportRequest
 from lepton_training.worker.preprocessing import Preprocessor
-from lepton_training.worker.trainer import Trainer, predict
-from lepton_training.worker.tuning import Plan
-
-PLAN = Plan(1, False)
-
-
-def spec_of(data: dict[str, Any], recipe: str = "tabular", **hyperparameters: Any) -> JobSpec:
-    document = {
-        "recipe": recipe,
-        "dataset": "datasets/d/versions/1",
-        "model": "models/m",
-        "data": data,
-        "hyperparameters": hyperparameters,
-    }
-    return parse_spec(document, cores=1)
+from lepton_training.worker.trainer import predict
+from tests.training_jobs import PLAN, exported, spec_of, trained
 
 
 def rows(count: int, seed: int) -> list[str]:
@@ -55,39 +35,6 @@ def table(tmp_path: Path) -> Path:
     (tmp_path / "train.csv").write_text("\n".join(["x,letter,wanted", *rows(400, 0)]))
     (tmp_path / "test.csv").write_text("\n".join(["x,letter,wanted", *rows(100, 1)]))
     return tmp_path
-
-
-def trained(problem: Problem, spec: JobSpec) -> torch.nn.Module:
-    """The recipe's network, trained."""
-    hyperparameters: Any = spec.hyperparameters
-    torch.manual_seed(0)
-    network = RECIPES[spec.recipe].build(hyperparameters, problem.shape)
-    Trainer(network, problem, hyperparameters, seed=0, plan=PLAN, report=lambda _: None).run()
-    return network
-
-
-def exported(
-    directory: Path, problem: Problem, spec: JobSpec, network: torch.nn.Module
-) -> dict[str, Any]:
-    """Writes ``model.onnx`` in ``directory`` as a job does; returns the parity report."""
-    directory.mkdir(exist_ok=True)
-    torch.save(network.state_dict(), directory / "weights.pt")
-    np.savez(directory / "rows.npz", allow_pickle=True, **problem.raw_rows)  # type: ignore[arg-type]  # the stub takes the flag for an array
-    if problem.preprocessing is not None:
-        (directory / "preprocessing.onnx").write_bytes(problem.preprocessing)
-    request = ExportRequest(
-        recipe=spec.recipe,
-        hyperparameters=spec.hyperparameters.model_dump(),
-        shape=dataclasses.asdict(problem.shape),
-        activation=dataclasses.asdict(problem.objective.activation),
-        output=problem.outputs[0].name,
-        weights="weights.pt",
-        rows="rows.npz",
-        preprocessing="preprocessing.onnx" if problem.preprocessing is not None else "",
-    )
-    return export.export(
-        directory, ExportRequest(**json.loads(json.dumps(dataclasses.asdict(request))))
-    )
 
 
 def test_a_table_is_learnt_and_served_raw(table: Path, tmp_path: Path) -> None:

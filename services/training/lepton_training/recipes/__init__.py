@@ -7,12 +7,21 @@ service reads these declarations too, so a recipe imports PyTorch only in
 
 from collections.abc import Mapping
 
-from lepton_training.recipes import cnn, mlp, resnet, tabular
+from lepton_training.recipes import (
+    cnn,
+    mlp,
+    resnet,
+    series_rnn,
+    tabular,
+    text_bag,
+    text_rnn,
+    text_transformer,
+)
 from lepton_training.recipes.data import ImageShape
 from lepton_training.recipes.recipe import Recipe
 
-RECIPES: Mapping[str, Recipe] = {
-    recipe.id: recipe for recipe in (cnn.RECIPE, mlp.RECIPE, resnet.RECIPE, tabular.RECIPE)
-}
+_MODULES = (cnn, mlp, resnet, series_rnn, tabular, text_bag, text_rnn, text_transformer)
+
+RECIPES: Mapping[str, Recipe] = {module.RECIPE.id: module.RECIPE for module in _MODULES}
 
 __all__ = ["RECIPES", "ImageShape", "Recipe"]

@@ -33,6 +33,7 @@ class Graph:
         self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._told: list[onnx.ValueInfoProto] = []
         self._numbers = itertools.count()
 
     def input(self, name: str, datatype: str, shape: Sequence[int | str]) -> str:
@@ -54,6 +55,11 @@ class Graph:
         )
         return name
 
+    def told(self, tensor: str, datatype: str, shape: Sequence[int | str]) -> str:
+        """Says what ``tensor`` is, where ONNX cannot infer it: operators that are not its own."""
+        self._told.append(helper.make_tensor_value_info(tensor, _ELEMENTS[datatype], list(shape)))
+        return tensor
+
     def output(self, tensor: str, name: str, datatype: str, shape: Sequence[int | str]) -> None:
         """Gives ``tensor`` out, as an input of the network."""
         self._nodes.append(helper.make_node("Identity", [tensor], [name]))
@@ -62,7 +68,12 @@ class Graph:
     def build(self) -> bytes:
         """The graph as an ONNX model."""
         graph = helper.make_graph(
-            self._nodes, "preprocessing", self._inputs, self._outputs, initializer=self._constants
+            self._nodes,
+            "preprocessing",
+            self._inputs,
+            self._outputs,
+            initializer=self._constants,
+            value_info=self._told,
         )
         domains = {"": OPSET} | {
             node.domain: _ML_OPSET if node.domain == "ai.onnx.ml" else 1
@@ -109,7 +120,7 @@ class Preprocessor:
         wanted = {value.name for value in self.model.graph.input}
         found: list[npt.NDArray[Any]] = self._session.run(
             [name for name, _ in self.outputs],
-            {name: values for name, values in rows.items() if name in wanted},
+            {name: rows[name] for name in wanted},
         )
         return tuple(found)
 

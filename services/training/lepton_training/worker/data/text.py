@@ -1,0 +1,324 @@
+"""Texts with a class each: tokens and codes by a graph that is fitted on training texts only."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lepton_training.recipes.data import TextSettings, TextShape
+from lepton_training.spec import JobSpec
+from lepton_training.worker.data.examples import held_out
+from lepton_training.worker.data.files import read_tables
+from lepton_training.worker.data.idx import DatasetInvalid
+from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.objectives import Classification, class_weights
+from lepton_training.worker.platform import TensorSpec
+from lepton_training.worker.preprocessing import Graph, Preprocessor
+
+INPUT, CODES = "text", "codes"
+PADDING, UNKNOWN = 0, 1
+"""Codes that are no token's."""
+_TOKEN = r"[\p{L}\p{N}]+(?:'[\p{L}]+)?|[^\p{L}\p{N}\s\p{Z}]"  # noqa: S105 - a pattern
+"""RE2: a word or number, with what follows an apostrophe, or one other sign."""
+_TABLES = (".csv", ".tsv", ".parquet")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+_LARGEST = 16 << 20
+"""Bytes of one text; an archive may be a thousand times smaller than what is in it."""
+_PARITY_ROWS = 256
+_ROWS_AT_ONCE = 256
+
+
+class _Text(NamedTuple):
+    path: str
+    text: str
+    label: str
+
+
+@dataclass
+class _Split:
+    texts: npt.NDArray[np.object_]
+    """``[N, 1]``."""
+    labels: npt.NDArray[np.int64]
+
+
+class TextExamples:
+    """``Examples`` of texts as codes; a batch is as long as its longest text."""
+
+    def __init__(self, codes: Sequence[Tensor], targets: Tensor) -> None:
+        self._codes = codes
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def inputs(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
+        chosen = (
+            self._codes[rows]
+            if isinstance(rows, slice)
+            else [self._codes[row] for row in rows.tolist()]
+        )
+        padded = torch.nn.utils.rnn.pad_sequence(
+            list(chosen), batch_first=True, padding_value=PADDING
+        )
+        return (padded.long(),)
+
+    def augmentations(self, steps: int, generator: torch.Generator) -> Sequence[Any]:
+        return [None] * steps
+
+    def augmented(self, rows: Tensor, augmentation: Any) -> tuple[Tensor, ...]:
+        return self.inputs(rows)
+
+
+def load(directory: Path, spec: JobSpec) -> Problem:
+    """The texts in ``directory``, to be classified.
+
+    Raises:
+        DatasetInvalid: A file is damaged, or there are no texts of two classes.
+        JobSpecInvalid: There is not a weight for each class.
+    """
+    settings, hyperparameters = cast(TextSettings, spec.data), cast(Any, spec.hyperparameters)
+    left_out: Counter[str] = Counter()
+    texts = list(_read(directory, settings, left_out))
+    train_texts, test_texts = _divide(texts, settings, spec.seed)
+    classes = sorted({text.label for text in train_texts})
+    if len(classes) < 2:
+        raise DatasetInvalid(
+            f"the training split has {len(train_texts)} texts of {len(classes)} classes; training "
+            "needs two. Texts lie in a folder for each class, or in columns of CSV files named in "
+            "data.text and data.target"
+        )
+    known = set(classes)
+    for text in test_texts:
+        if text.label not in known:
+            left_out["test: not a class of the training split"] += 1
+    whole = _split(train_texts, classes)
+    test = _split([text for text in test_texts if text.label in known], classes)
+    if not len(test.labels):
+        raise DatasetInvalid("the test split has no text of a class of the training split")
+    kept, out = (
+        rows.numpy() for rows in held_out(len(whole.labels), hyperparameters.validation, spec.seed)
+    )
+    train = _Split(whole.texts[kept], whole.labels[kept])
+
+    tokens = _count_tokens(train.texts, settings)
+    preprocessing = _graph(settings, tokens)
+    preprocessor = Preprocessor(preprocessing)
+
+    def examples(texts: npt.NDArray[np.object_], labels: npt.NDArray[np.int64]) -> TextExamples:
+        return TextExamples(list(_codes(preprocessor, texts)), torch.from_numpy(labels))
+
+    return Problem(
+        about=f"{len(kept)} training"
+        + (f", {len(out)} validation" if len(out) else "")
+        + f" and {len(test.labels)} test texts, {len(tokens)} known tokens, {len(classes)} classes",
+        shape=TextShape(vocabulary=len(tokens) + UNKNOWN + 1, outputs=len(classes)),
+        train=examples(train.texts, train.labels),
+        validation=examples(whole.texts[out], whole.labels[out]) if len(out) else None,
+        test=examples(test.texts, test.labels),
+        objective=Classification(
+            hyperparameters, class_weights(hyperparameters, train.labels, len(classes))
+        ),
+        inputs=(TensorSpec(INPUT, "BYTES", (-1, 1), "text as it was written, UTF-8"),),
+        outputs=(
+            TensorSpec("probabilities", "FP32", (-1, len(classes)), "probability of each class"),
+        ),
+        class_names=tuple(classes),
+        raw_rows={INPUT: test.texts[:_PARITY_ROWS]},
+        preprocessing=preprocessing,
+        report={"left_out": dict(left_out), "known_tokens": len(tokens)},
+    )
+
+
+def _split(texts: Sequence[_Text], classes: list[str]) -> _Split:
+    codes = {name: code for code, name in enumerate(classes)}
+    return _Split(
+        np.array([text.text for text in texts], object).reshape(-1, 1),
+        np.array([codes[text.label] for text in texts], np.int64),
+    )
+
+
+def _divide(
+    texts: list[_Text], settings: TextSettings, seed: int
+) -> tuple[list[_Text], list[_Text]]:
+    def matching(pattern: str) -> list[_Text]:
+        found = [text for text in texts if fnmatch.fnmatchcase(text.path, pattern)]
+        if not found:
+            near = ", ".join(text.path for text in texts[:3])
+            raise DatasetInvalid(f"no text's path is like '{pattern}'; they are like {near}")
+        return found
+
+    test = matching(settings.test) if settings.test else []
+    paths = {text.path for text in test}
+    train = matching(settings.train) if settings.train else texts
+    train = [text for text in train if text.path not in paths]
+    if test or len(train) < 2:
+        return train, test
+    kept, out = held_out(len(train), settings.test_share, seed)
+    return [train[row] for row in kept.tolist()], [train[row] for row in out.tolist()]
+
+
+def _read(directory: Path, settings: TextSettings, left_out: Counter[str]) -> Iterator[_Text]:
+    """All texts, in order of path; empty ones are left out."""
+    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+        name = file.relative_to(directory).as_posix()
+        if name.endswith(_TABLES):
+            table = read_tables([file], settings)
+            left_out += table.left_out
+            for column in (settings.text, settings.target):
+                if column not in table.columns:
+                    raise DatasetInvalid(
+                        f"{name} has no column '{column}'; it has {', '.join(table.columns)}",
+                        file=name,
+                    )
+            columns = (table.columns[settings.text], table.columns[settings.target])
+            found: Iterator[_Text] = (
+                _Text(name, text, label.strip()) for text, label in zip(*columns, strict=True)
+            )
+        else:
+            found = _in_folders(file, name)
+        for text in found:
+            if not text.text.strip() or not text.label:
+                left_out["empty text or label"] += 1
+            else:
+                yield text
+
+
+def _in_folders(file: Path, name: str) -> Iterator[_Text]:
+    """Texts whose class is the name of the folder that they lie in."""
+    members: Iterator[tuple[str, bytes]]
+    if name.endswith(_ARCHIVES):
+        members = _unpacked(file, name)
+    else:
+        members = iter([(name, file.read_bytes() if name.endswith(".txt") else b"")])
+    for path, content in members:
+        folder = PurePosixPath(path).parent.name
+        if path.endswith(".txt") and folder:
+            yield _Text(path, _decoded(content), folder)
+
+
+def _unpacked(file: Path, name: str) -> Iterator[tuple[str, bytes]]:
+    """Files in an archive; nothing is written to the disk."""
+    try:
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(file) as archive:
+                for entry in archive.infolist():
+                    if not entry.is_dir() and entry.filename.endswith(".txt"):
+                        with archive.open(entry) as inside:
+                            yield entry.filename, _bounded(inside, entry.filename)
+            return
+        with tarfile.open(file) as tar:
+            for member in tar:
+                if member.isfile() and member.name.endswith(".txt"):
+                    opened = tar.extractfile(member)
+                    if opened is not None:
+                        yield member.name, _bounded(opened, member.name)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise DatasetInvalid(
+            f"{name} is not an intact archive ({error}); push the original file again", file=name
+        ) from None
+
+
+def _bounded(file: Any, name: str) -> bytes:
+    content = io.BytesIO(file.read(_LARGEST + 1)).getvalue()
+    if len(content) > _LARGEST:
+        raise DatasetInvalid(f"{name} has more than {_LARGEST >> 20} MiB; split it", file=name)
+    return content
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _count_tokens(texts: npt.NDArray[np.object_], settings: TextSettings) -> list[str]:
+    """The known tokens, commonest first: by the number of texts that have them."""
+    graph = Graph()
+    graph.output(_tokens(graph, settings), "tokens", "BYTES", ["batch", "length"])
+    tokenizer = Preprocessor(graph.build())
+    counts: Counter[str] = Counter()
+    for begin in range(0, len(texts), _ROWS_AT_ONCE):
+        (rows,) = tokenizer({INPUT: texts[begin : begin + _ROWS_AT_ONCE]})
+        for row in rows:
+            counts.update(set(row))
+    del counts[""]
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [token for token, count in common if count >= settings.min_count][: settings.max_tokens]
+
+
+def _tokens(graph: Graph, settings: TextSettings) -> str:
+    """Tokens ``[batch, length]``, filled up with empty ones."""
+    raw = graph.input(INPUT, "BYTES", ["batch", 1])
+    flat = graph.add("Reshape", raw, graph.constant([-1], np.int64))
+    if settings.lower:
+        # The locale C is there everywhere, and changes nothing but ASCII.
+        flat = graph.add(
+            "StringNormalizer", flat, case_change_action="LOWER", is_case_sensitive=1, locale="C"
+        )
+    tokens = graph.add(
+        "Tokenizer",
+        flat,
+        domain="com.microsoft",
+        mark=0,
+        mincharnum=1,
+        pad_value="",
+        tokenexp=_TOKEN,
+    )
+    # Without this, onnx 1.23 crashes when it infers the shape of the codes.
+    return graph.told(tokens, "BYTES", ["batch", "tokens"])
+
+
+def _graph(settings: TextSettings, tokens: Sequence[str]) -> bytes:
+    """From texts to codes ``[batch, length]``, which end with at least two of padding."""
+    graph = Graph()
+    codes = graph.add(
+        "LabelEncoder",
+        _tokens(graph, settings),
+        domain="ai.onnx.ml",
+        keys_strings=["", *tokens],
+        values_int64s=[PADDING, *range(UNKNOWN + 1, UNKNOWN + 1 + len(tokens))],
+        default_int64=UNKNOWN,
+    )
+    if settings.max_length:
+        codes = _shortened(graph, codes, settings)
+    padding = graph.constant([0, 0, 0, 2], np.int64)
+    codes = graph.add("Pad", codes, padding, graph.constant(PADDING, np.int64))
+    graph.output(codes, CODES, "INT64", ["batch", "length"])
+    return graph.build()
+
+
+def _shortened(graph: Graph, codes: str, settings: TextSettings) -> str:
+    """The first or last ``max_length`` codes of each text."""
+    zero, limit = graph.constant([0], np.int64), graph.constant([settings.max_length], np.int64)
+    one = graph.constant([1], np.int64)
+    if settings.keep == "first":
+        return graph.add("Slice", codes, zero, limit, one)
+    length = graph.add("Min", graph.add("Shape", codes, start=1), limit)
+    there = graph.add("Cast", graph.add("Greater", codes, graph.constant(PADDING, np.int64)), to=7)
+    count = graph.add("ReduceSum", there, one, keepdims=1)
+    first = graph.add("Max", graph.add("Sub", count, length), graph.constant(0, np.int64))
+    scalar = graph.add("Squeeze", length)
+    steps = graph.add("Range", graph.constant(0, np.int64), scalar, graph.constant(1, np.int64))
+    return graph.add("GatherElements", codes, graph.add("Add", first, steps), axis=1)
+
+
+def _codes(preprocessor: Preprocessor, texts: npt.NDArray[np.object_]) -> Iterator[Tensor]:
+    """The codes of each text, INT32, without its padding but for two."""
+    for begin in range(0, len(texts), _ROWS_AT_ONCE):
+        (rows,) = preprocessor({INPUT: texts[begin : begin + _ROWS_AT_ONCE]})
+        for row in rows:
+            length = int((row != PADDING).sum())
+            yield torch.from_numpy(row[: length + 2].astype(np.int32))
