@@ -116,7 +116,10 @@ def secured(
     model_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Server, Server]]:
     """The data port with mutual TLS, and the gateway in front of it."""
-    yield from in_thread(lambda: doors.secured(model_files, tmp_path_factory.mktemp("gateway")))
+    directory = tmp_path_factory.mktemp("gateway")
+    yield from in_thread(
+        lambda: doors.secured(lambda tls: doors.data_plane(model_files, tls), directory)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 In a process of its own, as ``public_client.py``, and on ``managed.py``'s models:
 
-    python control_client.py grpc|aio|http address
+    python control_client.py grpc|aio|http door
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from public_client import Door, _grpc_tls, _http_tls, _let_in
 
 IMAGE = np.ones((1, 4), np.float32)
 
@@ -111,25 +112,26 @@ def _value(value: Any) -> Any:
     return found
 
 
-def main(kind: str, address: str) -> dict[str, Any]:
+def main(kind: str, door: Door) -> dict[str, Any]:
     """What a client saw."""
+    address = door["address"]
 
     async def run() -> dict[str, Any]:
         # Made inside the loop, which the asynchronous one asks for.
         if kind == "http":
             from tritonclient import http
 
-            return await control(http, http.InferenceServerClient(address), {})
+            triton = http.InferenceServerClient(address, **_http_tls(door))
+            return await control(http, _let_in(triton, door), {})
         if kind == "aio":
-            from tritonclient.grpc import aio
-
-            return await control(aio, aio.InferenceServerClient(address), {"as_json": True})
-        from tritonclient import grpc
-
-        return await control(grpc, grpc.InferenceServerClient(address), {"as_json": True})
+            from tritonclient.grpc import aio as client
+        else:
+            from tritonclient import grpc as client
+        triton = client.InferenceServerClient(address, **_grpc_tls(door))
+        return await control(client, _let_in(triton, door), {"as_json": True})
 
     return asyncio.run(run())
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(*sys.argv[1:])) + "\n")
+    sys.stdout.write(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]))) + "\n")

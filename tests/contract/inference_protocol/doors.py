@@ -12,11 +12,13 @@ import contextlib
 import dataclasses
 import json
 import ssl
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -31,6 +33,8 @@ from lepton_inference.grpc_port import GrpcPort
 from lepton_inference.serving import Serving
 from lepton_inference.settings import ModelSettings
 from lepton_mesh.discovery import Instance
+
+Serve = Callable[[MutualTls], contextlib.AbstractAsyncContextManager[tuple[str, int]]]
 
 MAX_MESSAGE_BYTES = 64 << 20
 _TOKEN_SECONDS = 7200
@@ -88,6 +92,16 @@ class Server:
         )
 
 
+def ask(client: Path, *arguments: str, python: str = sys.executable) -> dict[str, Any]:
+    """What a client saw, which runs as a process and prints it as one line of JSON."""
+    done = subprocess.run(
+        [python, str(client), *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 @contextlib.asynccontextmanager
 async def asgi(models: dict[str, Path]) -> AsyncIterator[Server]:
     """Envoy with Python inside, in the clear."""
@@ -109,8 +123,13 @@ async def grpc_port(models: dict[str, Path]) -> AsyncIterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def secured(models: dict[str, Path], directory: Path) -> AsyncIterator[tuple[Server, Server]]:
-    """The data port with mutual TLS, and the gateway in front of it: (``mtls``, ``gateway``)."""
+async def secured(serve: Serve, directory: Path) -> AsyncIterator[tuple[Server, Server]]:
+    """A data port with mutual TLS, and the gateway in front of it: (``mtls``, ``gateway``).
+
+    Args:
+        serve: Runs the data port with that TLS; gives its address and process id.
+        directory: For certificates and the gateway's files.
+    """
     world = World(directory)
     identity = world.authority.issue("inference", dns=["localhost"], ips=["127.0.0.1"])
     caller = world.gateway_identity()
@@ -126,7 +145,7 @@ async def secured(models: dict[str, Path], directory: Path) -> AsyncIterator[tup
     tls = MutualTls(
         directory / "cert.pem", directory / "key.pem", directory / "ca.pem", TRUST_DOMAIN
     )
-    async with data_plane(models, tls) as (address, pid):
+    async with serve(tls) as (address, pid):
         try:
             world.view.add(Instance("inference", "inference-1", address, ports={"oip": address}))
             await world.serve("auth", "auth-1")

@@ -3,7 +3,7 @@
 It runs in an environment of its own (`make clients`): its generated code and Triton's both claim
 the protobuf package ``inference``, and its dependencies are not ours.
 
-    build/clients/kserve/bin/python kserve_client.py grpc|rest door
+    build/clients/kserve/bin/python kserve_client.py grpc|rest|control door
 
 ``door`` as for ``public_client.py``.
 """
@@ -17,9 +17,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import numpy as np
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest
 from kserve.inference_client import RESTConfig
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.infer_type import RequestedOutput
 
 Door = dict[str, Any]
@@ -31,16 +33,8 @@ WORDS = np.array([["über"], [""]], dtype=object)
 
 async def grpc_client(door: Door) -> dict[str, Any]:
     """Every method of the gRPC client, tensors raw and typed, and a refusal."""
-    tls = {}
-    if door["authority"]:
-        tls = {
-            "use_ssl": True,
-            "root_certificates": door["authority"],
-            "private_key": door["key"] or None,
-            "certificate_chain": door["certificate"] or None,
-        }
     headers = [("authorization", f"Bearer {door['token']}")] if door["token"] else []
-    async with InferenceGRPCClient(door["address"], **tls) as kserve:
+    async with InferenceGRPCClient(door["address"], **_tls(door)) as kserve:
         return {
             "live": await kserve.is_server_live(headers=headers),
             "ready": await kserve.is_server_ready(headers=headers),
@@ -77,6 +71,41 @@ async def rest_client(door: Door) -> dict[str, Any]:
     seen["all-binary"] = (await infer(everything)).outputs[0].as_numpy().tolist()
     await kserve.close()
     return seen
+
+
+async def control_client(door: Door) -> dict[str, Any]:
+    """Loads and unloads by KServe's own stub, for which its client has no method."""
+    headers = [("authorization", f"Bearer {door['token']}")] if door["token"] else []
+    async with InferenceGRPCClient(door["address"], **_tls(door)) as kserve:
+        stub = kserve._client_stub
+        load = pb.RepositoryModelLoadRequest(model_name="digits")
+        loaded = await stub.RepositoryModelLoad(load, metadata=headers)
+        ready = await kserve.is_model_ready("digits", headers=headers)
+        unload = pb.RepositoryModelUnloadRequest(model_name="digits")
+        unloaded = await stub.RepositoryModelUnload(unload, metadata=headers)
+        seen = {
+            "load": {"model_name": loaded.model_name, "isLoaded": loaded.isLoaded},
+            "ready": ready,
+            "unload": {"model_name": unloaded.model_name, "isUnloaded": unloaded.isUnloaded},
+            "unready": await kserve.is_model_ready("digits", headers=headers),
+        }
+        try:
+            load.model_name = "nobody"
+            await stub.RepositoryModelLoad(load, metadata=headers)
+        except grpc.aio.AioRpcError as error:
+            seen["refused"] = f"{error.code()}: {error.details()}"
+        return seen
+
+
+def _tls(door: Door) -> dict[str, Any]:
+    if not door["authority"]:
+        return {}
+    return {
+        "use_ssl": True,
+        "root_certificates": door["authority"],
+        "private_key": door["key"] or None,
+        "certificate_chain": door["certificate"] or None,
+    }
 
 
 async def _inferences(infer: Ask) -> dict[str, Any]:
@@ -131,5 +160,5 @@ def _context(door: Door) -> ssl.SSLContext:
 
 
 if __name__ == "__main__":
-    client = {"grpc": grpc_client, "rest": rest_client}[sys.argv[1]]
+    client = {"grpc": grpc_client, "rest": rest_client, "control": control_client}[sys.argv[1]]
     sys.stdout.write(json.dumps(asyncio.run(client(json.loads(sys.argv[2])))) + "\n")

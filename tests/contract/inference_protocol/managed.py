@@ -1,4 +1,4 @@
-"""The protocol over a record of endpoints and a registry, at both adapters, in the clear.
+"""The protocol over a record of endpoints and a registry, at every door.
 
 The registry holds ``digits`` in two versions and ``broken``, which is no model. Everybody is an
 admin of the workspace that operates the installation.
@@ -18,7 +18,7 @@ from typing import Any
 from opentelemetry.sdk.trace import TracerProvider
 
 from lepton_inference.asgi import Application
-from lepton_inference.envoy import DataPort
+from lepton_inference.envoy import DataPort, MutualTls
 from lepton_inference.grpc_port import GrpcPort
 from lepton_inference.launcher import EnvoyProcess
 from lepton_inference.open_inference import OpenInference
@@ -84,15 +84,22 @@ app = _App()
 
 @contextlib.asynccontextmanager
 async def asgi() -> AsyncIterator[Server]:
-    """Envoy with Python inside."""
+    """Envoy with Python inside, in the clear."""
+    async with data_port(None) as (address, pid):
+        yield Server(address, rest=True, pid=pid)
+
+
+@contextlib.asynccontextmanager
+async def data_port(tls: MutualTls | None) -> AsyncIterator[tuple[str, int]]:
+    """Envoy with Python inside; gives its address and process id."""
     with tempfile.TemporaryDirectory(prefix="lepton-") as directory:
-        port = DataPort(f"{__name__}:app", "127.0.0.1", 0, Path(directory), None)
+        port = DataPort(f"{__name__}:app", "127.0.0.1", 0, Path(directory), tls)
         path = os.pathsep.join([str(_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
         envoy = EnvoyProcess.start(
             port, environment={**os.environ, "PYTHONPATH": path, _DIRECTORY: directory}
         )
         try:
-            yield Server(await envoy.address(), rest=True, pid=envoy.pid)
+            yield await envoy.address(), envoy.pid
         finally:
             await envoy.stop(5.0)
 

@@ -1,21 +1,18 @@
-"""The protocol's control half over both adapters, by Triton's own clients and KServe's bytes."""
+"""The protocol's control half at every door, by Triton's own clients and KServe's."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from tests.contract.inference_protocol import managed
+from tests.contract.inference_protocol import doors, managed
 from tests.contract.inference_protocol.conftest import in_thread
 from tests.contract.inference_protocol.doors import Server
+from tests.contract.inference_protocol.test_public_clients import KSERVE, kserve_python
 
 CLIENT = Path(__file__).with_name("control_client.py")
 
@@ -32,25 +29,45 @@ def grpc_managed() -> Iterator[Server]:
     yield from in_thread(managed.grpc_port)
 
 
-@pytest.fixture(params=["asgi", "grpc"])
-def server(request: pytest.FixtureRequest) -> Server:
-    """Each of the two."""
+@pytest.fixture(scope="module")
+def secured_managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """The first with mutual TLS, and the gateway in front of it."""
+    directory = tmp_path_factory.mktemp("gateway")
+    yield from in_thread(lambda: doors.secured(managed.data_port, directory))
+
+
+@pytest.fixture(scope="module")
+def mtls_managed(secured_managed: tuple[Server, Server]) -> Server:
+    """With mutual TLS."""
+    return secured_managed[0]
+
+
+@pytest.fixture(scope="module")
+def gateway_managed(secured_managed: tuple[Server, Server]) -> Server:
+    """Through the gateway."""
+    return secured_managed[1]
+
+
+def named(request: pytest.FixtureRequest) -> Server:
     found: Server = request.getfixturevalue(f"{request.param}_managed")
     return found
 
 
+@pytest.fixture(params=["asgi", "grpc", "mtls", "gateway"])
+def door(request: pytest.FixtureRequest) -> Server:
+    """Each way in."""
+    return named(request)
+
+
+@pytest.fixture(params=["asgi", "mtls", "gateway"])
+def rest_door(request: pytest.FixtureRequest) -> Server:
+    """Each way in that has REST."""
+    return named(request)
+
+
 def ask(kind: str, server: Server) -> dict[str, Any]:
-    """What a client saw."""
-    done = subprocess.run(
-        [sys.executable, str(CLIENT), kind, server.address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    """What Triton's client saw."""
+    return doors.ask(CLIENT, kind, server.as_json())
 
 
 def check(seen: dict[str, Any], *, unavailable: str, invalid: str, absent: str) -> None:
@@ -102,33 +119,43 @@ def _flat(settings: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["grpc", "aio"])
-def test_the_grpc_clients_load_and_unload(server: Server, kind: str) -> None:
+def test_the_grpc_clients_load_and_unload(door: Server, kind: str) -> None:
     """What is in the registry is loaded, set, unloaded and loaded again."""
     check(
-        ask(kind, server),
+        ask(kind, door),
         unavailable="StatusCode.UNAVAILABLE",
         invalid="StatusCode.INVALID_ARGUMENT",
         absent="StatusCode.NOT_FOUND",
     )
 
 
-def test_the_http_client_loads_and_unloads(asgi_managed: Server) -> None:
+def test_the_http_client_loads_and_unloads(rest_door: Server) -> None:
     """REST is no different."""
-    check(ask("http", asgi_managed), unavailable="503", invalid="400", absent="404")
+    check(ask("http", rest_door), unavailable="503", invalid="400", absent="404")
 
 
-def test_kserves_dialect_on_the_wire(server: Server) -> None:
+def test_kserves_stub_loads_and_unloads(door: Server) -> None:
+    """Its messages have other fields than Triton's, and it gets them as it expects them."""
+    seen = doors.ask(KSERVE, "control", door.as_json(), python=kserve_python())
+    assert seen["load"] == {"model_name": "digits", "isLoaded": True}
+    assert seen["ready"] is True
+    assert seen["unload"] == {"model_name": "digits", "isUnloaded": True}
+    assert seen["unready"] is False
+    assert seen["refused"].startswith("StatusCode.NOT_FOUND: there is no endpoint 'nobody'")
+
+
+def test_kserves_dialect_on_the_wire(door: Server) -> None:
     """``model_name`` is field 1 both ways, and field 2 says that it was done."""
-    with grpc.insecure_channel(server.address) as channel:
+    with door.channel() as channel:
         for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
             call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
             assert call(b"\x0a\x06digits", timeout=20) == b"\x0a\x06digits\x10\x01", method
 
 
-def test_what_rest_says_of_loading(asgi_managed: Server) -> None:
+def test_what_rest_says_of_loading(rest_door: Server) -> None:
     """As KServe answers; other verbs are told which; parameters are refused by name."""
     load = "/v2/repository/models/digits/load"
-    with asgi_managed.http() as client:
+    with rest_door.http() as client:
         assert client.post(load).json() == {"name": "digits", "load": True}
         unload = client.post(load.replace("load", "unload"), json={"parameters": {}})
         assert unload.json() == {"name": "digits", "unload": True}
@@ -169,10 +196,10 @@ PATHS = {
 """Verbs -> the paths that know them, and no others; a model is loaded."""
 
 
-def test_every_path_knows_its_verbs(asgi_managed: Server) -> None:
+def test_every_path_knows_its_verbs(rest_door: Server) -> None:
     """Others are told which; a path that is none is not found, whatever the verb."""
     tensor = {"name": "image", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}
-    with asgi_managed.http() as client:
+    with rest_door.http() as client:
         assert client.post("/v2/repository/models/digits/load").status_code == 200
         for verbs, paths in PATHS.items():
             for path in paths:
@@ -194,16 +221,15 @@ def test_every_path_knows_its_verbs(asgi_managed: Server) -> None:
             "/v2/repository/models/digits",
             "/v2/trace",
             "/v2/health",
-            "/v1/models",
         ):
             for verb in ("GET", "POST"):
                 answer = client.request(verb, path)
                 assert (answer.status_code, answer.json()["reason"]) == (404, "PATH_UNKNOWN"), path
 
 
-def test_the_extensions_are_those_that_are_there(server: Server) -> None:
+def test_the_extensions_are_those_that_are_there(door: Server) -> None:
     """By Triton's names; no shared memory here."""
-    with grpc.insecure_channel(server.address) as channel:
+    with door.channel() as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
         metadata = pb.ServerMetadataResponse.FromString(call(b"", timeout=20))
     assert sorted(metadata.extensions) == [
@@ -222,10 +248,10 @@ def test_the_extensions_are_those_that_are_there(server: Server) -> None:
     ]
 
 
-def test_what_rest_says_of_settings(asgi_managed: Server) -> None:
+def test_what_rest_says_of_settings(rest_door: Server) -> None:
     """Both verbs, where they are and where not, and JSON that says nothing they could be."""
     load = {"parameters": {}}
-    with asgi_managed.http() as client:
+    with rest_door.http() as client:
         assert client.post("/v2/repository/models/digits/load", json=load).status_code == 200
         for path in ("/v2/trace/setting", "/v2/models/digits/trace/setting", "/v2/logging"):
             assert client.get(path).status_code == client.post(path).status_code == 200

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from lepton.oip.v2 import open_inference_pb2
+from tests.contract.inference_protocol import doors
 from tests.contract.inference_protocol.conftest import MODELS
 from tests.contract.inference_protocol.doors import Server
 
@@ -24,21 +22,19 @@ CLASSES = ["2.000000:1:dog", "0.500000:0:cat", "3.000000:0:cat", "3.000000:2:emu
 
 def ask(*arguments: str) -> dict[str, Any]:
     """What Triton's client saw."""
-    return _run(sys.executable, str(TRITON), *arguments)
+    return doors.ask(TRITON, *arguments)
 
 
 def ask_kserve(*arguments: str) -> dict[str, Any]:
     """What KServe's client saw."""
+    return doors.ask(KSERVE, *arguments, python=kserve_python())
+
+
+def kserve_python() -> str:
+    """The interpreter of the environment that KServe's client is in."""
     if not KSERVE_PYTHON.exists():
         pytest.skip("KServe's client is not installed; `make clients` does it")
-    return _run(str(KSERVE_PYTHON), str(KSERVE), *arguments)
-
-
-def _run(*command: str) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return str(KSERVE_PYTHON)
 
 
 def test_the_grpc_client_is_content(door: Server) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.contract.inference_protocol import doors
 from tests.contract.inference_protocol.conftest import MODELS
 from tests.contract.inference_protocol.doors import Server
 
@@ -25,16 +23,7 @@ STATUS = {
 
 def ask(kind: str, door: Server) -> dict[str, Any]:
     """What Triton's client saw."""
-    done = subprocess.run(
-        [sys.executable, str(CLIENT), kind, door.as_json()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return doors.ask(CLIENT, kind, door.as_json())
 
 
 def status(refusal: str) -> str:
