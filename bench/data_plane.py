@@ -30,7 +30,7 @@ from lepton_inference.launcher import EnvoyProcess
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Admitted, Served, Serving, ServingState
-from lepton_inference.settings import ModelSettings
+from lepton_inference.settings import Isolation, ModelSettings
 from lepton_inference.shared_memory import SharedMemory
 from lepton_inference.shared_tensors import SharedTensors
 from lepton_mesh.caller import Caller, Role
@@ -74,8 +74,10 @@ def load_models(serving: Serving, models: dict[str, Path], settings: ModelSettin
     for name, path in models.items():
         own = path.with_suffix(".json")
         chosen = _SETTINGS.validate_json(own.read_bytes()) if own.exists() else settings
-        # These models are known: none is tried in a process of its own before.
-        session = onnx_runtime.examine(path, chosen)
+        # These models are known: none is tried in a process of its own before, unless it stays.
+        own_process = chosen.execution.isolation is Isolation.OWN_PROCESS
+        load = onnx_runtime.load if own_process else onnx_runtime.examine
+        session = load(path, chosen)
         source = ModelSource(name, "1", onnx_runtime.PLATFORM, digest="")
         model = LoadedModel(source, session, chosen)
         serving.put(WORKSPACE, Served(name, ServingState.READY, models=[model], weights=[1]))

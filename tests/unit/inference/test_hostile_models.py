@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lepton_inference.adapters.model_messages import LoadOrder
-from lepton_inference.adapters.model_process import ModelProcess
+from lepton_inference.adapters.model_process import ModelProcess, Trials
 from lepton_inference.adapters.onnx_runtime import load
 from lepton_inference.model_errors import (
     ModelCrashed,
@@ -101,3 +102,13 @@ def test_nothing_is_left_of_the_process(tmp_path: Path) -> None:
     with process, pytest.raises(ModelTimeout):
         process.load(LoadOrder(file(tmp_path, hostile.endless()), ModelSettings()), 1.0)
     assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_a_trial_ends_with_the_service(tmp_path: Path) -> None:
+    """Nobody waits two minutes for a model that does not end; nor does one begin."""
+    trials = Trials()
+    path = file(tmp_path, hostile.endless())
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(load, path, ModelSettings(), 120.0, trials)
+        trials.close()
+        assert isinstance(running.exception(), ModelDoesNotFit)

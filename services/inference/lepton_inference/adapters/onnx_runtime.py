@@ -21,7 +21,7 @@ from lepton_inference.adapters import devices, measurement
 from lepton_inference.adapters.gpu_session import GpuInstance, GpuSession, GraphInstance
 from lepton_inference.adapters.isolated_session import IsolatedSession
 from lepton_inference.adapters.model_messages import Found, LoadOrder
-from lepton_inference.adapters.model_process import ModelProcess
+from lepton_inference.adapters.model_process import ModelProcess, Trials
 from lepton_inference.adapters.onnx_session import OnnxSession, open_session, signature_of
 from lepton_inference.placement import Placement
 from lepton_inference.settings import (
@@ -41,9 +41,18 @@ TRIAL_SECONDS = 120.0
 
 
 def load(
-    path: Path, settings: ModelSettings, trial_seconds: float = TRIAL_SECONDS
+    path: Path,
+    settings: ModelSettings,
+    trial_seconds: float = TRIAL_SECONDS,
+    trials: Trials | None = None,
 ) -> OnnxSession | GpuSession | IsolatedSession:
     """Tries, loads and warms the model at ``path``. Blocks; takes seconds.
+
+    Args:
+        path: Its file.
+        settings: How it is to be served.
+        trial_seconds: How long loading and measuring it may take.
+        trials: Which end it before that, where given.
 
     Raises:
         ModelInvalid: Not an ONNX model, or one whose weights lie outside of its folder, or
@@ -54,7 +63,8 @@ def load(
     """
     trial = ModelProcess.start()
     try:
-        found = trial.load(LoadOrder(path, settings), trial_seconds)
+        with (trials or Trials()).running(trial):
+            found = trial.load(LoadOrder(path, settings), trial_seconds)
         signature, placement = found
         check_effect(settings, batched=signature.batched, ragged=signature.ragged)
         if placement.note:
