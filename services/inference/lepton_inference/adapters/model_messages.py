@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_inference.adapters.shared_tensors import Place
+from lepton_inference.adapters.tensor_memory import Place
 from lepton_inference.model_errors import (
     MemoryLimit,
     ModelDoesNotFit,

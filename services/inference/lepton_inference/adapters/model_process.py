@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lepton_inference.adapters import model_messages as messages
-from lepton_inference.adapters.shared_tensors import SharedTensors
+from lepton_inference.adapters.tensor_memory import TensorMemory
 from lepton_inference.model_errors import (
     ModelCrashed,
     ModelDoesNotFit,
@@ -60,7 +60,7 @@ class ModelProcess:
         self,
         process: subprocess.Popen[bytes],
         connection: socket.socket,
-        tensors: tuple[SharedTensors, SharedTensors],
+        tensors: tuple[TensorMemory, TensorMemory],
         said: int,
     ) -> None:
         self._process = process
@@ -73,7 +73,7 @@ class ModelProcess:
     def start(cls) -> ModelProcess:
         """Starts one that waits for its order."""
         ours, theirs = socket.socketpair()
-        tensors = SharedTensors.create("model-inputs"), SharedTensors.create("model-outputs")
+        tensors = TensorMemory.create("model-inputs"), TensorMemory.create("model-outputs")
         said = os.memfd_create("model-stderr")
         with theirs:
             descriptors = (theirs.fileno(), *(each.descriptor for each in tensors))

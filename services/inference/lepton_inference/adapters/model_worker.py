@@ -20,7 +20,7 @@ from lepton_inference.adapters.gpu_session import GpuSession
 from lepton_inference.adapters.measurement import is_memory_error
 from lepton_inference.adapters.model_limits import bound_this_process
 from lepton_inference.adapters.onnx_session import OnnxSession
-from lepton_inference.adapters.shared_tensors import Place, SharedTensors
+from lepton_inference.adapters.tensor_memory import Place, TensorMemory
 from lepton_inference.model_errors import MemoryLimit, ModelDoesNotFit
 from lepton_mesh.errors import Internal, LeptonError
 
@@ -28,7 +28,7 @@ from lepton_mesh.errors import Internal, LeptonError
 def main() -> None:
     """Loads the model that is named first, then runs one batch after another."""
     connection, inbox, outbox = (int(argument) for argument in sys.argv[1:])
-    worker = _Worker(socket.socket(fileno=connection), SharedTensors(inbox), SharedTensors(outbox))
+    worker = _Worker(socket.socket(fileno=connection), TensorMemory(inbox), TensorMemory(outbox))
     threading.Thread(target=worker.end_with_the_other, daemon=True).start()
     try:
         worker.work()
@@ -38,7 +38,7 @@ def main() -> None:
 
 class _Worker:
     def __init__(
-        self, connection: socket.socket, inbox: SharedTensors, outbox: SharedTensors
+        self, connection: socket.socket, inbox: TensorMemory, outbox: TensorMemory
     ) -> None:
         self._connection = connection
         self._inbox = inbox

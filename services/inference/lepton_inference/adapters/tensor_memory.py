@@ -23,7 +23,7 @@ Place = list[Any]
 """A tensor's shape, where it begins, and how many bytes it takes; as JSON has it."""
 
 
-class SharedTensors:
+class TensorMemory:
     """One end of the memory.
 
     Args:
@@ -35,7 +35,7 @@ class SharedTensors:
         self._memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
 
     @classmethod
-    def create(cls, name: str) -> SharedTensors:
+    def create(cls, name: str) -> TensorMemory:
         """Memory that nobody else has yet."""
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, _FIRST_BYTES)
