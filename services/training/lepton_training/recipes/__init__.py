@@ -8,6 +8,7 @@ service reads these declarations too, so a recipe imports PyTorch only in
 from collections.abc import Mapping
 
 from lepton_training.recipes import (
+    autoencoder,
     cnn,
     mlp,
     resnet,
@@ -20,7 +21,17 @@ from lepton_training.recipes import (
 from lepton_training.recipes.data import ImageShape
 from lepton_training.recipes.recipe import Recipe
 
-_MODULES = (cnn, mlp, resnet, series_rnn, tabular, text_bag, text_rnn, text_transformer)
+_MODULES = (
+    autoencoder,
+    cnn,
+    mlp,
+    resnet,
+    series_rnn,
+    tabular,
+    text_bag,
+    text_rnn,
+    text_transformer,
+)
 
 RECIPES: Mapping[str, Recipe] = {module.RECIPE.id: module.RECIPE for module in _MODULES}
 

@@ -25,6 +25,8 @@ class DataKind:
     formats: tuple[str, ...]
     """Formats of dataset versions that it can be read from, as storage names them."""
     shape: type
+    raw_images: bool = False
+    """Whether networks are served UINT8 pixels ``[N, H, W]``, which are scaled in the graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,17 @@ class SeriesShape:
 
 class ImageSettings(DataSettings):
     """Nothing to set: the four files say it all."""
+
+
+class AnomalySettings(DataSettings):
+    """Which images are anomalies."""
+
+    anomalies: list[int] = Field(
+        min_length=1,
+        max_length=255,
+        description="Labels that are anomalies: left out of training, and to be found in the test "
+        "split.",
+    )
 
 
 class FileSettings(DataSettings):
@@ -204,9 +217,11 @@ class SeriesSettings(FileSettings):
             yield Fault("features", f"has the target '{self.target}'; leave it out")
 
 
+_IDX = ("DATASET_FORMAT_IDX",)
 _TABLES = ("DATASET_FORMAT_CSV", "DATASET_FORMAT_RAW")
 
-IMAGES = DataKind("images", ImageSettings, ("DATASET_FORMAT_IDX",), ImageShape)
+IMAGES = DataKind("images", ImageSettings, _IDX, ImageShape, raw_images=True)
+IMAGE_ANOMALIES = DataKind("image_anomalies", AnomalySettings, _IDX, ImageShape, raw_images=True)
 TABLE = DataKind("table", TableSettings, _TABLES, TableShape)
 TEXT = DataKind("text", TextSettings, _TABLES, TextShape)
 SERIES = DataKind("series", SeriesSettings, _TABLES, SeriesShape)

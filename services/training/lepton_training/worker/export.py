@@ -63,7 +63,7 @@ def export(directory: Path, request: ExportRequest) -> dict[str, Any]:
     )
     network.load_state_dict(torch.load(directory / request.weights, weights_only=True))
     served = Served(
-        network, Activation(**request.activation), raw_images=recipe.data.id == "images"
+        network, Activation(**request.activation), raw_images=recipe.data.raw_images
     ).eval()
     with np.load(directory / request.rows, allow_pickle=True) as stored:
         rows = dict(stored.items())

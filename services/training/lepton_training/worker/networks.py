@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
@@ -84,6 +87,22 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return F.relu(self.body(hidden) + self.shortcut(hidden))
+
+
+class Autoencoder(nn.Module):
+    """FP32 ``[N, 1, H, W]`` in [0, 1] to FP32 ``[N, 1]``: the mean squared error of each image."""
+
+    def __init__(self, shape: ImageShape, *, hidden: Sequence[int], code: int) -> None:
+        super().__init__()
+        widths = [shape.height * shape.width, *hidden, code, *reversed(hidden)]
+        layers: list[nn.Module] = []
+        for inside, outside in pairwise(widths):
+            layers += [nn.Linear(inside, outside), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], widths[0]), nn.Sigmoid())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        flat = pixels.flatten(1)
+        return (self.layers(flat) - flat).square().mean(dim=1, keepdim=True)  # type: ignore[no-any-return]  # as above
 
 
 def scale(images: Tensor) -> Tensor:

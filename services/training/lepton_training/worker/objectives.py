@@ -15,7 +15,13 @@ from torch import Tensor
 from lepton_training.recipes.fitting import SupervisedHyperparameters
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpecInvalid
-from lepton_training.worker.evaluation import Evaluation, evaluate_classes, evaluate_numbers
+from lepton_training.worker.evaluation import (
+    Evaluation,
+    evaluate_classes,
+    evaluate_numbers,
+    evaluate_scores,
+    roc_auc,
+)
 
 Array = npt.NDArray[Any]
 
@@ -176,3 +182,23 @@ class Regression:
     def evaluate(self, targets: Array, predictions: Array) -> Evaluation:
         mean = np.full_like(targets, self._mean)
         return evaluate_numbers(targets, predictions, {"mean": mean, **self._baselines})
+
+
+class AnomalyScores:
+    """Outputs are scores FP32 ``[N, 1]``, low in training; targets are 1 for anomalies."""
+
+    @property
+    def activation(self) -> Activation:
+        return Activation("linear")
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.mean()
+
+    def hits(self, outputs: Tensor, targets: Tensor) -> None:
+        return None
+
+    def glance(self, targets: Array, predictions: Array) -> Mapping[str, float]:
+        return {"roc_auc": roc_auc(targets.astype(bool), predictions[:, 0]) or 0.0}
+
+    def evaluate(self, targets: Array, predictions: Array) -> Evaluation:
+        return evaluate_scores(targets, predictions[:, 0])
