@@ -33,7 +33,7 @@ def endpoints(database: Database) -> SqlEndpoints:
 
 def endpoint(endpoint_id: str = "digits", workspace: str = "lab") -> Endpoint:
     """One in which no field has its default."""
-    version = ModelVersion("models/m/versions/2", "artifacts/a", "5" * 64)
+    version = ModelVersion("models/m/versions/2", "artifacts/a", "5" * 64, ("cat", "dog"))
     return Endpoint(
         workspace=workspace,
         id=endpoint_id,
@@ -46,6 +46,7 @@ def endpoint(endpoint_id: str = "digits", workspace: str = "lab") -> Endpoint:
         updated=NOW,
         revision=4,
         generation=3,
+        unloaded=True,
         failure_reason="MODEL_INVALID",
         failure_message="Größe: 数",
         execution_provider="CPUExecutionProvider",

@@ -14,7 +14,7 @@ from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from lepton_mesh.caller import Role
 from tests.inference_models import linear
-from tests.integration.inference_service.test_life import reason_of, score
+from tests.integration.inference_service.test_life import infer, reason_of, request, score
 from tests.integration.inference_service.world import World
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -45,7 +45,8 @@ async def refused(call: Any) -> str:
 @planes
 async def test_a_model_of_the_registry_is_loaded_and_unloaded(world: World, plane: str) -> None:
     """With the rights and the token of who asks; unloaded it stays through a restart."""
-    world.models.register("digits/versions/latest", linear(1.0))
+    name = world.models.register("digits/versions/latest", linear(1.0))
+    world.models.registered[name].class_names.extend(("cat", "dog", "emu"))
     process = world.run_inference(LEPTON_DATA_PLANE=plane)
     record = await world.instance()
     load = pb.RepositoryModelLoadRequest(model_name="digits")
@@ -60,6 +61,10 @@ async def test_a_model_of_the_registry_is_loaded_and_unloaded(world: World, plan
         await port.RepositoryModelLoad(load, metadata=developer, timeout=30)
         assert set(world.models.askers) == {"users/ada"}
         assert await score(channel, developer) == 4.0
+        ranked = request()
+        ranked.outputs.add(name="scores").parameters["classification"].int64_param = 2
+        answer = await infer(channel, ranked, developer)
+        assert answer.raw_output_contents[0].endswith(b"4.000000:1:dog")
         await port.RepositoryModelUnload(unload, metadata=developer, timeout=30)
         assert await refused(score(channel, developer)) == "ENDPOINT_UNLOADED"
     process.terminate()
