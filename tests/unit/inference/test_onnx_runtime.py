@@ -56,6 +56,7 @@ def test_lengths_that_requests_choose_keep_a_model_off_the_loop(tmp_path: Path) 
         (1e-6, 0.0, 64, 64),  # next to nothing: what a batch costs by itself is shared out
         (1e-6, 0.0, 24, 24),
         (0.001, 0.1, 8, 8),  # a device that takes as long for one row as for many
+        (0.0, 0.3, 64, 1),  # too long for a longer one to be tried
     ],
 )
 def test_rows_are_enough_once_more_give_nothing(

@@ -26,6 +26,8 @@ WORTH = 1.05
 BATCH_SECONDS = 50e-6
 """What a batch costs beside its model, generously."""
 
+_LONGEST_SECONDS = 0.25
+"""A batch that takes longer is not made larger."""
 _LONG_SECONDS = 0.5
 """Batches that took so long together are measured well enough."""
 
@@ -115,7 +117,8 @@ def enough_rows(session: ort.InferenceSession, signature: Signature, most: int) 
     """The batch, of one row doubled again and again, after which more is not worth it.
 
     More rows than a model needs to be fast only wait for each other, fall out of the processor's
-    cache and take memory. One size may be unlucky, so two in a row have to be worse.
+    cache and take memory. One size may be unlucky, so two in a row have to be worse. Nothing
+    longer than a quarter of a second is tried: whoever loads the model waits for it.
     """
     best, most_a_second, rows, worse = 1, 0.0, 1, 0
     while worse < 2:
@@ -125,7 +128,7 @@ def enough_rows(session: ort.InferenceSession, signature: Signature, most: int) 
             best, most_a_second, worse = rows, a_second, 0
         else:
             worse += 1
-        if rows == most:
+        if rows == most or seconds > _LONGEST_SECONDS:
             break
         rows = min(2 * rows, most)
     return best
