@@ -119,6 +119,27 @@ def endless() -> bytes:
     return model_of([loop], [arrays.from_array(np.array(True), "yes")]).SerializeToString()
 
 
+def grows_with_its_batch() -> bytes:
+    """``y = x``, by way of the fourth power of the number of rows."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x", "one"], ["column"]),
+        helper.make_node("Transpose", ["column"], ["row"], perm=[1, 0]),
+        helper.make_node("Mul", ["column", "row"], ["square"]),
+        helper.make_node("Reshape", ["square", "tall"], ["long_column"]),
+        helper.make_node("Transpose", ["long_column"], ["long_row"], perm=[1, 0]),
+        helper.make_node("Mul", ["long_column", "long_row"], ["fourth"]),
+        helper.make_node("ReduceMax", ["fourth"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "nothing"], ["zero"]),
+        helper.make_node("Add", ["x", "zero"], ["y"]),
+    ]
+    weights = [
+        arrays.from_array(np.array([1], np.int64), "one"),
+        arrays.from_array(np.array([-1, 1], np.int64), "tall"),
+        arrays.from_array(np.array(0, np.float32), "nothing"),
+    ]
+    return model_of(nodes, weights).SerializeToString()
+
+
 def expands_to_its_value() -> bytes:
     """The largest value of ``x``, found by repeating each of its rows as often."""
     nodes = [

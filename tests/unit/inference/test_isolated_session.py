@@ -28,7 +28,12 @@ from lepton_inference.model_errors import (
     RunTooLong,
 )
 from lepton_inference.reports import properties
-from lepton_inference.settings import ExecutionSettings, Isolation, ModelSettings
+from lepton_inference.settings import (
+    BatchingSettings,
+    ExecutionSettings,
+    Isolation,
+    ModelSettings,
+)
 from tests import hostile_models as hostile
 from tests.inference_models import identity, linear, two_by_two
 
@@ -135,6 +140,17 @@ async def test_where_a_model_runs_is_chosen_and_told(loaded: Loader) -> None:
         assert told["isolation"] == expected
         assert reason in told["isolation_reason"]
         assert told["memory_limit_mib"] == str(execution.get("memory_limit_mib", 0))
+
+
+@pytest.mark.parametrize(("rows", "isolation"), [(8, "SHARED"), (1024, "OWN_PROCESS")])
+def test_a_full_batch_is_tried(tmp_path: Path, rows: int, isolation: str) -> None:
+    """What grows faster than its batch does is found by the largest there may be."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(hostile.grows_with_its_batch())
+    session = load(path, ModelSettings(BatchingSettings(max_rows=rows)))
+    assert session.placement.isolation.value == isolation
+    assert (str(rows) in session.placement.isolation_reason) is (isolation == "OWN_PROCESS")
+    session.close()
 
 
 def test_a_batch_that_takes_too_much_memory_fails_alone(loaded: Loader) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
@@ -44,6 +45,15 @@ def bound_this_process(memory_bytes: int, *, limited: bool = True) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The resident memory that this process had at most while it ran, beyond what it had before."""
+    before = _kib(_STATUS, "VmRSS")
+    with contextlib.suppress(OSError):  # then it is the most that the process ever had
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, proc(5)
+    run()
+    return (_kib(_STATUS, "VmHWM") - before) << 10
 
 
 def return_free_memory() -> None:

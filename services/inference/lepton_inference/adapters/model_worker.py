@@ -105,11 +105,14 @@ def _open(order: messages.LoadOrder) -> OnnxSession | GpuSession:
     # Imported only by a trial: nothing else reads the file itself.
     from lepton_inference.adapters.onnx_bounds import growth_of  # noqa: PLC0415
     from lepton_inference.adapters.onnx_checks import check_file  # noqa: PLC0415
+    from lepton_inference.adapters.onnx_full_batch import full_batch_growth  # noqa: PLC0415
 
     growth = growth_of(check_file(order.path))
     session = onnx_runtime.examine(order.path, order.settings)
     if not growth and session.signature.ragged:
         growth = "a request chooses the lengths of its inputs"
+    if not growth:
+        growth = full_batch_growth(session, order.settings.batching.max_rows)
     session.placement = onnx_runtime.isolate(session.placement, order.settings.execution, growth)
     if not session.placement.devices:
         return session
