@@ -167,7 +167,7 @@ class EndpointManager:
         def change(current: Endpoint) -> Endpoint:
             reloads = "targets" in values and not wanted.targets
             if (etag and etag != str(current.revision)) or (
-                reloads and _named(current) != _named(found)
+                reloads and _wants(current) != _wants(found)
             ):
                 raise EndpointChanged(
                     f"'{current.name}' was changed meanwhile; read it again, then update",
@@ -267,6 +267,11 @@ class EndpointManager:
 def _named(endpoint: Endpoint) -> tuple[tuple[str, int], ...]:
     """An endpoint's targets as the user named them."""
     return tuple((target.wanted, target.weight) for target in endpoint.targets)
+
+
+def _wants(endpoint: Endpoint) -> tuple[object, ...]:
+    """What of an endpoint is resolved anew when it is loaded."""
+    return _named(endpoint), endpoint.shadow and endpoint.shadow.wanted
 
 
 async def _settled(endpoint: Endpoint, outcome: Outcome) -> None:

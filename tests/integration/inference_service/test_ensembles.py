@@ -167,3 +167,9 @@ async def test_an_ensemble_is_not_made_to_ask_itself(instances: list[Instance]) 
         "lab", "inner", etag="", wanted=Wanted(ensemble=twice), fields=("ensemble",), wait=True
     )
     assert await score(first, "outer") == 4.0
+    # An ensemble may become a model of its own, and again an ensemble.
+    for wanted, expected in ((version("double/versions/1"), 2.0), (Wanted(ensemble=outer), 4.0)):
+        await first.manager.update(
+            "lab", "outer", etag="", wanted=wanted, fields=("targets", "ensemble"), wait=True
+        )
+        assert await score(first, "outer") == expected

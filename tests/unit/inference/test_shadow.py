@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -216,6 +217,7 @@ async def test_a_shadow_runs_in_the_background() -> None:
 
 
 F32 = np.float32
+BF16 = ml_dtypes.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -227,6 +229,7 @@ F32 = np.float32
         (np.array([[1, np.nan]], F32), np.array([[1, 2]], F32), False, 0.0),
         (np.array([[np.inf, 1]], F32), np.array([[np.inf, 1]], F32), True, 0.0),
         (np.array([[np.inf, 1]], F32), np.array([[-np.inf, 1]], F32), False, 0.0),
+        (np.array([[1, 2]], BF16), np.array([[1, 2.25]], BF16), True, 0.25),
         (np.array([2**62]), np.array([2**62 + 1]), False, 0.0),
         (np.array([3]), np.array([5]), False, 2.0),
         (np.array([True]), np.array([True]), True, 0.0),
