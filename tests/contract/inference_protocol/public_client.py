@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import ml_dtypes
@@ -88,6 +89,10 @@ def grpc_client(door: Door) -> dict[str, Any]:
             "unload": lambda: triton.unload_model("linear"),
         }.items()
     }
+    taken: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    triton.async_infer("linear", [image], lambda result, error: taken.put((result, error)))
+    result, error = taken.get(timeout=20)
+    seen["async"] = error.message() if error else result.as_numpy("scores").tolist()
     seen["stream"] = _stream(triton, client, image)
     triton.close()
     return seen
@@ -121,8 +126,28 @@ async def aio_client(door: Door) -> dict[str, Any]:
         tensor.set_data_from_numpy(np.full((1, 4), number, np.float32))
         inputs.append(tensor)
     results = await asyncio.gather(*(triton.infer("linear", [tensor]) for tensor in inputs))
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for number, tensor in enumerate(inputs[:8]):
+            model = "nobody" if number == 3 else "linear"
+            yield {"model_name": model, "inputs": [tensor], "request_id": str(number)}
+
+    streamed = []
+    async for result, error in triton.stream_infer(requests()):
+        if error is not None:
+            streamed.append(error.message())
+        else:
+            answer = result.as_numpy("scores")
+            streamed.append([result.get_response().id, float(answer[0, 0])])
+    seen = {
+        "live": await triton.is_server_live(),
+        "model_ready": await triton.is_model_ready("linear"),
+        "metadata": (await triton.get_model_metadata("linear", as_json=True))["platform"],
+        "firsts": [float(result.as_numpy("scores")[0, 0]) for result in results],
+        "streamed": streamed,
+    }
     await triton.close()
-    return {"firsts": [float(result.as_numpy("scores")[0, 0]) for result in results]}
+    return seen
 
 
 def http_client(door: Door) -> dict[str, Any]:
@@ -153,6 +178,8 @@ def http_client(door: Door) -> dict[str, Any]:
     for algorithm in ("gzip", "deflate"):
         result = triton.infer("linear", [tensor], request_compression_algorithm=algorithm)
         seen[algorithm] = result.as_numpy("scores").tolist()
+    result = triton.async_infer("linear", [tensor]).get_result()
+    seen["async"] = result.as_numpy("scores").tolist()
     words = np.array([["über"], [""]], dtype=object)
     for binary in (True, False):
         tensor = client.InferInput("x", [2, 1], "BYTES")

@@ -48,7 +48,7 @@ def test_the_grpc_client_is_content(door: Server) -> None:
         {"name": "image", "datatype": "FP32", "shape": ["-1", "4"]}
     ]
     assert seen["index"] == sorted(MODELS)
-    for key in ("scores", "wanted", "timeout_parameter", "gzip"):
+    for key in ("scores", "wanted", "timeout_parameter", "gzip", "async"):
         assert seen[key] == SUMS, key
     assert seen["id"] == "r1"
     assert seen["total"] == [[11, 12], [13, 14]]
@@ -70,7 +70,13 @@ def test_the_grpc_client_is_content(door: Server) -> None:
 
 def test_the_aio_client_gets_its_own_rows(door: Server) -> None:
     """Sixty-four requests in shared batches: each gets the answer to its own question."""
-    assert ask("aio", door.as_json())["firsts"] == [4.0 * number for number in range(64)]
+    seen = ask("aio", door.as_json())
+    assert (seen["live"], seen["model_ready"]) == (True, True)
+    assert seen["metadata"] == "onnxruntime_onnx"
+    assert seen["firsts"] == [4.0 * number for number in range(64)]
+    refused = seen["streamed"].pop(3)
+    assert refused.startswith("there is no endpoint 'nobody'")
+    assert seen["streamed"] == [[str(n), 4.0 * n] for n in range(8) if n != 3]
 
 
 def test_the_http_client_is_content(rest_door: Server) -> None:
@@ -82,7 +88,7 @@ def test_the_http_client_is_content(rest_door: Server) -> None:
     assert seen["metadata"]["outputs"] == [{"name": "scores", "datatype": "FP32", "shape": [-1, 3]}]
     assert seen["metadata"]["properties"]["execution_provider"] == "CPUExecutionProvider"
     assert seen["index"] == sorted(MODELS)
-    for key in ("json-json", "json-binary", "binary-json", "binary-binary", "default"):
+    for key in ("json-json", "json-binary", "binary-json", "binary-binary", "default", "async"):
         assert seen[key] == SUMS, key
     assert seen["gzip"] == seen["deflate"] == SUMS
     assert seen["id"] == "r1"
