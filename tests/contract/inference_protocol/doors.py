@@ -123,12 +123,15 @@ async def grpc_port(models: dict[str, Path]) -> AsyncIterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def secured(serve: Serve, directory: Path) -> AsyncIterator[tuple[Server, Server]]:
+async def secured(
+    serve: Serve, directory: Path, instances: int = 1
+) -> AsyncIterator[tuple[Server, Server]]:
     """A data port with mutual TLS, and the gateway in front of it: (``mtls``, ``gateway``).
 
     Args:
         serve: Runs the data port with that TLS; gives its address and process id.
         directory: For certificates and the gateway's files.
+        instances: Data ports behind the gateway; the first of them is ``mtls``.
     """
     world = World(directory)
     identity = world.authority.issue("inference", dns=["localhost"], ips=["127.0.0.1"])
@@ -145,9 +148,13 @@ async def secured(serve: Serve, directory: Path) -> AsyncIterator[tuple[Server, 
     tls = MutualTls(
         directory / "cert.pem", directory / "key.pem", directory / "ca.pem", TRUST_DOMAIN
     )
-    async with serve(tls) as (address, pid):
+    async with contextlib.AsyncExitStack() as stack:
+        served = [await stack.enter_async_context(serve(tls)) for _ in range(instances)]
+        address, pid = served[0]
         try:
-            world.view.add(Instance("inference", "inference-1", address, ports={"oip": address}))
+            for number, (each, _) in enumerate(served, start=1):
+                name = f"inference-{number}"
+                world.view.add(Instance("inference", name, each, ports={"oip": each}))
             await world.serve("auth", "auth-1")
             await world.start_gateway()
             await eventually(world, "/readyz", 200)

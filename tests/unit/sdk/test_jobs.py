@@ -151,7 +151,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     assert str(caught.value) == (
         "the job spec is not valid: "
         "recipee: there is no such field; the fields are recipe, dataset, model, "
-        "hyperparameters, seed, resources, labels; "
+        "hyperparameters, seed, resources, labels, data; "
         "seed: 'many' is not a whole number in range; "
         "resources.gpus: there is no such field; the fields of resources are cpus, memory_mib, "
         "timeout_seconds; "
