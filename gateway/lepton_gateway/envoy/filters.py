@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lepton_gateway.envoy import Json, discovery_response, from_file, typed
 from lepton_gateway.envoy.clusters import CONTROL
+from lepton_gateway.upstreams import ROUTING_KEY_HEADER
 from lepton_mesh.claims import AUDIENCE, ISSUER
 
 GRPC_WEB = "envoy.filters.http.grpc_web"
@@ -164,7 +165,8 @@ def cors_policy(origins: Iterable[str]) -> Json:
             allow_methods="GET, POST, PATCH, DELETE, OPTIONS",
             allow_headers=(
                 "authorization, content-type, x-api-key, x-grpc-web, x-user-agent, grpc-timeout,"
-                " traceparent, x-request-id, inference-header-content-length"
+                " traceparent, x-request-id, inference-header-content-length,"
+                f" {ROUTING_KEY_HEADER}"
             ),
             expose_headers=(
                 "grpc-status, grpc-message, grpc-status-details-bin, x-request-id,"
