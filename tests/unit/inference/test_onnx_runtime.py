@@ -48,6 +48,19 @@ def test_lengths_that_requests_choose_keep_a_model_off_the_loop(tmp_path: Path) 
     assert load(file(tmp_path, model), ModelSettings()).placement.inline_rows == 0
 
 
+@pytest.mark.parametrize(("ran", "disturbed"), [(0.95, False), (0.5, True)])
+def test_a_measurement_knows_whether_it_was_disturbed(
+    monkeypatch: pytest.MonkeyPatch, ran: float, disturbed: bool
+) -> None:
+    """By what the process ran of the time that went by."""
+    clocks = {"perf_counter": iter([5.0, 6.0]), "process_time": iter([2.0, 2.0 + ran])}
+    for name, times in clocks.items():
+        monkeypatch.setattr(measurement.time, name, lambda times=times: next(times))
+    with measurement.CoreShare() as share:
+        pass
+    assert share.disturbed is disturbed
+
+
 @pytest.mark.parametrize(
     ("seconds_of_a_row", "fixed_seconds", "most", "enough"),
     [

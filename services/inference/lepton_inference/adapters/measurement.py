@@ -26,6 +26,8 @@ WORTH = 1.05
 BATCH_SECONDS = 50e-6
 """What a batch costs beside its model, generously."""
 
+_UNDISTURBED = 0.8
+"""What share of a core one thread has that nothing disturbs."""
 _LONGEST_SECONDS = 0.25
 """A batch that takes longer is not made larger."""
 _LONG_SECONDS = 0.5
@@ -111,6 +113,19 @@ def typical_rows(session: ort.InferenceSession, signature: Signature, most: int)
     """The batch to compare threads on: fewer rows of a model that takes long for one."""
     seconds = batch_seconds(session, signature, 1)
     return max(1, min(TYPICAL_ROWS, most, int(_TYPICAL_SECONDS / seconds)))
+
+
+class CoreShare:
+    """Whether one thread had a core to itself inside of the block."""
+
+    def __enter__(self) -> CoreShare:
+        self._began, self._used = time.perf_counter(), time.process_time()
+        self.disturbed = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        elapsed = time.perf_counter() - self._began
+        self.disturbed = time.process_time() - self._used < _UNDISTURBED * elapsed
 
 
 def enough_rows(session: ort.InferenceSession, signature: Signature, most: int) -> int:
