@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from lepton_training.recipes import (
     autoencoder,
     cnn,
+    dcgan,
     mlp,
     resnet,
     series_rnn,
@@ -24,6 +25,7 @@ from lepton_training.recipes.recipe import Recipe
 _MODULES = (
     autoencoder,
     cnn,
+    dcgan,
     mlp,
     resnet,
     series_rnn,

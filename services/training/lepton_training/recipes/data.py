@@ -82,6 +82,14 @@ class AnomalySettings(DataSettings):
     )
 
 
+class GenerationSettings(DataSettings):
+    """Which images are generated."""
+
+    labels: list[int] = Field(
+        [], max_length=256, description="Labels whose images are learnt; empty takes all."
+    )
+
+
 class FileSettings(DataSettings):
     """Which files hold which split, and how text is told apart in them."""
 
@@ -222,6 +230,7 @@ _TABLES = ("DATASET_FORMAT_CSV", "DATASET_FORMAT_RAW")
 
 IMAGES = DataKind("images", ImageSettings, _IDX, ImageShape, raw_images=True)
 IMAGE_ANOMALIES = DataKind("image_anomalies", AnomalySettings, _IDX, ImageShape, raw_images=True)
+IMAGE_GENERATION = DataKind("image_generation", GenerationSettings, _IDX, ImageShape)
 TABLE = DataKind("table", TableSettings, _TABLES, TableShape)
 TEXT = DataKind("text", TextSettings, _TABLES, TextShape)
 SERIES = DataKind("series", SeriesSettings, _TABLES, SeriesShape)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 _CALIBRATION_BINS = 15
+_SURE = 0.9
 _NORMAL_SHARE = 0.95
 """Of the normal rows, that stay below the threshold at which anomalies are counted."""
 
@@ -139,6 +140,57 @@ class AnomalyEvaluation:
             anomaly_threshold=self.threshold,
             anomaly_recall=self.recall,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SampleEvaluation:
+    """Of images that were generated."""
+
+    samples: int
+    pixel_mean: float
+    pixel_deviation: float
+    """Over the samples, the mean over pixels: near 0 they are all alike."""
+    confident: float | None
+    """Share of the samples of which a classifier is sure: a probability above 0.9."""
+    classes: int | None
+    """How many classes those samples have."""
+    per_class: tuple[int, ...]
+    """How many of those samples each class has."""
+    judge_accuracy: float | None
+    """The classifier's own, on real test images."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def metrics(self) -> Mapping[str, float]:
+        return _numbers(
+            samples_deviation=self.pixel_deviation,
+            samples_confident=self.confident,
+            samples_classes=self.classes,
+            judge_accuracy=self.judge_accuracy,
+        )
+
+
+def evaluate_samples(images: Array, judged: tuple[Array, float] | None) -> SampleEvaluation:
+    """Of generated ``images`` ``[N, H, W]``, and what a classifier says of them: probabilities
+    ``[N, classes]``, and its accuracy."""
+    confident, classes, accuracy = None, None, None
+    counts: tuple[int, ...] = ()
+    if judged is not None:
+        probabilities, accuracy = judged
+        sure = probabilities.max(axis=1) > _SURE
+        found = np.bincount(probabilities[sure].argmax(axis=1), minlength=probabilities.shape[1])
+        confident, classes = float(sure.mean()), int((found > 0).sum())
+        counts = tuple(int(count) for count in found)
+    return SampleEvaluation(
+        samples=len(images),
+        pixel_mean=float(images.mean()),
+        pixel_deviation=float(images.std(axis=0).mean()),
+        confident=confident,
+        classes=classes,
+        per_class=counts,
+        judge_accuracy=accuracy,
+    )
 
 
 def evaluate_classes(labels: Array, probabilities: Array) -> ClassEvaluation:

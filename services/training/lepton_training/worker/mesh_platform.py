@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import logging
+import mimetypes
 import secrets
 import threading
 import zlib
@@ -143,7 +144,7 @@ class MeshPlatform:
     async def _publish(self, publication: Publication) -> str:
         model = await self._upload(publication.model_file, "application/onnx")
         attachments = {
-            name: (await self._upload(path, "application/json")).name
+            name: (await self._upload(path, _media_type(path))).name
             for name, path in publication.attachments.items()
         }
         try:
@@ -223,6 +224,10 @@ class MeshPlatform:
                 log.warning("%s; trying again", error.message)
                 await asyncio.sleep(min(2.0**attempt, _LONGEST_PAUSE_SECONDS))
         raise AssertionError("the last attempt returns or raises")
+
+
+def _media_type(path: Path) -> str:
+    return mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
 def _registration_id(job_dir: Path) -> str:

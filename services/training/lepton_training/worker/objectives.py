@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,11 +19,14 @@ from lepton_training.worker.evaluation import (
     Evaluation,
     evaluate_classes,
     evaluate_numbers,
+    evaluate_samples,
     evaluate_scores,
     roc_auc,
 )
 
 Array = npt.NDArray[Any]
+Judge = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float32], float]]
+"""From grey images ``[N, H, W]`` to class probabilities ``[N, classes]``, and its own accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +205,28 @@ class AnomalyScores:
 
     def evaluate(self, targets: Array, predictions: Array) -> Evaluation:
         return evaluate_scores(targets, predictions[:, 0])
+
+
+class Generation:
+    """Outputs are grey images FP32 ``[N, H, W]``, 0 to 255, made of noise; there are no targets."""
+
+    def __init__(self, judge: Judge | None) -> None:
+        self._judge = judge
+
+    @property
+    def activation(self) -> Activation:
+        return Activation("linear")
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        raise NotImplementedError("a generator has no loss without a discriminator")
+
+    def hits(self, outputs: Tensor, targets: Tensor) -> None:
+        return None
+
+    def glance(self, targets: Array, predictions: Array) -> Mapping[str, float]:
+        return {}
+
+    def evaluate(self, targets: Array, predictions: Array) -> Evaluation:
+        generated = np.clip(np.rint(predictions), 0, 255).astype(np.uint8)
+        judged = None if self._judge is None else self._judge(generated)
+        return evaluate_samples(generated, judged)

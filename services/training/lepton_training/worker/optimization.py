@@ -21,11 +21,16 @@ def make_optimizer(
     """The optimizer of the spec; all parameters in one fused call where PyTorch has one."""
     parameters = network.parameters()
     rate, decay = hyperparameters.learning_rate, hyperparameters.weight_decay
+    betas = (getattr(hyperparameters, "beta1", 0.9), 0.999)
     match hyperparameters.optimizer:
         case "adam":
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+            return torch.optim.Adam(
+                parameters, lr=rate, betas=betas, weight_decay=decay, fused=True
+            )
         case "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+            return torch.optim.AdamW(
+                parameters, lr=rate, betas=betas, weight_decay=decay, fused=True
+            )
         case "sgd":
             return torch.optim.SGD(
                 parameters,

@@ -259,7 +259,8 @@ def _publication(
         model=spec.model,
         model_file=directory / "model.onnx",
         attachments={
-            name: directory / name for name in ("evaluation.json", "parity.json", "data.json")
+            name: directory / name
+            for name in ("evaluation.json", "parity.json", "data.json", *problem.attachments)
         },
         inputs=problem.inputs,
         outputs=problem.outputs,

@@ -1,6 +1,6 @@
 """The training loop: whole dataset in memory, one gather per batch, resumable at any step.
 
-Every random number is a function of the seed and of the epoch, so a job that was
+Every random number is a function of the seed and of the epoch or step, so a job that was
 killed and resumed sees the batches that an unbroken one would have seen. With the
 same number of threads throughout it ends with the same weights, to the bit; other
 threads add up in another order.
@@ -28,11 +28,15 @@ from lepton_training.worker import checkpoint as checkpoints
 from lepton_training.worker.checkpoint import Checkpoint, Watched
 from lepton_training.worker.data.examples import Examples
 from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.learner import make_learner
 from lepton_training.worker.objectives import Objective
-from lepton_training.worker.optimization import learning_rate_at, make_optimizer, take_step
+from lepton_training.worker.optimization import learning_rate_at
 from lepton_training.worker.tuning import Plan, ThreadTuner
 
 log = logging.getLogger(__name__)
+
+_FIRST_STEP = 1 << 40
+"""Numbers of steps as seeds begin here: epochs are below."""
 
 
 class LossNotFinite(FailedPrecondition):
@@ -88,7 +92,7 @@ class Trainer:
         torch.set_flush_denormal(True)
         self._plan = plan
         self._network = network.to(memory_format=plan.memory_format)  # type: ignore[call-overload]  # Module.to's stub lacks this form
-        self._optimizer = make_optimizer(network, hyperparameters)
+        self._learner = make_learner(network, problem.objective, hyperparameters)
         self._average = _averaged(network, hyperparameters.ema)
         self._hyperparameters = hyperparameters
         self._seed = seed
@@ -121,7 +125,7 @@ class Trainer:
     def resume(self, state: Checkpoint) -> None:
         """Goes on from ``state`` instead of from the start."""
         self._network.load_state_dict(state.model)
-        self._optimizer.load_state_dict(state.optimizer)
+        self._learner.load(state.optimizer)
         if self._average is not None and state.average is not None:
             self._average.load_state_dict(state.average)
         self._step = state.step
@@ -150,6 +154,8 @@ class Trainer:
             last = self._step == self._steps or self._out_of_patience()
             if not last:  # the final evaluation follows the last epoch at once
                 metrics |= self._test()
+            if self._problem.after_epoch is not None:
+                metrics |= self._problem.after_epoch(self._evaluated, epoch + 1)
             self._report(
                 Moment(
                     self._step,
@@ -208,17 +214,10 @@ class Trainer:
         self._partial_seconds = 0.0
 
     def _learn(self, rows: Tensor, targets: Tensor, augmentation: Any) -> tuple[Tensor, Tensor]:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate()
         inputs = self._plan.arranged(self._train.augmented(rows, augmentation))
-        learned = take_step(
-            self._network,
-            self._optimizer,
-            self._objective,
-            inputs,
-            targets,
-            gradient_clip=self._hyperparameters.gradient_clip,
-        )
+        # What a step draws, for dropout and for noise, is of the step alone.
+        torch.default_generator.manual_seed(_mix(self._seed, _FIRST_STEP + self._step))
+        learned = self._learner.step(inputs, targets, rate=self._rate())
         if self._average is not None:
             self._average.update_parameters(self._network)
         return learned
@@ -306,13 +305,12 @@ class Trainer:
         return self._network if self._average is None else self._average.module
 
     def _moment(self, epoch: int) -> Moment:
-        rate = float(self._optimizer.param_groups[0]["lr"])
         return Moment(
             self._step,
             epoch + 1,
             self._hyperparameters.epochs,
             self._step / self._steps,
-            {**self._means(), "learning_rate": rate},
+            {**self._means(), "learning_rate": self._rate()},
         )
 
     def _test(self) -> Mapping[str, float]:
@@ -339,7 +337,7 @@ class Trainer:
                 step=self._step,
                 plan=replace(self._plan, threads=self._threads.threads),
                 model=self._network.state_dict(),
-                optimizer=self._optimizer.state_dict(),
+                optimizer=self._learner.state(),
                 epoch_seconds=self._epoch_seconds,
                 partial_seconds=self._partial_seconds,
                 loss_sum=self._loss_sum,
@@ -380,6 +378,6 @@ def _averaged(network: nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """A generator's seed of its own for each epoch of each job."""
-    return (seed * 1_000_003 + epoch) % (1 << 63)
+def _mix(seed: int, number: int) -> int:
+    """A generator's seed of its own for each epoch, and for each step, of each job."""
+    return (seed * 1_000_003 + number) % (1 << 63)

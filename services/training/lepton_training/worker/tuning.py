@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lepton_training.recipes.fitting import FitHyperparameters
 from lepton_training.worker.data.problem import Problem
-from lepton_training.worker.optimization import make_optimizer, take_step
+from lepton_training.worker.learner import make_learner
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +69,15 @@ def choose_plan(
     contenders = []
     for plan in plans:
         candidate = copy.deepcopy(network).to(memory_format=plan.memory_format)  # type: ignore[call-overload]  # Module.to's stub lacks this form
-        contenders.append((plan, candidate.train(), make_optimizer(candidate, hyperparameters)))
+        candidate.train()
+        contenders.append((plan, make_learner(candidate, problem.objective, hyperparameters)))
     best = dict.fromkeys(plans, float("inf"))
     torch.set_num_threads(cpus)
     for _ in range(_ROUNDS if len(plans) > 1 else 0):
-        for plan, candidate, optimizer in contenders:
+        for plan, learner in contenders:
             for step in range(1 + _ROUND_STEPS):
                 begin = time.perf_counter()
-                take_step(candidate, optimizer, problem.objective, plan.arranged(batch), targets)
+                learner.step(plan.arranged(batch), targets, rate=hyperparameters.learning_rate)
                 if step > 0:  # the first one finds cold caches and, once, builds its kernels
                     best[plan] = min(best[plan], (time.perf_counter() - begin) * 1e3)
     return _clear_winner(best, plans[0]), best

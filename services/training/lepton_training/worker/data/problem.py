@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from lepton_training.worker.data.examples import Examples
 from lepton_training.worker.objectives import Objective
@@ -34,5 +35,9 @@ class Problem:
     """Raw rows of the test split by input name, for the comparison of the exported model."""
     preprocessing: bytes | None = None
     """ONNX from raw rows to the network's inputs; None where it takes raw rows."""
+    after_epoch: Callable[[nn.Module, int], Mapping[str, float]] | None = None
+    """Called with the network and the epoch, from 1; what it returns is reported."""
+    attachments: tuple[str, ...] = ()
+    """Files in the job's directory that are kept with the model."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """What was read, left out and fitted, as plain data: kept with the model."""

@@ -1,0 +1,127 @@
+"""Grey images of IDX files, for recipes that generate more of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+
+from lepton_training.recipes import RECIPES
+from lepton_training.recipes.data import GenerationSettings, ImageShape
+from lepton_training.spec import JobSpec
+from lepton_training.worker.data import idx, images
+from lepton_training.worker.data.examples import ArrayExamples
+from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
+from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.objectives import Generation
+from lepton_training.worker.platform import TensorSpec
+
+INPUT, OUTPUT = "noise", "images"
+SAMPLES_FILE = "samples.png"
+_SAMPLES = 1000
+_SHOWN = 10
+_PARITY_ROWS = 256
+_JUDGE_BATCH = 64
+
+
+def load(directory: Path, spec: JobSpec) -> Problem:
+    """The images in ``directory``, to be generated; samples are drawn beside it.
+
+    Raises:
+        DatasetInvalid: The files are damaged, the images too small, or none has such a label.
+    """
+    settings, hyperparameters = cast(GenerationSettings, spec.data), cast(Any, spec.hyperparameters)
+    data = idx.load(directory)
+    smallest = RECIPES[spec.recipe].smallest_side
+    if min(data.train.images.shape[1:]) < smallest:
+        raise DatasetInvalid(f"{spec.dataset} has images with a side below {smallest}")
+    if settings.labels:
+        wanted = np.isin(data.train.labels, settings.labels)
+        if not wanted.any():
+            raise DatasetInvalid("no training image has one of the labels in data.labels")
+        train = LabelledImages(data.train.images[wanted], data.train.labels[wanted])
+    else:
+        train = data.train
+    return prepare(
+        train,
+        data,
+        hyperparameters,
+        seed=spec.seed,
+        samples=directory.parent / SAMPLES_FILE,
+    )
+
+
+def prepare(
+    train: LabelledImages, data: ImageData, hyperparameters: Any, *, seed: int, samples: Path
+) -> Problem:
+    """``train``, to be generated; a judge knows the classes of ``data``."""
+    height, width = train.images.shape[1:]
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(_SAMPLES, hyperparameters.latent, generator=generator)
+
+    def after_epoch(network: nn.Module, epoch: int) -> Mapping[str, float]:
+        network.eval()
+        with torch.inference_mode():
+            shown = network(noise[:_SHOWN]).numpy()
+        _draw(samples, shown, epoch)
+        return {"samples_mean": float(shown.mean()), "samples_deviation": float(shown.std())}
+
+    def judge(generated: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
+        return _judged(generated, data, hyperparameters.judge_epochs, seed)
+
+    return Problem(
+        about=f"{len(train.labels)} training images of {height}x{width}",
+        shape=ImageShape(height, width, 1),
+        train=images.ImageExamples(train),
+        validation=None,
+        test=ArrayExamples((noise,), torch.zeros(_SAMPLES, dtype=torch.int64)),
+        objective=Generation(judge if hyperparameters.judge_epochs else None),
+        inputs=(
+            TensorSpec(INPUT, "FP32", (-1, hyperparameters.latent), "standard normal numbers"),
+        ),
+        outputs=(TensorSpec(OUTPUT, "FP32", (-1, height, width), "grey pixels, 0 to 255"),),
+        class_names=(),
+        raw_rows={INPUT: noise[:_PARITY_ROWS].numpy()},
+        attachments=(SAMPLES_FILE,),
+        after_epoch=after_epoch,
+    )
+
+
+def _draw(path: Path, shown: npt.NDArray[np.float32], epoch: int) -> None:
+    """Puts the samples ``[n, H, W]`` of ``epoch`` below those of the epochs before it."""
+    row = np.concatenate(list(np.clip(np.rint(shown), 0, 255).astype(np.uint8)), axis=1)
+    rows = [row]
+    height = len(row)
+    if epoch > 1 and path.exists():
+        with Image.open(path) as earlier:
+            # An epoch that is done again after a restart replaces its row.
+            rows.insert(0, np.asarray(earlier)[: (epoch - 1) * height])
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def _judged(
+    generated: npt.NDArray[np.uint8], data: ImageData, epochs: int, seed: int
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Class probabilities of ``generated`` images by a cnn trained on ``data``; its accuracy."""
+    from lepton_training.worker.trainer import Trainer, predict  # noqa: PLC0415 - it imports Problem
+    from lepton_training.worker.tuning import Plan  # noqa: PLC0415 - as above
+
+    recipe = RECIPES["cnn"]
+    hyperparameters: Any = recipe.hyperparameters(epochs=epochs, batch_size=_JUDGE_BATCH)  # type: ignore[call-arg]  # the declaration of cnn has them
+    problem = images.prepare(data, hyperparameters, seed=seed)
+    torch.manual_seed(seed)
+    network = recipe.build(hyperparameters, problem.shape)
+    plan = Plan(torch.get_num_threads(), channels_last=True)
+    Trainer(network, problem, hyperparameters, seed=seed, plan=plan, report=lambda _: None).run()
+    test = predict(network, problem.test, problem.objective, plan)
+    accuracy = float((test.argmax(axis=1) == data.test.labels).mean())
+    split = LabelledImages(generated, np.zeros(len(generated), np.uint8))
+    return predict(network, images.ImageExamples(split), problem.objective, plan), accuracy

@@ -1,0 +1,139 @@
+"""Generating images: two networks against each other, samples of every epoch, a judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from lepton_training.recipes import RECIPES
+from lepton_training.spec import JobSpecInvalid
+from lepton_training.worker import checkpoint
+from lepton_training.worker.data.idx import DatasetInvalid
+from lepton_training.worker.data.loading import load_problem
+from lepton_training.worker.evaluation import evaluate_samples
+from lepton_training.worker.trainer import Moment, Trainer, predict
+from tests.training_jobs import PLAN, exported, spec_of, trained
+
+SMALL = {"batch_size": 16, "latent": 4, "width": 4}
+
+
+@pytest.fixture
+def data(stripes: Path, tmp_path: Path) -> Path:
+    """The images in a job's directory."""
+    return stripes
+
+
+def test_samples_come_near_what_was_trained_on(data: Path, tmp_path: Path) -> None:
+    """One label: left halves bright; the served generator makes images of noise."""
+    spec = spec_of({"labels": [0]}, "dcgan", epochs=20, learning_rate=5e-3, **SMALL)
+    problem = load_problem(data, spec)
+    network = trained(problem, spec)
+    images = predict(network, problem.test, problem.objective, PLAN)
+    assert images.shape == (1000, 8, 8)
+    assert images[:, :, :4].mean() > images[:, :, 4:].mean() + 50
+    figures = problem.objective.evaluate(problem.test.targets.numpy(), images).metrics()
+    assert figures["judge_accuracy"] > 0.9
+    assert 0 <= figures["samples_confident"] <= 1
+
+    with Image.open(data.parent / "samples.png") as drawn:
+        assert drawn.size == (10 * 8, 20 * 8)  # a row of ten samples an epoch
+
+    assert exported(tmp_path / "export", problem, spec, network)["agrees"]
+    session = onnxruntime.InferenceSession(tmp_path / "export" / "model.onnx")
+    (found,) = session.run(None, {"noise": problem.raw_rows["noise"][:3]})
+    assert found == pytest.approx(images[:3], abs=0.1)
+
+
+def test_a_killed_training_ends_with_the_same_generator(data: Path, tmp_path: Path) -> None:
+    """Both optimizers are in the checkpoint, and the noise is that of the step."""
+    spec = spec_of({}, "dcgan", epochs=2, judge_epochs=0, **SMALL)
+
+    def trainer(path: Path | None) -> tuple[torch.nn.Module, Trainer]:
+        hyperparameters: Any = spec.hyperparameters
+        problem = load_problem(data, spec)
+        torch.manual_seed(0)
+        network = RECIPES["dcgan"].build(hyperparameters, problem.shape)
+        return network, Trainer(
+            network,
+            problem,
+            hyperparameters,
+            seed=1,
+            plan=PLAN,
+            report=lambda _: None,
+            checkpoint_path=path,
+            report_seconds=0,
+            checkpoint_seconds=0,
+        )
+
+    whole, running = trainer(None)
+    running.run()
+    path = tmp_path / "checkpoint.pt"
+    _, running = trainer(path)
+
+    def interrupt(moment: Moment) -> None:
+        if moment.step == 20:
+            raise KeyboardInterrupt
+
+    running._report = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        running.run()
+    state = checkpoint.load(path)
+    assert state is not None and state.step == 19
+    resumed, running = trainer(path)
+    running.resume(state)
+    running.run()
+    for (name, expected), found in zip(
+        whole.state_dict().items(), resumed.state_dict().values(), strict=True
+    ):
+        assert torch.equal(expected, found), name
+
+
+@pytest.mark.parametrize("side", [(8, 8), (9, 11), (28, 28)])
+def test_images_have_the_size_of_training(side: tuple[int, int]) -> None:
+    """Also where it is no multiple of four."""
+    recipe = RECIPES["dcgan"]
+    shape = recipe.data.shape(*side, 1)
+    pair = recipe.build(recipe.hyperparameters(), shape)
+    images = pair.generator(torch.randn(2, 64))
+    assert images.shape == (2, 1, *side)
+    assert pair.discriminator(images).shape == (2, 1)
+
+
+def test_samples_are_counted_by_what_the_judge_is_sure_of() -> None:
+    """Three of four, of two classes."""
+    probabilities = np.array([[0.95, 0.05, 0], [0.99, 0.01, 0], [0, 0.91, 0.09], [0.5, 0.5, 0]])
+    found = evaluate_samples(np.zeros((4, 2, 2), np.uint8), (probabilities, 0.98))
+    assert (found.confident, found.classes, found.per_class) == (0.75, 2, (2, 1, 0))
+    assert found.metrics()["judge_accuracy"] == 0.98
+
+
+def test_what_does_not_go_with_generating_is_a_fault() -> None:
+    """There is no loss by which to stop early."""
+    with pytest.raises(JobSpecInvalid) as caught:
+        spec_of(
+            {},
+            "dcgan",
+            validation=0.1,
+            early_stopping=2,
+            schedule="plateau",
+            optimizer="sgd",
+            beta1=0.1,
+        )
+    assert [fault.path.rpartition(".")[2] for fault in caught.value.faults] == [
+        "validation",
+        "early_stopping",
+        "schedule",
+        "beta1",
+    ]
+
+
+def test_a_label_that_no_image_has_is_said(data: Path) -> None:
+    """Nothing to learn."""
+    with pytest.raises(DatasetInvalid, match=r"data\.labels"):
+        load_problem(data, spec_of({"labels": [7]}, "dcgan"))
