@@ -17,6 +17,7 @@ from lepton_inference.changes import Changes
 from lepton_inference.deployer import Deployer
 from lepton_inference.endpoint import ModelVersion
 from lepton_inference.endpoints import EndpointManager
+from lepton_inference.loader import LoadSession
 from lepton_inference.repository import Repository
 from lepton_inference.serving import Serving
 from lepton_mesh.caller import current_caller
@@ -72,8 +73,9 @@ class ManagedInference:
         models: Models,
         database: Path,
         cache: Path,
-        follow: float = 2.0,
+        *,
         telemetry: Telemetry | None = None,
+        load: LoadSession = onnx_runtime.load,
     ) -> None:
         self.models = models
         self._database = Database.open(f"sqlite:///{database}", "lepton_inference.migrations")
@@ -85,10 +87,9 @@ class ManagedInference:
             artifacts=models,
             cache=ModelCache(cache),
             serving=self.serving,
-            load=onnx_runtime.load,
+            load=load,
             platform=onnx_runtime.PLATFORM,
             changes=changes,
-            follow_seconds=follow,
         )
         self.manager = EndpointManager(self.endpoints, models, self.deployer, changes)
         self.repository = Repository(self.manager, models)

@@ -52,7 +52,7 @@ _Wanted = tuple[datetime, int]
 """Which endpoint of that id, since one may follow another, and its generation."""
 Outcome = asyncio.Future[LeptonError | None]
 """What came of a deployment here: None, or its first failure, after which it may go on trying.
-Cancelled when something else is wanted before."""
+Cancelled when another deployment is begun before."""
 
 
 class Deployer:
@@ -77,6 +77,7 @@ class Deployer:
         self._follow_seconds = follow_seconds
         self._following: asyncio.Task[None] | None = None
         self._tasks: dict[_Key, asyncio.Task[None]] = {}
+        self._outcomes: dict[_Key, Outcome] = {}
         self._begun: dict[_Key, _Wanted] = {}
         """What was last begun to be brought about, of every endpoint that is known here."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -118,12 +119,18 @@ class Deployer:
         # Also where the task is cancelled before it begins.
         task.add_done_callback(lambda _: outcome.cancel())
         self._tasks[key] = task
+        self._outcomes[key] = outcome
         return outcome
+
+    def outcome(self, workspace: str, endpoint_id: str) -> Outcome | None:
+        """What comes of the newest deployment of an endpoint; None where there is none."""
+        return self._outcomes.get((workspace, endpoint_id))
 
     async def remove(self, workspace: str, endpoint_id: str) -> None:
         """Serves the endpoint no more and gives its memory back."""
         key = workspace, endpoint_id
         self._begun.pop(key, None)
+        self._outcomes.pop(key, None)
         await _cancel(self._tasks.pop(key, None))
         if key in self._begun:
             return  # created anew meanwhile; its models replace these

@@ -95,7 +95,7 @@ class EndpointManager:
         await self._endpoints.add(endpoint)
         outcome = self._deployer.deploy(endpoint)
         if wait:
-            await _settled(endpoint, outcome)
+            await self._settled(endpoint, outcome)
         return endpoint
 
     async def get(self, workspace: str, endpoint_id: str) -> Endpoint:
@@ -201,7 +201,7 @@ class EndpointManager:
         outcome = self._deployer.deploy(endpoint) if redeploy else None
         self._changes.notify(workspace, endpoint_id)
         if wait and outcome is not None:
-            await _settled(endpoint, outcome)
+            await self._settled(endpoint, outcome)
         return endpoint
 
     async def dependents(self, workspace: str, endpoint_id: str) -> list[str]:
@@ -255,6 +255,33 @@ class EndpointManager:
         version = await self._registry.resolve(wanted.version)
         return Shadow(wanted.version, wanted.percent, wanted.tolerance, version)
 
+    async def _settled(self, endpoint: Endpoint, outcome: Outcome) -> None:
+        """Returns once the endpoint is as wanted here, loaded or unloaded.
+
+        Where somebody else changes it meanwhile, what they want is waited for.
+
+        Raises:
+            EndpointChanged: It was deleted, or they want the contrary.
+            LeptonError: What prevents it.
+        """
+        key = endpoint.workspace, endpoint.id
+        await asyncio.wait((outcome,))
+        while outcome.cancelled():
+            newer = self._deployer.outcome(*key)
+            if (
+                newer in (None, outcome)
+                or (await self._endpoints.get(*key)).unloaded != endpoint.unloaded
+            ):
+                raise EndpointChanged(
+                    f"'{endpoint.name}' was changed or deleted meanwhile; read it, then try again",
+                    name=endpoint.name,
+                )
+            outcome = newer
+            await asyncio.wait((outcome,))
+        failure = outcome.result()
+        if failure is not None:
+            raise failure
+
     async def _targets(self, named: Iterable[tuple[str, int]]) -> tuple[Target, ...]:
         return tuple(
             [
@@ -272,19 +299,6 @@ def _named(endpoint: Endpoint) -> tuple[tuple[str, int], ...]:
 def _wants(endpoint: Endpoint) -> tuple[object, ...]:
     """What of an endpoint is resolved anew when it is loaded."""
     return _named(endpoint), endpoint.shadow and endpoint.shadow.wanted
-
-
-async def _settled(endpoint: Endpoint, outcome: Outcome) -> None:
-    """Returns once what the endpoint wants is brought about here; raises what prevents it."""
-    await asyncio.wait((outcome,))
-    if outcome.cancelled():
-        raise EndpointChanged(
-            f"'{endpoint.name}' was changed or deleted meanwhile; read it, then try again",
-            name=endpoint.name,
-        )
-    failure = outcome.result()
-    if failure is not None:
-        raise failure
 
 
 async def _either(changed: asyncio.Event, stop: asyncio.Event) -> None:

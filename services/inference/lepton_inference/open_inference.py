@@ -271,9 +271,11 @@ def prepare(
 
 async def _within(seconds: float | None, method: str, answer: Awaitable[Message]) -> Message:
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as bound:
             return await answer
     except TimeoutError:
+        if not bound.expired():
+            raise
         raise CallExpired(
             f"the call's deadline passed before {method} was done; what it began goes on",
             method=method,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lepton_inference.endpoint import EndpointNotFound, Wanted
+from lepton_inference.endpoint import EndpointExists, EndpointNotFound, Wanted
 from lepton_inference.endpoints import SETTINGS, EndpointManager
 from lepton_inference.ports import Registry
 from lepton_inference.settings import ModelSettings
@@ -52,26 +52,16 @@ class Repository:
             EndpointInvalid: ``change`` goes beyond what may be set.
             LeptonError: Why it cannot be served; what passes is tried again meanwhile.
         """
-        workspace = caller.workspace
         check_id(name, "model_name")
         try:
-            found = await self._manager.get(workspace, name)
+            await self._manager.get(caller.workspace, name)
         except EndpointNotFound:
-            await self._serve_model(caller, name, change)
-            return
-        fields = {"unloaded"}
-        settings = found.settings
-        if change is not None:
-            settings = change(settings)
-            fields |= SETTINGS
-        await self._manager.update(
-            workspace,
-            name,
-            etag="",
-            wanted=Wanted(settings=settings),
-            fields=fields,
-            wait=True,
-        )
+            try:
+                await self._serve_model(caller, name, change)
+            except EndpointExists:
+                await self._load_endpoint(caller.workspace, name, change)  # others were quicker
+        else:
+            await self._load_endpoint(caller.workspace, name, change)
 
     async def unload(self, caller: Caller, name: str, *, dependents: bool = False) -> None:
         """Serves ``name`` no more; what it was sent before is answered, and its memory freed.
@@ -101,6 +91,22 @@ class Repository:
         """The current caller's models, in order of name, but those whose names are ``served``."""
         newest = await self._registry.newest()
         return [Loadable(name, newest[name]) for name in sorted(newest.keys() - served)]
+
+    async def _load_endpoint(self, workspace: str, name: str, change: Change | None) -> None:
+        found = await self._manager.get(workspace, name)
+        fields = {"unloaded"}
+        settings = found.settings
+        if change is not None:
+            settings = change(settings)
+            fields |= SETTINGS
+        await self._manager.update(
+            workspace,
+            name,
+            etag="",
+            wanted=Wanted(settings=settings),
+            fields=fields,
+            wait=True,
+        )
 
     async def _serve_model(self, caller: Caller, name: str, change: Change | None) -> None:
         """Makes an endpoint ``name`` that serves the newest version of the model ``name``."""

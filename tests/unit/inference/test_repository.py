@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
+from lepton_inference.adapters import onnx_runtime
 from lepton_inference.endpoint import Endpoint, State, Wanted
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Admitted
@@ -77,7 +78,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         }
     )
     managed = await asyncio.to_thread(
-        ManagedInference, models, tmp_path / "inference.db", tmp_path / "cache"
+        ManagedInference,
+        models,
+        tmp_path / "inference.db",
+        tmp_path / "cache",
+        load=onnx_runtime.examine,  # these are known: none is tried in a process of its own
     )
     yield World(managed)
     await managed.close()
@@ -241,6 +246,16 @@ async def test_kserves_dialect(world: World) -> None:
         await world.index(repository_name="models")
 
 
+async def test_several_may_load_the_same_at_a_time(world: World) -> None:
+    """A model and an endpoint, each by clients who start together: all of them are served."""
+    for _ in range(2):
+        await asyncio.gather(*[world.load("digits") for _ in range(4)])
+        assert world.version("digits") == "2"
+    await world.unload("digits")
+    await asyncio.gather(*[world.load("digits") for _ in range(4)])
+    assert (await world.managed.manager.get("lab", "digits")).state is State.READY
+
+
 async def test_a_load_is_bounded_by_the_callers_deadline(world: World) -> None:
     """The caller hears that it goes on, and it does."""
     go_on = asyncio.Event()
@@ -262,8 +277,9 @@ async def test_a_load_is_bounded_by_the_callers_deadline(world: World) -> None:
     assert world.version("digits") == "2"
 
 
-async def test_who_waits_hears_of_what_came_between(world: World) -> None:
-    """An endpoint that is unloaded while it is being loaded: the load says so."""
+@pytest.mark.parametrize("what", ["unloaded", "deleted", "stopped"])
+async def test_who_waits_hears_of_what_came_between(world: World, what: str) -> None:
+    """An endpoint that goes while it is being loaded: the load says so."""
     go_on = asyncio.Event()
 
     async def held(workspace: str, artifact: str) -> AsyncIterator[bytes]:
@@ -276,8 +292,13 @@ async def test_who_waits_hears_of_what_came_between(world: World) -> None:
         # Nobody tells when an endpoint is on record.
         while "digits" not in world.admitted.workspace.endpoints:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-    await world.unload("digits")
+    if what == "unloaded":
+        await world.unload("digits")
+        assert (await world.index())["digits"] == ("", "UNAVAILABLE", "unloaded")
+    elif what == "deleted":
+        await world.managed.manager.delete("lab", "digits")
+    else:
+        await world.managed.deployer.close()
     with pytest.raises(LeptonError) as caught:
         await loading
     assert caught.value.reason == "ENDPOINT_CHANGED"
-    assert (await world.index())["digits"] == ("", "UNAVAILABLE", "unloaded")
