@@ -29,3 +29,5 @@ class Placement:
     """GPUs that its instances are spread over; empty on the CPU."""
     graph_rows: tuple[int, ...] = ()
     """Sizes of batch that run as CUDA graphs; empty for none."""
+    pinned: bool = False
+    """Whether batches are joined in page-locked memory, which a GPU reads directly."""

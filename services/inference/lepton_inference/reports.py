@@ -103,6 +103,7 @@ def _add_execution(message: pb.ModelConfig, model: LoadedModel) -> None:
     )
     if on_gpu:
         optimization = message.optimization
+        optimization.input_pinned_memory.enable = placement.pinned
         optimization.cuda.graphs = bool(placement.graph_rows)
         optimization.cuda.graph_spec.extend(
             pb.ModelOptimizationPolicy.Cuda.GraphSpec(batch_size=rows)

@@ -244,8 +244,20 @@ def test_without_page_locked_memory_inputs_are_bound_all_the_same(
 ) -> None:
     """From where they are."""
     runtime = gpus(1, Runtime())
+    assert not served(tmp_path, settings()).placement.pinned
     assert ask(served(tmp_path, settings()), 1.0, 2.0) == [4.0, 8.0]
     assert runtime.opened[-1].bindings[-1].host_outputs == ["scores"]
+
+
+def test_page_locked_memory_that_cannot_be_written_is_left_alone(
+    gpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs that are copies would never arrive."""
+    gpus(1, Runtime(pinned=True))
+    monkeypatch.setattr(Value, "numpy", lambda self: self.array.copy())
+    session = served(tmp_path, settings())
+    assert not session.placement.pinned
+    assert ask(session, 1.0) == [4.0]
 
 
 def test_text_is_not_bound(gpus: Any, tmp_path: Path) -> None:
@@ -315,7 +327,7 @@ def test_tensorrt_that_does_not_load_is_refused(gpus: Any, tmp_path: Path) -> No
 
 async def test_the_configuration_tells_of_gpus(gpus: Any, tmp_path: Path) -> None:
     """In Triton's terms."""
-    gpus(2, Runtime([TENSORRT, CUDA, CPU]))
+    gpus(2, Runtime([TENSORRT, CUDA, CPU], pinned=True))
     wanted = settings(rows=2, instances=2, cuda_graphs=True, tensorrt=True)
     session = served(tmp_path, wanted)
     model = LoadedModel(ModelSource("m", "1", "test", ""), session, wanted)
@@ -324,6 +336,7 @@ async def test_the_configuration_tells_of_gpus(gpus: Any, tmp_path: Path) -> Non
     assert (group.kind, list(group.gpus), group.count) == (group.KIND_GPU, [0, 1], 2)
     optimization = told.optimization
     assert optimization.cuda.graphs
+    assert optimization.input_pinned_memory.enable
     assert [spec.batch_size for spec in optimization.cuda.graph_spec] == [1, 2]
     (accelerator,) = optimization.execution_accelerators.gpu_execution_accelerator
     assert accelerator.name == "tensorrt"

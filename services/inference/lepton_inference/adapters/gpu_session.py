@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -150,9 +151,9 @@ class GpuSession:
         self, instances: Sequence[GpuInstance], signature: Signature, placement: Placement
     ) -> None:
         self._instances = instances
-        self.signature = signature
-        self.placement = placement
         self._pinned = None if _is_unbound(signature) else pinned_memory()
+        self.signature = signature
+        self.placement = replace(placement, pinned=self._pinned is not None)
         self._free: SimpleQueue[GpuInstance] = SimpleQueue()
         for instance in instances:
             self._free.put(instance)
@@ -199,11 +200,23 @@ class GpuSession:
 
 
 def pinned_memory() -> Any:
-    """Where page-locked memory is allocated; None where ONNX Runtime offers none."""
+    """Where page-locked memory is allocated; None where ONNX Runtime offers none to write to."""
     for device in ort.get_ep_devices():
         if device.ep_name == CUDA:
-            return device.memory_info(ort.OrtDeviceMemoryType.HOST_ACCESSIBLE)
+            memory = device.memory_info(ort.OrtDeviceMemoryType.HOST_ACCESSIBLE)
+            return memory if memory is not None and _is_writable(memory) else None
     return None
+
+
+def _is_writable(memory: Any) -> bool:
+    """Whether arrays of that memory are views of it, so that what is written there is there."""
+    try:
+        value = ort.OrtValue.ortvalue_from_shape_and_type((1,), np.uint8, memory_info=memory)
+        value.numpy()[0] = 7
+        return bool(value.numpy()[0] == 7)
+    # Whatever an execution provider raises: inputs are bound from other memory then.
+    except Exception:
+        return False
 
 
 def _is_unbound(signature: Signature) -> bool:

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import traceback
+from dataclasses import replace
 
 from lepton_inference.adapters import devices, onnx_runtime
 from lepton_inference.adapters import model_messages as messages
@@ -66,7 +67,9 @@ class _Worker:
             on_cpu = not devices.choose(execution).devices
             bound_this_process(execution.memory_limit_mib << 20, limited=on_cpu)
             session = _open(order)
-            answer = messages.found_frame((session.signature, session.placement))
+            # Inputs come from the memory that is shared, whatever else there is.
+            placement = replace(session.placement, pinned=False)
+            answer = messages.found_frame((session.signature, placement))
         except MemoryError:
             session, answer = None, messages.error_frame(_does_not_fit(order))
         except LeptonError as error:
