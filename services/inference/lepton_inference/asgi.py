@@ -19,9 +19,11 @@ from opentelemetry.trace import SpanKind
 
 from lepton_inference.batch import Outcome
 from lepton_inference.batcher import NO_DEADLINE
+from lepton_inference.bounds import MAX_PARSED_BYTES
 from lepton_inference.budget import Budget, Held
 from lepton_inference.framing import (
     Frames,
+    message_of,
     status_trailers,
     timeout_seconds,
     too_large,
@@ -199,9 +201,11 @@ class Application:
         held = Held(self._budget)
         try:
             admitted = await self._gate.admit(path, headers)
-            limit = _PUBLIC_BODY_BYTES if path in PUBLIC_PATHS else self._limit
+            # Nothing of these is raw tensors.
+            most = min(self._limit, MAX_PARSED_BYTES)
+            limit = _PUBLIC_BODY_BYTES if path in PUBLIC_PATHS else most
             body = await self._whole_body(b"", receive, held, limit)
-            content = unframe(body, headers.get(b"grpc-encoding", b""), self._limit)
+            content = unframe(body, headers.get(b"grpc-encoding", b""), most)
             if path == self._health_path:
                 answer = self._protocol.check_health(content)
             else:
@@ -229,7 +233,7 @@ class Application:
             await _send_error(send, error)
             return
         await send(_GRPC_START)
-        frames = Frames(headers.get(b"grpc-encoding", b""), self._limit)
+        frames, encoding = Frames(self._limit), headers.get(b"grpc-encoding", b"")
         trailers = _GRPC_OK
         # grpc-timeout is for the whole stream.
         timeout, started = _timeout(headers), monotonic()
@@ -247,7 +251,12 @@ class Application:
                 try:
                     while (chunk := await incoming.chunk()) is not None:
                         held.add(len(chunk))
-                        for content in frames.add(chunk):
+                        for flag, content in frames.add(chunk):
+                            if flag:
+                                # zlib lets others run meanwhile, and a little may become much.
+                                content = await asyncio.to_thread(  # noqa: PLW2901  unpacked
+                                    message_of, flag, content, encoding, self._limit
+                                )
                             if not stream.has_room:
                                 await unless_gone(create_task(stream.room()), incoming.gone)
                             left = None if timeout is None else started + timeout - monotonic()

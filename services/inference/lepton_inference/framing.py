@@ -34,14 +34,13 @@ def unframe(body: bytes, encoding: bytes, limit: int) -> bytes:
     """
     if len(body) < FRAME or int.from_bytes(body[1:FRAME], "big") != len(body) - FRAME:
         raise MessageInvalid(f"the body of {len(body)} bytes is not one gRPC message")
-    return _content(body[0], body[FRAME:], encoding, limit)
+    return message_of(body[0], body[FRAME:], encoding, limit)
 
 
 class Frames:
-    """Messages out of a streaming request's body, as its chunks come."""
+    """Frames out of a streaming request's body, as its chunks come."""
 
-    def __init__(self, encoding: bytes, limit: int) -> None:
-        self._encoding = encoding
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._buffer = bytearray()
 
@@ -50,8 +49,12 @@ class Frames:
         """Bytes of a message that is not complete."""
         return len(self._buffer)
 
-    def add(self, chunk: bytes) -> Iterator[bytes]:
-        """The messages that ``chunk`` completes."""
+    def add(self, chunk: bytes) -> Iterator[tuple[int, bytes]]:
+        """The frames that ``chunk`` completes: flag and content, for :func:`message_of`.
+
+        Raises:
+            MessageTooLarge: One is longer than the limit.
+        """
         self._buffer += chunk
         while len(self._buffer) >= FRAME:
             length = int.from_bytes(self._buffer[1:FRAME], "big")
@@ -61,10 +64,16 @@ class Frames:
                 return
             flag, content = self._buffer[0], bytes(self._buffer[FRAME : FRAME + length])
             del self._buffer[: FRAME + length]
-            yield _content(flag, content, self._encoding, self._limit)
+            yield flag, content
 
 
-def _content(flag: int, content: bytes, encoding: bytes, limit: int) -> bytes:
+def message_of(flag: int, content: bytes, encoding: bytes, limit: int) -> bytes:
+    """The message that a frame holds.
+
+    Raises:
+        MessageInvalid: The flag is unknown.
+        MessageTooLarge, EncodingUnsupported: See :func:`inflate`.
+    """
     if flag == 0:
         return content
     if flag != 1:

@@ -132,7 +132,9 @@ class Rest:
         if route is None:
             return _not_allowed(", ".join(route.verb for route in routes))
         admitted = await self._admit(route.rpc, headers)
-        content = inflate(body, encoding, self._limit)
+        content = body
+        if encoding:
+            content = await asyncio.to_thread(inflate, body, encoding, self._limit)
         rest_codec.check_json_size(len(content), self._json_limit)
         return await route.handler(admitted, _Target(model, version, content))
 

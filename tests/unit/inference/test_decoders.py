@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference import framing, tensors
 from lepton_inference.bounds import MAX_PARSED_BYTES, ContentsTooLarge
-from lepton_inference.framing import Frames, inflate, timeout_seconds
+from lepton_inference.framing import Frames, inflate, message_of, timeout_seconds
 from lepton_inference.signature import InferenceRequest, InputTensor, Signature
 from lepton_inference.tensors import DATATYPES, TensorInvalid, TensorSpec
 from lepton_inference.wire import frame, parse_request, request_of, varint
 from lepton_mesh.errors import LeptonError
-from tests.inference_plane import NUMBERS, Answer, Plane
+from tests.inference_plane import MODEL_INFER, NUMBERS, Answer, Plane
 from tests.inference_requests import Input, mutated, numbers, raw_texts, request, texts, valid
 
 REFUSALS = {3, 5, 8, 12}
@@ -112,6 +112,18 @@ def test_the_pieces_in_which_a_body_comes_do_not_matter(
     compressed = gzip.compress(body[5:])
     body = b"\1" + len(compressed).to_bytes(4, "big") + compressed
     assert plane.grpc(split(data, body), {"grpc-encoding": b"gzip"}) == whole
+    path = MODEL_INFER.replace("ModelInfer", "ModelStreamInfer")
+    streamed = plane.grpc(
+        [frame(message.SerializeToString()) + body], {"grpc-encoding": b"gzip"}, path
+    )
+    assert streamed.grpc_status == 0
+    one = streamed.body[: len(streamed.body) // 2]
+    assert one + one == streamed.body
+    answer = pb.ModelStreamInferResponse.FromString(one[5:]).infer_response
+    assert (
+        answer.raw_output_contents[0]
+        == pb.ModelInferResponse.FromString(whole.body[5:]).raw_output_contents[0]
+    )
 
 
 @given(
@@ -124,9 +136,9 @@ def test_frames_come_out_of_any_pieces(
 ) -> None:
     """Whole ones, in their order; what is begun waits."""
     body = b"".join(map(frame, messages)) + rest
-    frames = Frames(b"", 100)
-    found = [message for piece in split(data, body) for message in frames.add(piece)]
-    assert (found, frames.waiting) == (messages, len(rest))
+    frames = Frames(100)
+    found = [each for piece in split(data, body) for each in frames.add(piece)]
+    assert (found, frames.waiting) == ([(0, message) for message in messages], len(rest))
 
 
 @given(body=st.binary(max_size=30), encoding=st.sampled_from([b"", b"gzip", b"deflate", b"br"]))
@@ -134,7 +146,7 @@ def test_any_frames_are_taken_or_refused(body: bytes, encoding: bytes) -> None:
     """Lengths, flags and compression may all lie."""
     for take in (
         lambda: framing.unframe(body, encoding, 100),
-        lambda: list(Frames(encoding, 100).add(body)),
+        lambda: [message_of(*each, encoding, 100) for each in Frames(100).add(body)],
     ):
         try:
             take()
