@@ -5,13 +5,14 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 
 def main():
     grpc_port, http_port, *models = sys.argv[1:]
-    folder = Path(tempfile.mkdtemp(prefix="mlserver-"))
+    folder = Path("mlserver-models").absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         metrics_port = free.getsockname()[1]
