@@ -33,11 +33,12 @@ from lepton_inference.gate import PUBLIC_PATHS, Gate
 from lepton_inference.incoming import Incoming
 from lepton_inference.model import CallerGone, unless_gone
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
+from lepton_inference.plans import Plan
 from lepton_inference.rest import Rest
 from lepton_inference.rest_plans import RestPlan
 from lepton_inference.serving import Admitted
 from lepton_inference.streams import RequestStream
-from lepton_inference.wire import Plan, frame
+from lepton_inference.wire import frame
 from lepton_mesh.errors import Internal, LeptonError
 from lepton_mesh.telemetry import Telemetry, parse_traceparent
 

@@ -1,6 +1,6 @@
 """The short way for REST: one raw tensor, after JSON that was seen before.
 
-As :class:`lepton_inference.wire.Plans` does for gRPC: a client that asks the same thing of the
+As :class:`lepton_inference.plans.Plans` does for gRPC: a client that asks the same thing of the
 same model sends the same path and the same JSON each time, and only the raw tensor differs. What
 they mean, and the answer's JSON, is remembered. Measured on an MLP, parsing and writing JSON
 anew was most of what a request cost.

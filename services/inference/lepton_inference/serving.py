@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from lepton_inference.endpoint import EndpointNotFound
 from lepton_inference.model import LoadedModel, Model
+from lepton_inference.plans import Plans
 from lepton_inference.rest_plans import RestPlans
 from lepton_inference.shadow import Mirror
 from lepton_inference.signature import InferenceRequest
 from lepton_inference.tracing import Tracing, Values
-from lepton_inference.wire import Plans
 from lepton_mesh.caller import Caller
 from lepton_mesh.errors import NotFound, Unavailable
 

@@ -8,8 +8,9 @@ import pytest
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.batch import Batch
 from lepton_inference.model import LoadedModel, ModelSource
+from lepton_inference.plans import Plans
 from lepton_inference.settings import ModelSettings
-from lepton_inference.wire import Plans, frame, varint
+from lepton_inference.wire import frame, varint
 from tests.inference_plane import Plane
 from tests.unit.inference.test_asgi import HeldSession
 
