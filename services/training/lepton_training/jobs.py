@@ -121,7 +121,7 @@ class Jobs:
             )
         job = Job(
             workspace=workspace,
-            id=job_id or f"{spec.recipe}-{secrets.token_hex(4)}",
+            id=job_id or f"{spec.recipe.replace('_', '-')}-{secrets.token_hex(4)}",
             spec={**spec.to_dict(), "dataset": version.name},
             creator=creator,
             create_time=datetime.now(UTC),

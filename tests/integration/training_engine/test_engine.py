@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import tracemalloc
@@ -303,6 +304,15 @@ async def test_what_cannot_be_trained_is_refused(start: Start) -> None:
     training = await start(script("pass"))
     with pytest.raises(JobSpecInvalid, match="DATASET_FORMAT_IDX"):
         await training.create("table", dataset="datasets/table/versions/1")
+    with pytest.raises(JobSpecInvalid, match=r"trains on DATASET_FORMAT_CSV or DATASET_FORMAT_RAW"):
+        await training.create("digits", recipe="text_bag", hyperparameters={})
+    chosen = await training.jobs.create(
+        "w",
+        "users/ada",
+        {"recipe": "text_bag", "dataset": "datasets/table/versions/1", "model": "models/m"},
+        validate_only=True,
+    )
+    assert re.fullmatch(r"text-bag-[0-9a-f]{8}", chosen.id)  # as ids are: no underscore
     checked = await training.jobs.create(
         "w",
         "users/ada",
