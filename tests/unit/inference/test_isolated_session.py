@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from lepton_inference.adapters import isolated_session
 from lepton_inference.adapters.isolated_session import IsolatedSession
+from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_runtime import load
 from lepton_inference.batch import Outcome
 from lepton_inference.model import LoadedModel, ModelSource
@@ -215,6 +217,27 @@ def test_crashes_in_a_row_are_paused_for(loaded: Loader, monkeypatch: pytest.Mon
     with pytest.raises(ModelRestarting) as refused:
         session.run({"image": images(1.0)})
     assert 20 < refused.value.retry_after_seconds <= 30
+
+
+def test_a_process_that_cannot_start_now_is_started_later(
+    loaded: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without memory for a moment does not stop a model for good."""
+    monkeypatch.setattr(isolated_session, "_FIRST_PAUSE_SECONDS", 0.01)
+    session = loaded(linear(1.0))
+    start, refusals = ModelProcess.start, [OSError(errno.ENOMEM, "no memory")]
+
+    def start_again() -> ModelProcess:
+        if refusals:
+            raise refusals.pop()
+        return start()
+
+    monkeypatch.setattr(ModelProcess, "start", start_again)
+    kill(session)
+    with pytest.raises(ModelCrashed):
+        session.run({"image": images(1.0)})
+    assert session.run({"image": images(1.0)})
+    assert not refusals
 
 
 async def test_instances_are_processes(loaded: Loader) -> None:

@@ -174,9 +174,16 @@ class IsolatedSession:
 
     def _restart(self, instance: int, pause: float) -> None:
         while not self._closed.wait(pause):
-            process = ModelProcess.start()
+            try:
+                process = ModelProcess.start()
+            except OSError as error:  # no memory, no process or no descriptor is left for it
+                log.warning("a model's process does not start", extra={"detail": str(error)})
+                pause = self._pause()
+                continue
             with self._lock:
                 self._starting.add(process)
+                if self._closed.is_set():
+                    process.kill()
             loaded = self._load(process, instance)
             with self._lock:
                 self._starting.discard(process)
