@@ -136,7 +136,7 @@ class Deployer:
             return  # created anew meanwhile; its models replace these
         for model in self._serving.remove(workspace, endpoint_id):
             self._close_later(model)
-        await self._loader.forget_unused(await self._endpoints.all())
+        await self._forget_unused()
 
     async def close(self) -> None:
         """Stops deploying, and closes every model once its queue is empty."""
@@ -246,7 +246,7 @@ class Deployer:
                 "providers": ", ".join(sorted(providers)),
             },
         )
-        await self._loader.forget_unused(await self._endpoints.all())
+        await self._forget_unused()
 
     async def _unload(self, endpoint: Endpoint) -> None:
         """Serves the endpoint without models; those it had finish what they were sent."""
@@ -261,6 +261,10 @@ class Deployer:
             "endpoint unloaded",
             extra={"endpoint": endpoint.name, "workspace": endpoint.workspace},
         )
+
+    async def _forget_unused(self) -> None:
+        endpoints = await self._endpoints.all()
+        await self._loader.forget_unused(endpoints, [served for _, served in self._serving.all()])
 
     def check_ensemble(self, endpoint: Endpoint, ensemble: Ensemble) -> None:
         """Raises EnsembleInvalid for steps that do not fit each other, as far as they are loaded

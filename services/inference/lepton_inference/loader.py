@@ -55,22 +55,49 @@ class ModelLoader:
         settings = shadow_settings(endpoint.settings) if shadow else endpoint.settings
         content = self._artifacts.read(endpoint.workspace, version.artifact)
         path = await self._cache.get(version.sha256, version.artifact, content)
-        async with self._loads:
-            run = quietly if shadow else asyncio.to_thread
-            session = await run(self._load, path, settings)
+        session = await self._session(path, settings, shadow=shadow)
         source = ModelSource(
             endpoint.id, version.number, self._platform, version.sha256, version.class_names
         )
         return LoadedModel(source, session, settings, background=shadow)
 
-    async def forget_unused(self, endpoints: Iterable[Endpoint]) -> None:
-        """Removes from disk what none of these, which are all there are, wants."""
-        wanted = set()
+    async def _session(self, path: Path, settings: ModelSettings, *, shadow: bool) -> Session:
+        run = quietly if shadow else asyncio.to_thread
+        await self._loads.acquire()
+        loading = asyncio.ensure_future(run(self._load, path, settings))
+        loading.add_done_callback(lambda _: self._loads.release())
+        try:
+            return await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            # Its thread goes on, and counts as a load until it is done.
+            loading.add_done_callback(_close_unwanted)
+            raise
+
+    async def forget_unused(self, endpoints: Iterable[Endpoint], serving: Iterable[Served]) -> None:
+        """Removes from disk what is neither wanted nor served.
+
+        Args:
+            endpoints: All there are.
+            serving: What answers now, which need not be what is wanted; a model in a process of
+                its own is read again when that process is lost.
+        """
+        wanted = {
+            model.source.digest
+            for served in serving
+            for model in (*served.loaded, *served.draining)
+        }
         for endpoint in endpoints:
             wanted |= {target.version.sha256 for target in endpoint.targets}
             if endpoint.shadow is not None:
                 wanted.add(endpoint.shadow.version.sha256)
         await self._cache.keep(wanted)
+
+
+def _close_unwanted(loading: asyncio.Future[Session]) -> None:
+    """Gives back what was loaded for nobody."""
+    if not loading.cancelled() and loading.exception() is None:
+        # Giving back gigabytes takes a while.
+        loading.get_loop().run_in_executor(None, loading.result().close)
 
 
 def loaded_already(
