@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +171,10 @@ class EnsembleModel:
     def holds(self, sequence: Key) -> bool:
         """False, as above."""
         return False
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Nothing: each step asks what its endpoint serves by then."""
+        return nullcontext()
 
     def generate(self, request: InferenceRequest) -> AsyncGenerator[Step]:
         """Never asked of what is not decoupled."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -66,6 +68,8 @@ Gone = Callable[[], Awaitable[bool]]
 """Says whether the caller went away, for transports that do not cancel by themselves."""
 
 _GONE_POLL_SECONDS = 0.05
+_LAST_SECONDS = 5.0
+"""How long a model that is closed waits at least for requests that are still on their way to it."""
 
 T = TypeVar("T")
 
@@ -151,6 +155,10 @@ class Model(Protocol):
         """Why it cannot answer now; "" if it can."""
         ...
 
+    def in_use(self) -> AbstractContextManager[None]:
+        """While a request that was routed to it is on its way to its queue, or will return."""
+        ...
+
     async def infer(
         self, request: InferenceRequest, gone: Gone | None = None
     ) -> tuple[Checked, Outcome]:
@@ -219,6 +227,9 @@ class LoadedModel:
         self.cache = ResponseCache(cache_bytes, self.statistics) if cache_bytes else None
         self.recurrent: Recurrent | None = None
         """How it remembers; None for a model that does not."""
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
         self.signature = signature
         """What clients send and see."""
         if settings.sequences is not None:
@@ -244,6 +255,18 @@ class LoadedModel:
     def unready(self) -> str:
         """ "": it has been loaded."""
         return ""
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """See Model; :meth:`close` waits for it."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
 
     async def infer(
         self, request: InferenceRequest, gone: Gone | None = None
@@ -285,7 +308,8 @@ class LoadedModel:
         )
         if self.cache is not None:
             wait = _wait if gone is None else partial(unless_gone, gone=gone)
-            found = await self.cache.outcome(checked, submit, request.timeout, wait)
+            with self.in_use():
+                found = await self.cache.outcome(checked, submit, request.timeout, wait)
             if isinstance(found, tuple):
                 return checked, found
             future = found
@@ -312,7 +336,13 @@ class LoadedModel:
         except LeptonError as error:
             self.statistics.fail(error.reason)
             raise
-        return self.recurrent.generate(request, checked, deadline, level)
+        return self._steps(self.recurrent.generate(request, checked, deadline, level))
+
+    async def _steps(self, steps: AsyncGenerator[Step]) -> AsyncGenerator[Step]:
+        with self.in_use():
+            async with contextlib.aclosing(steps):
+                async for step in steps:
+                    yield step
 
     def _deadline(self, request: InferenceRequest) -> float:
         return NO_DEADLINE if request.timeout is None else self.batcher.now() + request.timeout
@@ -334,11 +364,15 @@ class LoadedModel:
         """Finishes what is queued, then frees the session.
 
         Args:
-            sequence_seconds: How long sequences may go on before; those that are left are ended.
+            sequence_seconds: How long sequences, and requests that generate, may go on before;
+                those that are left are ended.
         """
         if self.sequences is not None:
             await self.sequences.ended(sequence_seconds)
             self.sequences.close()
+        if self._users:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._unused.wait(), max(sequence_seconds, _LAST_SECONDS))
         await self.batcher.close()
         # Giving back gigabytes takes a while.
         await asyncio.to_thread(self.session.close)

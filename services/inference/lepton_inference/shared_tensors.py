@@ -65,16 +65,17 @@ class SharedTensors:
         placed, request.placed = request.placed, {}
         held = Held(self._budget)
         try:
-            try:
-                for tensor in request.inputs:
-                    if tensor.shared is not None:
-                        await self._read(admitted, tensor, tensor.shared, held)
-                for part in placed.values():
-                    self.memory.find(admitted, part)
-            except LeptonError as error:
-                model.statistics.fail(error.reason)
-                raise
-            checked, outcome = await _infer(admitted, model, request, gone)
+            with model.in_use():  # reading may take a while, and the model be replaced meanwhile
+                try:
+                    for tensor in request.inputs:
+                        if tensor.shared is not None:
+                            await self._read(admitted, tensor, tensor.shared, held)
+                    for part in placed.values():
+                        self.memory.find(admitted, part)
+                except LeptonError as error:
+                    model.statistics.fail(error.reason)
+                    raise
+                checked, outcome = await _infer(admitted, model, request, gone)
         finally:
             held.release()
         parts = {
