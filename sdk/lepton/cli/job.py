@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton.cli.completion import names_of
 from lepton.cli.documents import read_mapping
+from lepton.cli.errors import InputError
 from lepton.cli.output import (
     confirm,
     moment,
@@ -33,6 +35,18 @@ _COLUMNS = (
     ("MODEL", lambda job: job.model_version or job.spec.model),
     ("FAILURE", lambda job: job.failure_reason),
     ("CREATED", lambda job: moment(job.create_time)),
+)
+
+_RECIPES = (
+    ("RECIPE", lambda recipe: recipe.id),
+    (
+        "HYPERPARAMETERS",
+        lambda recipe: " ".join(
+            f"{one.name}={one.default_value}" for one in recipe.hyperparameters
+        ),
+    ),
+    ("DATA", lambda recipe: " ".join(f"{one.name}={one.default_value}" for one in recipe.data)),
+    ("DESCRIPTION", lambda recipe: recipe.description),
 )
 
 
@@ -142,28 +156,35 @@ def delete(ctx: click.Context, name: str, yes: bool) -> None:
 
 
 @job.command()
+@click.argument("name", required=False)
 @output_option
 @click.pass_context
-def recipes(ctx: click.Context, output: str) -> None:
-    """List the recipes and what can be set in them."""
-    columns = (
-        ("RECIPE", lambda recipe: recipe.id),
-        (
-            "HYPERPARAMETERS",
-            lambda recipe: " ".join(
-                f"{parameter.name}={parameter.default_value}"
-                for parameter in recipe.hyperparameters
-            ),
-        ),
-        ("DESCRIPTION", lambda recipe: recipe.description),
-    )
+def recipes(ctx: click.Context, name: str | None, output: str) -> None:
+    """List the recipes; with NAME, tell what one is and all that can be set in it."""
     with client(ctx) as lepton:
-        found = lepton.jobs.recipes()
+        found = list(lepton.jobs.recipes())
+    if name is not None:
+        found = [recipe for recipe in found if recipe.id == name]
+        if not found:
+            raise InputError(f"no recipe '{name}'; `lepton job recipes` lists them")
+        if output == "table":
+            _tell(found[0])
+            return
     if output == "name":
         for recipe in found:
             click.echo(recipe.id)
     else:
-        show_list(found, output, columns)
+        show_list(found, output, _RECIPES)
+
+
+def _tell(recipe: pb.Recipe) -> None:
+    """A recipe's card, and its settings."""
+    click.echo(f"{printable(recipe.description)}\n\n{recipe.card}\n")
+    for part, settings in (("hyperparameters", recipe.hyperparameters), ("data", recipe.data)):
+        for setting in settings:
+            default = setting.default_value or "must be given"
+            click.echo(f"{part}.{setting.name}  {setting.type}, {default}")
+            click.echo(textwrap.indent(textwrap.fill(setting.description, 92), "    "))
 
 
 def _follow(lepton: Client, name: str) -> pb.Job:

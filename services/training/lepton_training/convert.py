@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton_training.job import Event, Job, Measurement
 from lepton_training.jobs import LogLine
-from lepton_training.recipes import Recipe
+from lepton_training.recipes import CARDS, Recipe
 from lepton_training.recipes.hyperparameters import Settings, describe
 
 
@@ -95,6 +95,7 @@ def recipe_message(recipe: Recipe) -> pb.Recipe:
         description=recipe.description,
         hyperparameters=_described(recipe.hyperparameters),
         data=_described(recipe.data.settings),
+        card=CARDS[recipe.id],
     )
 
 

@@ -160,6 +160,15 @@ def test_recipes(gateway: Gateway, lepton: Command) -> None:
     assert "epochs=5" in lepton.ok("job", "recipes").out
 
 
+def test_one_recipe_tells_all(gateway: Gateway, lepton: Command) -> None:
+    told = lepton.ok("job", "recipes", "cnn").out
+    assert told.startswith("small\n\nThree\n\nconvolutions.\n")
+    assert "hyperparameters.epochs  int, 5" in told
+    assert "data.target  string, must be given\n    What." in told
+    done = lepton("job", "recipes", "cnnn")
+    assert done.code != 0 and "no recipe 'cnnn'; `lepton job recipes` lists them" in done.err
+
+
 def test_endpoints(gateway: Gateway, lepton: Command, tmp_path: Path) -> None:
     path = tmp_path / "endpoint.yaml"
     created = lepton.json("endpoint", "create", "digits", "--model", "digits/1", "--max-queue", 9)

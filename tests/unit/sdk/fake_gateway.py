@@ -310,7 +310,14 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
 
     def ListRecipes(self, request: Any, context: Any) -> Any:
         parameter = training_pb2.Hyperparameter(name="epochs", type="int", default_value="5")
-        recipe = training_pb2.Recipe(id="cnn", description="small", hyperparameters=[parameter])
+        target = training_pb2.Hyperparameter(name="target", type="string", description="What.")
+        recipe = training_pb2.Recipe(
+            id="cnn",
+            description="small",
+            hyperparameters=[parameter],
+            data=[target],
+            card="Three\n\nconvolutions.",
+        )
         return training_pb2.ListRecipesResponse(recipes=[recipe])
 
 

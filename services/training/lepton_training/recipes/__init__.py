@@ -5,6 +5,7 @@ service reads these declarations too, so a recipe imports PyTorch only in
 ``build``, which runs in the job's process.
 """
 
+import inspect
 from collections.abc import Mapping
 
 from lepton_training.recipes import (
@@ -36,5 +37,9 @@ _MODULES = (
 )
 
 RECIPES: Mapping[str, Recipe] = {module.RECIPE.id: module.RECIPE for module in _MODULES}
+CARDS: Mapping[str, str] = {
+    module.RECIPE.id: inspect.cleandoc(module.__doc__ or "") for module in _MODULES
+}
+"""Each recipe's model card: what its module says of itself."""
 
-__all__ = ["RECIPES", "ImageShape", "Recipe"]
+__all__ = ["CARDS", "RECIPES", "ImageShape", "Recipe"]

@@ -165,16 +165,18 @@ class LogLine(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Recipe(_message.Message):
-    __slots__ = ("id", "description", "hyperparameters", "data")
+    __slots__ = ("id", "description", "hyperparameters", "data", "card")
     ID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     HYPERPARAMETERS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
     id: str
     description: str
     hyperparameters: _containers.RepeatedCompositeFieldContainer[Hyperparameter]
     data: _containers.RepeatedCompositeFieldContainer[Hyperparameter]
-    def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., hyperparameters: _Optional[_Iterable[_Union[Hyperparameter, _Mapping]]] = ..., data: _Optional[_Iterable[_Union[Hyperparameter, _Mapping]]] = ...) -> None: ...
+    card: str
+    def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., hyperparameters: _Optional[_Iterable[_Union[Hyperparameter, _Mapping]]] = ..., data: _Optional[_Iterable[_Union[Hyperparameter, _Mapping]]] = ..., card: _Optional[str] = ...) -> None: ...
 
 class Hyperparameter(_message.Message):
     __slots__ = ("name", "type", "default_value", "description")
