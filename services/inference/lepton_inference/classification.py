@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 
 from lepton_inference.batch import Batch, Outcome
+from lepton_inference.parameters import ParameterInvalid
 from lepton_inference.tensors import TensorSpec, numbers
+
+MOST_CLASSES = 1 << 16
+"""Of all rows of an output. Each becomes a text of its own: a million take a second."""
 
 
 def classified(
@@ -36,6 +40,9 @@ def classified(
     Returns:
         A batch of the request alone, whose object arrays are [rows, classes], or [classes] where
         the model does not batch.
+
+    Raises:
+        ParameterInvalid: More than ``MOST_CLASSES`` of an output are wanted.
     """
     batch, first = outcome
     arrays = []
@@ -45,6 +52,14 @@ def classified(
         if count:
             values = numbers(array, spec.datatype)
             table = values.reshape(rows if batch.batched else 1, -1)
+            wanted = table.shape[0] * min(count, table.shape[1])
+            if wanted > MOST_CLASSES:
+                raise ParameterInvalid(
+                    f"the parameter 'classification' asks for {wanted} classes of output "
+                    f"'{spec.name}'; {MOST_CLASSES} are given at a time, so ask for fewer, or for "
+                    "the output itself",
+                    parameter="classification",
+                )
             named = labels if len(labels) == table.shape[1] else ()
             array = _largest(table, min(count, table.shape[1]), named)
             if not batch.batched:

@@ -178,7 +178,13 @@ async def _infer(
         with sampler.span(model.source) as traced:
             checked, outcome = await model.infer(request, gone)
             traced.answered(outcome)
-    return checked, ranked(model, request, checked, outcome)
+    if not request.classes:
+        return checked, outcome
+    views = outcome[0].views
+    if sum(len(view) for view in views if view is not None) <= _INLINE_BYTES:
+        return checked, ranked(model, request, checked, outcome)
+    # Sorting large outputs would hold up every other request.
+    return checked, await asyncio.to_thread(ranked, model, request, checked, outcome)
 
 
 def ranked(model: Model, request: InferenceRequest, checked: Checked, outcome: Outcome) -> Outcome:

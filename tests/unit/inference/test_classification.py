@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lepton_inference.batch import Batch
-from lepton_inference.classification import classified
-from lepton_inference.parameters import classes_of
+from lepton_inference.classification import MOST_CLASSES, classified
+from lepton_inference.parameters import ParameterInvalid, classes_of
 from lepton_inference.signature import InferenceRequest, InputTensor, Signature
 from lepton_inference.tensors import DATATYPES, TensorSpec, bfloat16_bits
 from lepton_mesh.errors import LeptonError
@@ -43,6 +43,14 @@ def test_the_largest_come_first_and_equal_ones_in_order() -> None:
 def test_more_than_there_are_is_all_there_are() -> None:
     """A count is an upper bound."""
     assert ranked([[1, 2]], 99) == [["2.000000:1", "1.000000:0"]]
+
+
+def test_more_than_may_be_written_at_a_time_are_refused() -> None:
+    """However few they are of each row."""
+    rows = np.zeros((MOST_CLASSES // 8, 9), np.float32)
+    assert len(ranked(rows, 8)) == len(rows)
+    with pytest.raises(ParameterInvalid, match="ask for fewer"):
+        ranked(rows, 9)
 
 
 @pytest.mark.parametrize(
