@@ -1,4 +1,7 @@
-"""A multi-layer perceptron on flattened pixels: two hidden layers of 128."""
+"""A multi-layer perceptron on flattened pixels: two hidden layers of 128.
+
+It knows nothing of what lies beside what, and is the fastest to train and to serve.
+"""
 
 from __future__ import annotations
 
