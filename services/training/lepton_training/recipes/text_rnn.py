@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TextRnnHyperparameters(SupervisedHyperparameters):
-    epochs: int = Field(10, ge=1, le=10_000, description="Passes over the training split.")
+    epochs: int = Field(6, ge=1, le=10_000, description="Passes over the training split.")
     learning_rate: float = Field(
         3e-3, gt=0, le=10, description="The optimizer's step size; the peak of a schedule."
     )
