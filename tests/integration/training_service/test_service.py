@@ -160,7 +160,7 @@ async def test_a_job_ends_as_a_registered_model(stack: Stack, tmp_path: Path) ->
     assert version.metrics["test_accuracy"] == last.metrics["test_accuracy"] > 0.8
     assert list(version.signature.inputs[0].shape) == [-1, 8, 8]
     assert version.parity["agrees"] is True
-    assert set(version.attachments) == {"evaluation.json", "parity.json"}
+    assert set(version.attachments) == {"data.json", "evaluation.json", "parity.json"}
     content = b"".join(
         [
             chunk.data
@@ -195,8 +195,10 @@ async def test_a_wrong_spec_is_refused(
 async def test_recipes_are_listed(stack: Stack) -> None:
     """What a spec may name, with every hyperparameter."""
     answer = await stack.training.ListRecipes(pb.ListRecipesRequest(), metadata=stack.metadata)
-    assert [recipe.id for recipe in answer.recipes] == ["cnn", "mlp"]
-    assert "epochs" in {one.name for one in answer.recipes[0].hyperparameters}
+    recipes = {recipe.id: recipe for recipe in answer.recipes}
+    assert list(recipes) == sorted(recipes)
+    assert {"cnn", "mlp", "tabular", "text_rnn", "series_rnn", "dcgan"} <= recipes.keys()
+    assert "epochs" in {one.name for one in recipes["cnn"].hyperparameters}
 
 
 async def test_every_rpc_has_a_rule() -> None:
