@@ -39,6 +39,22 @@ def identity(element: int, shape: list[int | str], **metadata: str) -> bytes:
     return _bytes(graph, metadata)
 
 
+def bfloat16_and_text() -> bytes:
+    """``y = x`` for BF16 and ``t = s`` for text, both [-1, 1]."""
+    names = {"x": TensorProto.BFLOAT16, "s": TensorProto.STRING}
+    outputs = {"y": TensorProto.BFLOAT16, "t": TensorProto.STRING}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", [given], [taken])
+            for given, taken in zip(names, outputs, strict=True)
+        ],
+        "bfloat16-and-text",
+        [helper.make_tensor_value_info(name, kind, ["batch", 1]) for name, kind in names.items()],
+        [helper.make_tensor_value_info(name, kind, ["batch", 1]) for name, kind in outputs.items()],
+    )
+    return _bytes(graph)
+
+
 def two_by_two() -> bytes:
     """``total = a + b`` (FP32 [-1, 2]) and ``count`` = ``n`` (INT64 [-1, 1]) unchanged."""
     graph = helper.make_graph(

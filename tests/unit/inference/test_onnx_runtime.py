@@ -18,7 +18,13 @@ from lepton_inference.adapters.onnx_runtime import examine, load
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.model_errors import ModelInvalid, ProviderMissing
 from lepton_inference.settings import BatchingSettings, EndpointInvalid, ModelSettings
-from tests.inference_models import across_rows, identity, linear, with_external_weights
+from tests.inference_models import (
+    across_rows,
+    bfloat16_and_text,
+    identity,
+    linear,
+    with_external_weights,
+)
 from tests.unit.inference.test_asgi import HeldSession
 
 
@@ -110,6 +116,12 @@ def test_weights_beside_the_model_are_taken(tmp_path: Path) -> None:
     session = load(file(tmp_path, with_external_weights("weights.bin")), ModelSettings())
     (scores,) = session.run({"image": np.ones((1, 4), np.float32)})
     assert scores.tolist() == [[4.0, 4.0, 4.0]]
+
+
+def test_text_beside_bf16_is_refused_before_it_is_served(tmp_path: Path) -> None:
+    """ONNX Runtime takes either, and every request would fail."""
+    with pytest.raises(ModelInvalid, match="BYTES and has BF16"):
+        load(file(tmp_path, bfloat16_and_text()), ModelSettings())
 
 
 def test_a_datatype_that_the_protocol_lacks_is_refused(tmp_path: Path) -> None:

@@ -15,11 +15,17 @@ import onnxruntime as ort
 _BFLOAT16 = 16
 """Of TensorProto.DataType in onnx.proto, whose import each process of a model would wait for."""
 _TYPE = "tensor(bfloat16)"
+_TEXT = "tensor(string)"
 
 
 def has_bfloat16(session: ort.InferenceSession) -> bool:
     """Whether an input or an output of the model is BF16."""
     return any(node.type == _TYPE for node in (*session.get_inputs(), *session.get_outputs()))
+
+
+def takes_text(session: ort.InferenceSession) -> bool:
+    """Whether an input is text, which cannot be made one of ONNX Runtime's own values."""
+    return any(node.type == _TEXT for node in session.get_inputs())
 
 
 class Bfloat16Session:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from lepton_inference.adapters.bfloat16 import Bfloat16Session, has_bfloat16
+from lepton_inference.adapters.bfloat16 import Bfloat16Session, has_bfloat16, takes_text
 from lepton_inference.adapters.devices import Providers
 from lepton_inference.adapters.measurement import is_memory_error, samples
 from lepton_inference.adapters.model_limits import return_free_memory
@@ -106,7 +106,14 @@ def open_session(path: Path, providers: Providers, threads: int) -> ort.Inferenc
             "cuDNN libraries that onnxruntime-gpu names, for TensorRT its libraries too",
             provider=provider,
         )
-    return Bfloat16Session(session) if has_bfloat16(session) else session
+    if not has_bfloat16(session):
+        return session
+    if takes_text(session):
+        raise ModelInvalid(
+            "the model takes BYTES and has BF16 tensors too, and ONNX Runtime cannot be handed "
+            "both; let it take and give FP32 or FP16 instead of BF16"
+        )
+    return Bfloat16Session(session)
 
 
 def signature_of(session: ort.InferenceSession) -> Signature:
