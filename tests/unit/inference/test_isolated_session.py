@@ -176,8 +176,8 @@ def test_a_model_that_its_limit_does_not_hold_is_not_served(loaded: Loader) -> N
 
 def test_a_limit_below_what_loading_takes_is_told_as_one(loaded: Loader) -> None:
     """Not as a fault of ours: nothing that we import counts."""
-    with pytest.raises(ModelDoesNotFit, match="memory_limit_mib, 4 MiB"):
-        loaded(linear(1.0), memory_limit_mib=4)
+    with pytest.raises(ModelDoesNotFit, match="memory_limit_mib, 1 MiB"):
+        loaded(linear(1.0), memory_limit_mib=1)
 
 
 async def test_a_batch_that_does_not_end_is_ended(loaded: Loader) -> None:

@@ -13,7 +13,9 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from lepton_inference.adapters import devices, onnx_runtime
 from lepton_inference.adapters import model_messages as messages
@@ -62,11 +64,12 @@ class _Worker:
 
     def _load(self, order: messages.LoadOrder) -> OnnxSession | GpuSession | None:
         try:
+            open_session = _opener(order)
             execution = order.settings.execution
             # CUDA reserves address space as it likes; a GPU's memory is bounded by its provider.
             on_cpu = not devices.choose(execution).devices
             bound_this_process(execution.memory_limit_mib << 20, limited=on_cpu)
-            session = _open(order)
+            session = open_session()
             # Inputs come from the memory that is shared, whatever else there is.
             placement = replace(session.placement, pinned=False)
             answer = messages.found_frame((session.signature, placement))
@@ -101,28 +104,17 @@ class _Worker:
             return messages.error_frame(_too_much(order))
 
 
-def _open(order: messages.LoadOrder) -> OnnxSession | GpuSession:
-    """The session, which is tried and measured if nothing is known of it."""
-    if order.known is not None:
-        return onnx_runtime.reopen(order.path, order.settings, order.known, [order.instance])
-    # Imported only by a trial: nothing else reads the file itself.
-    from lepton_inference.adapters.onnx_bounds import growth_of  # noqa: PLC0415
-    from lepton_inference.adapters.onnx_checks import check_file  # noqa: PLC0415
-    from lepton_inference.adapters.onnx_full_batch import full_batch_growth  # noqa: PLC0415
+def _opener(order: messages.LoadOrder) -> Callable[[], OnnxSession | GpuSession]:
+    """What opens the session, and first tries and measures it if nothing is known of it.
 
-    growth = growth_of(check_file(order.path))
-    session = onnx_runtime.examine(order.path, order.settings)
-    if not growth and session.signature.ragged:
-        growth = "a request chooses the lengths of its inputs"
-    if not growth:
-        growth = full_batch_growth(session, order.settings.batching.max_rows)
-    session.placement = onnx_runtime.isolate(session.placement, order.settings.execution, growth)
-    if not session.placement.devices:
-        return session
-    # A GPU's sessions are opened otherwise than measured, which is to be tried as well.
-    found = session.signature, session.placement
-    session.close()
-    return onnx_runtime.reopen(order.path, order.settings, found, [0])
+    Imports all that it takes: once memory is bounded, what there is belongs to the model.
+    """
+    if order.known is not None:
+        instances = [order.instance]
+        return partial(onnx_runtime.reopen, order.path, order.settings, order.known, instances)
+    from lepton_inference.adapters.onnx_trial import try_out  # noqa: PLC0415  only a trial needs it
+
+    return partial(try_out, order.path, order.settings)
 
 
 def _does_not_fit(order: messages.LoadOrder) -> ModelDoesNotFit:
