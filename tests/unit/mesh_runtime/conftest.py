@@ -58,7 +58,7 @@ def _echo_descriptor() -> Any:
             server_streaming=server,
         )
     pool = descriptor_pool.Default()
-    pool.Add(file)  # type: ignore[no-untyped-call]  # protobuf types it so
+    pool.Add(file)
     return pool.FindServiceByName(ECHO)
 
 

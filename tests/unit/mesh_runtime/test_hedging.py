@@ -44,10 +44,10 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             await asyncio.Event().wait()
         return registry_pb2.ModelVersion(name=self._name)
 
-    async def GetModelVersion(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+    async def GetModelVersion(self, request: Any, context: Any) -> Any:
         return await self._answer("get")
 
-    async def CreateModelVersion(self, request: Any, context: Any) -> Any:  # noqa: N802 - as above
+    async def CreateModelVersion(self, request: Any, context: Any) -> Any:
         return await self._answer("create")
 
 
@@ -105,7 +105,7 @@ async def test_a_slow_read_goes_to_a_second_instance_and_a_slow_write_does_not(
         answer = await stub.GetModelVersion(registry_pb2.GetModelVersionRequest())
         assert answer.name in {"one", "two"}
         writing = stub.CreateModelVersion(registry_pb2.CreateModelVersionRequest())
-        while "create" not in calls:  # noqa: ASYNC110 - a list has no event
+        while "create" not in calls:
             await asyncio.sleep(0)
         # A read is hedged after a tenth of a second.
         with pytest.raises(TimeoutError):

@@ -1,6 +1,5 @@
 """A gateway in this process: real gRPC, real TLS, fakes behind it that keep all in memory."""
 
-# ruff: noqa: N802  # RPC methods are named by the proto
 from __future__ import annotations
 
 import hashlib
@@ -8,47 +7,29 @@ import itertools
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
-import numpy as np
 import trustme
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
-from lepton.api.inference.v1 import inference_pb2, inference_pb2_grpc
+from lepton.api.inference.v1 import inference_pb2_grpc
 from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
 from lepton.api.training.v1 import training_pb2, training_pb2_grpc
-from lepton.client import Profile, tensors
-from lepton.oip.v2 import open_inference_pb2 as oip
+from lepton.client import Profile
 from lepton.oip.v2 import open_inference_pb2_grpc as oip_grpc
+from tests.unit.sdk.fake_inference import Inference, OpenInference
+from tests.unit.sdk.fake_refusals import not_found, refuse
 
 API_KEY = "lpk_fake"
 PASSWORD = "correct horse battery"
 _ISSUE_TOKEN = "/lepton.api.auth.v1.AuthService/IssueToken"
-
-
-def refuse(
-    context: grpc.ServicerContext, code: grpc.StatusCode, reason: str, message: str, **facts: str
-) -> NoReturn:
-    """Ends a call as the services do: a status with an ErrorInfo."""
-    info = AnyMessage()
-    info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="lepton.dev", metadata=facts))
-    status = status_pb2.Status(code=code.value[0], message=message, details=[info])
-    context.abort_with_status(rpc_status.to_status(status))
-    raise AssertionError("abort_with_status raises")
-
-
-def not_found(context: grpc.ServicerContext, name: str) -> NoReturn:
-    refuse(context, grpc.StatusCode.NOT_FOUND, "NOT_FOUND", f"{name} does not exist")
 
 
 class Auth(auth_pb2_grpc.AuthServiceServicer):
@@ -368,138 +349,6 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
     def DeleteAlias(self, request: Any, context: Any) -> Any:
         del self.models[request.model].aliases[request.alias]
         return self.models[request.model]
-
-
-class Inference(inference_pb2_grpc.InferenceServiceServicer):
-    """Endpoints that are READY when they are asked for the second time."""
-
-    def __init__(self) -> None:
-        self.endpoints: dict[str, inference_pb2.Endpoint] = {}
-        self.ends: inference_pb2.Endpoint.State.ValueType = inference_pb2.Endpoint.READY
-
-    def CreateEndpoint(self, request: Any, context: Any) -> Any:
-        endpoint = request.endpoint
-        endpoint.name = f"endpoints/{request.endpoint_id}"
-        if endpoint.name in self.endpoints:
-            refuse(
-                context,
-                grpc.StatusCode.ALREADY_EXISTS,
-                "ENDPOINT_EXISTS",
-                f"{endpoint.name} exists; `lepton endpoint update` changes it",
-            )
-        endpoint.state = inference_pb2.Endpoint.DEPLOYING
-        self.endpoints[endpoint.name] = endpoint
-        return endpoint
-
-    def GetEndpoint(self, request: Any, context: Any) -> Any:
-        if request.name not in self.endpoints:
-            not_found(context, request.name)
-        endpoint = self.endpoints[request.name]
-        before = inference_pb2.Endpoint()
-        before.CopyFrom(endpoint)
-        if endpoint.unloaded:
-            return before
-        endpoint.state = self.ends
-        if self.ends == inference_pb2.Endpoint.FAILED:
-            endpoint.failure_reason, endpoint.failure_message = "DIGEST_MISMATCH", "push it again"
-        return before
-
-    def ListEndpoints(self, request: Any, context: Any) -> Any:
-        return inference_pb2.ListEndpointsResponse(endpoints=self.endpoints.values())
-
-    def UpdateEndpoint(self, request: Any, context: Any) -> Any:
-        endpoint = self.endpoints[request.endpoint.name]
-        for path in request.update_mask.paths:
-            endpoint.ClearField(path)
-        update = inference_pb2.Endpoint()
-        request.update_mask.MergeMessage(request.endpoint, update, True, True)
-        endpoint.MergeFrom(update)
-        if endpoint.unloaded:
-            endpoint.state = inference_pb2.Endpoint.UNLOADED
-        return endpoint
-
-    def load(self, name: str, context: Any) -> None:
-        """Serves an endpoint again."""
-        endpoint = self.endpoints.get(f"endpoints/{name}")
-        if endpoint is None:
-            not_found(context, name)
-        endpoint.unloaded, endpoint.state = False, self.ends
-
-    def DeleteEndpoint(self, request: Any, context: Any) -> Any:
-        if self.endpoints.pop(request.name, None) is None:
-            not_found(context, request.name)
-        return Empty()
-
-
-class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
-    """The model `digits` takes UINT8 [-1, 2] and answers with its rows doubled, as FP32."""
-
-    def __init__(self, load: Callable[[str, Any], None]) -> None:
-        self.answer: Callable[[Any], Any] = self._doubled
-        self._load = load
-        self.parameters: dict[str, Any] = {}
-        """Of the last inference."""
-        self.routing_key = ""
-
-    def ModelMetadata(self, request: Any, context: Any) -> Any:
-        if request.name != "digits":
-            refuse(
-                context,
-                grpc.StatusCode.NOT_FOUND,
-                "MODEL_NOT_FOUND",
-                f"no endpoint {request.name}; `lepton endpoint list` shows those there are",
-            )
-        tensor = oip.ModelMetadataResponse.TensorMetadata
-        return oip.ModelMetadataResponse(
-            name="digits", inputs=[tensor(name="image", datatype="UINT8", shape=[-1, 2])]
-        )
-
-    def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
-        self._load(request.model_name, context)
-        return oip.RepositoryModelLoadResponse()
-
-    def _note(self, request: Any, context: Any) -> None:
-        self.routing_key = dict(context.invocation_metadata()).get("x-lepton-routing-key", "")
-        self.parameters = {
-            name: getattr(value, value.WhichOneof("parameter_choice"))
-            for name, value in request.parameters.items()
-        }
-
-    def ModelInfer(self, request: Any, context: Any) -> Any:
-        self._note(request, context)
-        (given,) = request.inputs
-        if given.datatype != "UINT8" or len(given.shape) != 2 or given.shape[1] != 2:
-            refuse(
-                context,
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "TENSOR_INVALID",
-                f"input image is {given.datatype} {list(given.shape)}, must be UINT8 [-1, 2]",
-            )
-        return self.answer(request)
-
-    def ModelStreamInfer(self, requests: Any, context: Any) -> Any:
-        for request in requests:
-            self._note(request, context)
-            if request.parameters["max_steps"].int64_param > 3:
-                yield oip.ModelStreamInferResponse(error_message="this endpoint allows 3 steps")
-                continue
-            for _ in range(request.parameters["max_steps"].int64_param or 3):
-                answer = self.answer(request)
-                yield oip.ModelStreamInferResponse(infer_response=answer)
-                request.raw_input_contents[0] = tensors.encode(
-                    np.frombuffer(answer.raw_output_contents[0], np.float32).astype(np.uint8)
-                )
-
-    def _doubled(self, request: Any) -> Any:
-        (given,) = request.inputs
-        array = tensors.decode(request.raw_input_contents[0], given.datatype, tuple(given.shape))
-        doubled = array.astype(np.float32) * 2
-        output = oip.ModelInferResponse.InferOutputTensor(
-            name="scores", datatype="FP32", shape=doubled.shape
-        )
-        return oip.ModelInferResponse(
-            model_name="digits", outputs=[output], raw_output_contents=[tensors.encode(doubled)]
-        )
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def test_a_reader_that_leaves_ends_the_stream(gateway: Gateway, lepton: Client) 
     gateway.training.quiet = True
     watch = lepton.jobs.watch("j1")
     assert next(watch).sequence == 1
-    watch.close()  # type: ignore[attr-defined]  # a generator
+    watch.close()
     assert gateway.training.released.wait(5)
 
 

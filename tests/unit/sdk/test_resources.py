@@ -196,7 +196,7 @@ def test_generation(gateway: Gateway, lepton: Client) -> None:
     assert gateway.open_inference.parameters == {"max_steps": 2, "end_value": 9.5}
     steps = lepton.endpoints.generate("digits", image, sequence=SequenceStep(1, end=True))
     next(steps)
-    steps.close()  # type: ignore[attr-defined]  # a generator
+    steps.close()
     assert gateway.open_inference.parameters["sequence_end"] is True
     with pytest.raises(ApiError, match="allows 3 steps"):
         list(lepton.endpoints.generate("digits", image, max_steps=4))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from lepton_mesh.caller import Caller
 from lepton_storage.blobs import Piece
@@ -37,3 +39,23 @@ async def read(storage: Storage, caller: Caller, digest: str) -> bytes:
     """The bytes of a blob."""
     blob = storage.uploads.blob(caller, digest)
     return b"".join([piece.data async for piece in storage.blobs.read(blob, 0, 0)])
+
+
+def noise(size: int) -> bytes:
+    return os.urandom(size)
+
+
+def on_disk(tmp_path: Path) -> list[Path]:
+    """Everything below the objects directory but folders."""
+    return files_below(tmp_path / "state" / "objects")
+
+
+def files_below(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+async def broken(data: bytes, upto: int, step: int = 1 << 20) -> AsyncIterator[Piece]:
+    """A stream that breaks after ``upto`` bytes."""
+    async for piece in pieces(data[:upto], 0, step):
+        yield piece
+    raise ConnectionError("the client is gone")
