@@ -182,7 +182,7 @@ async def _last_step(address: str) -> float:
             await asyncio.sleep(_STILL_SECONDS)
 
 
-def _request(model: str, value: np.ndarray) -> bytes:  # type: ignore[type-arg]  # either dtype
+def _request(model: str, value: np.ndarray) -> bytes:
     return pb.ModelInferRequest(
         model_name=model,
         inputs=[

@@ -143,7 +143,7 @@ def build(name: str, folder: Path) -> Model:
 def _load(model: Model, *, on_cpu: bool, **execution: bool) -> Any:
     settings = ModelSettings(
         BatchingSettings(max_rows=max(_ROWS), preferred_rows=_ROWS),
-        ExecutionSettings(isolation=Isolation.SHARED, **execution),  # type: ignore[arg-type]  # bools
+        ExecutionSettings(isolation=Isolation.SHARED, **execution),
     )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:

@@ -154,7 +154,7 @@ def _recipe(data: ImageData) -> None:
 
     keep_freed_memory()
     recipe = RECIPES["cnn"]
-    hyperparameters: Any = recipe.hyperparameters(epochs=1000, batch_size=BATCH)  # type: ignore[call-arg]  # the declaration of cnn has them
+    hyperparameters: Any = recipe.hyperparameters(epochs=1000, batch_size=BATCH)
     network = recipe.build(hyperparameters, ImageShape(28, 28, 10))
     cpus = len(os.sched_getaffinity(0))
     problem = images.prepare(data, hyperparameters, seed=0)

@@ -21,26 +21,10 @@ from lepton_inference.settings import ModelSettings
 from lepton_inference.shared_memory import SharedMemory
 from lepton_inference.shared_tensors import SharedTensors
 from lepton_mesh.caller import Caller, Role
-from tests.inference_models import identity, linear, two_by_two
+from tests.inference_models import NUMBERS, identity, linear, two_by_two
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MAX_MESSAGE_BYTES = 1 << 20
-_ELEMENTS = {
-    "BOOL": onnx.TensorProto.BOOL,
-    "UINT8": onnx.TensorProto.UINT8,
-    "UINT16": onnx.TensorProto.UINT16,
-    "UINT32": onnx.TensorProto.UINT32,
-    "UINT64": onnx.TensorProto.UINT64,
-    "INT8": onnx.TensorProto.INT8,
-    "INT16": onnx.TensorProto.INT16,
-    "INT32": onnx.TensorProto.INT32,
-    "INT64": onnx.TensorProto.INT64,
-    "FP16": onnx.TensorProto.FLOAT16,
-    "FP32": onnx.TensorProto.FLOAT,
-    "FP64": onnx.TensorProto.DOUBLE,
-}
-NUMBERS = tuple(_ELEMENTS)
-"""Datatypes of which there is a model ``identity-<datatype>``."""
 MODELS: dict[str, bytes] = {
     "linear": linear(1.0),
     "two": two_by_two(),
@@ -50,7 +34,7 @@ MODELS: dict[str, bytes] = {
     "fixed": identity(onnx.TensorProto.FLOAT, [2, 2]),
     **{
         f"identity-{name.lower()}": identity(element, ["batch", 2])
-        for name, element in _ELEMENTS.items()
+        for name, element in NUMBERS.items()
     },
 }
 

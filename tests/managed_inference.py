@@ -52,7 +52,7 @@ class Models:
         content = self.content.get(f"{model}/{which}")
         if content is None:
             error = TestModelNotFound(f"there is no model '{model}'")
-            error.reason = "MODEL_NOT_FOUND"  # type: ignore[misc]  # as the client's interceptor
+            error.reason = "MODEL_NOT_FOUND"
             raise error
         digest = hashlib.sha256(content).hexdigest()
         return ModelVersion(f"models/{model}/versions/{which}", f"{model}/{which}", digest)

@@ -48,7 +48,7 @@ def exported(
     """Writes ``model.onnx`` in ``directory`` as a job does; returns the parity report."""
     directory.mkdir(exist_ok=True)
     torch.save(network.state_dict(), directory / "weights.pt")
-    np.savez(directory / "rows.npz", allow_pickle=True, **problem.raw_rows)  # type: ignore[arg-type]  # the stub takes the flag for an array
+    np.savez(directory / "rows.npz", allow_pickle=True, **problem.raw_rows)
     if problem.preprocessing is not None:
         (directory / "preprocessing.onnx").write_bytes(problem.preprocessing)
     request = ExportRequest(

@@ -158,7 +158,7 @@ def test_users_call_every_address_that_the_stack_is_told(tmp_path: Path) -> None
     for options, expected, names in (
         (("--host", "127.0.0.2"), "127.0.0.2", ["127.0.0.2"]),
         (("--host", "::1", "--name", "lepton.example.org"), "[::1]", ["::1", "lepton.example.org"]),
-        (("--host", "0.0.0.0"), "localhost", ["localhost", socket.gethostname()]),  # noqa: S104  # on purpose
+        (("--host", "0.0.0.0"), "localhost", ["localhost", socket.gethostname()]),
     ):
         if "::1" in options and not _has_ipv6():
             continue

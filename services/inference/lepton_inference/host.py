@@ -76,11 +76,10 @@ def run() -> None:
 
 def _missing() -> str:
     """What Envoy with Python inside needs and this machine lacks; "" if nothing."""
-    # Imported here: where they are missing is exactly where this must still run.
     try:
-        import envoy  # noqa: F401, PLC0415
-        import find_libpython  # noqa: PLC0415
-        import pyvoy  # noqa: F401, PLC0415
+        import envoy  # noqa: F401, PLC0415  where it is missing this must still run
+        import find_libpython  # noqa: PLC0415  as above
+        import pyvoy  # noqa: F401, PLC0415  as above
     except ImportError as error:
         return f"the package '{error.name}' is not installed"
     if find_libpython.find_libpython() is None:
@@ -98,16 +97,15 @@ def _directory(state_dir: Path) -> Path:
 
 
 def _run_without_envoy() -> None:
-    # Imported here: beside Envoy, all of this lives in the child alone.
-    from lepton_inference.bootstrap import build_with_grpc  # noqa: PLC0415
-    from lepton_mesh.process import run_service  # noqa: PLC0415
+    from lepton_inference.bootstrap import build_with_grpc  # noqa: PLC0415  else the child's alone
+    from lepton_mesh.process import run_service  # noqa: PLC0415  as above
 
     run_service(NAME, InferenceSettings, build_with_grpc)
 
 
 async def _run(settings: InferenceSettings) -> None:
     from lepton_inference.envoy import DataPort, MutualTls  # noqa: PLC0415  see _missing
-    from lepton_inference.launcher import EnvoyProcess  # noqa: PLC0415  idem
+    from lepton_inference.launcher import EnvoyProcess  # noqa: PLC0415  as above
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

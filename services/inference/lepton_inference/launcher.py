@@ -83,9 +83,8 @@ class EnvoyProcess:
             pass_fds=pass_fds,
             # A terminal's Ctrl-C is for the parent, which drains before it stops the child.
             start_new_session=True,
-            # Python between fork and exec, where threads of gRPC may hold locks: so it does nothing
-            # but one system call, looked up beforehand.
-            preexec_fn=_die_with_parent,  # noqa: PLW1509
+            # Between fork and exec threads of gRPC may hold locks.
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, looked up beforehand
         )
         return cls(process, port)
 

@@ -157,8 +157,8 @@ class Served:
                 zip(self.models, self.weights, strict=True),
                 key=lambda pair: _score(routing_key, pair[0], pair[1]),
             )[0]
-        # Not a secret: a share of traffic.
-        return random.choices(self.models, cum_weights=list(accumulate(self.weights)))[0]  # noqa: S311
+        shares = list(accumulate(self.weights))
+        return random.choices(self.models, cum_weights=shares)[0]  # noqa: S311  no secret
 
 
 def _score(routing_key: str, model: Model, weight: int) -> float:

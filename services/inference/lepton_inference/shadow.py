@@ -131,8 +131,7 @@ class Mirror:
 
     def draw(self) -> bool:
         """Whether the next request is given to it: one of its share, and there is room."""
-        # Not a secret: a share of traffic.
-        if self._share < 1 and random.random() >= self._share:  # noqa: S311
+        if self._share < 1 and random.random() >= self._share:  # noqa: S311  no secret
             return False
         # Asked here, where it costs live traffic the least.
         if self.model.batcher.waiting >= self.model.batcher.max_queue:

@@ -199,8 +199,7 @@ def _chain(connection: ssl.SSLSocket) -> list[x509.Certificate]:
     """Every certificate that the server sent."""
     if sys.version_info >= (3, 13):
         return [x509.load_der_x509_certificate(one) for one in connection.get_unverified_chain()]
-    # The same method, public from 3.13 on.
-    chain = connection._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+    chain = connection._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # public in 3.13
     return [x509.load_pem_x509_certificate(one.public_bytes().encode()) for one in chain]
 
 

@@ -215,14 +215,13 @@ def current_trace_id() -> str:
 
 
 def _provider(service: str, instance: str, endpoint: str) -> TracerProvider:
-    # Imported only here: the exporter costs 0.3 s of every start, and most run without it.
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415  costs 0.3 s, and most run without
         OTLPSpanExporter,
     )
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-    from opentelemetry.sdk.trace.sampling import ALWAYS_ON  # noqa: PLC0415
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  as above
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  as above
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  as above
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON  # noqa: PLC0415  as above
 
     provider = TracerProvider(
         sampler=ALWAYS_ON,  # only sampled calls ask for a span

@@ -105,8 +105,8 @@ def _dynamic(
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(identity.credentials),
-        # The stub forgets that None means "as before" (gRPC's own documentation has it).
-        _when_changed(identity, configuration),  # type: ignore[arg-type]
+        # None means "as before" (gRPC's own documentation has it).
+        _when_changed(identity, configuration),  # type: ignore[arg-type]  # the stub forgets None
         require_client_authentication=require_client_certificate,
     )
 

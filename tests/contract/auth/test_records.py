@@ -28,7 +28,7 @@ def store(database: Database) -> SqlStore:
 
 def _user(name: str, **changes: object) -> User:
     user = User(id=name, display_name="", password_hash="h", disabled=False, created=NOW)
-    return replace(user, **changes)  # type: ignore[arg-type]  # one helper for every field
+    return replace(user, **changes)
 
 
 def _key(name: str, created: datetime = NOW, **changes: object) -> ApiKey:
@@ -43,7 +43,7 @@ def _key(name: str, created: datetime = NOW, **changes: object) -> ApiKey:
         expires=None,
         last_used=None,
     )
-    return replace(key, **changes)  # type: ignore[arg-type]  # one helper for every field
+    return replace(key, **changes)
 
 
 async def _begin(store: SqlStore) -> None:

@@ -20,7 +20,15 @@ from pydantic import TypeAdapter
 from lepton_inference.settings import Link, ModelSettings, SequenceSettings
 from tests.contract.inference_protocol import doors
 from tests.contract.inference_protocol.doors import Server
-from tests.inference_models import across_rows, fibonacci, identity, linear, lstm, two_by_two
+from tests.inference_models import (
+    NUMBERS,
+    across_rows,
+    fibonacci,
+    identity,
+    linear,
+    lstm,
+    two_by_two,
+)
 
 MODELS: dict[str, bytes] = {
     "linear": linear(1.0),
@@ -35,21 +43,7 @@ MODELS: dict[str, bytes] = {
     "fixed": identity(onnx.TensorProto.FLOAT, [2, 2]),
     **{
         f"identity-{name.lower()}": identity(element, ["batch", 2])
-        for name, element in {
-            "BOOL": onnx.TensorProto.BOOL,
-            "UINT8": onnx.TensorProto.UINT8,
-            "UINT16": onnx.TensorProto.UINT16,
-            "UINT32": onnx.TensorProto.UINT32,
-            "UINT64": onnx.TensorProto.UINT64,
-            "INT8": onnx.TensorProto.INT8,
-            "INT16": onnx.TensorProto.INT16,
-            "INT32": onnx.TensorProto.INT32,
-            "INT64": onnx.TensorProto.INT64,
-            "FP16": onnx.TensorProto.FLOAT16,
-            "FP32": onnx.TensorProto.FLOAT,
-            "FP64": onnx.TensorProto.DOUBLE,
-            "BF16": onnx.TensorProto.BFLOAT16,
-        }.items()
+        for name, element in {**NUMBERS, "BF16": onnx.TensorProto.BFLOAT16}.items()
     },
 }
 

@@ -228,7 +228,7 @@ def _let_in(triton: Any, door: Door) -> Any:
     """The client, which will send the token with every call."""
     from tritonclient._plugin import InferenceServerClientPlugin
 
-    class Bearer(InferenceServerClientPlugin):  # type: ignore[misc]  # no types of its own
+    class Bearer(InferenceServerClientPlugin):
         def __call__(self, request: Any) -> None:
             request.headers["authorization"] = f"Bearer {door['token']}"
 

@@ -189,8 +189,8 @@ def refused(sharing: Sharing) -> dict[str, str]:
     lying = sharing.client.InferInput("image", [2, 4], "FP32")
     lying.set_shared_memory("in", 8)
     register = triton.register_system_shared_memory
-    directory = Path("/dev/shm")  # noqa: S108
-    (directory / f"{sharing.name}-link").symlink_to(f"/dev/shm/{sharing.name}-in")  # noqa: S108
+    directory = Path("/dev/shm")
+    (directory / f"{sharing.name}-link").symlink_to(f"/dev/shm/{sharing.name}-in")
     (directory / f"{sharing.name}-dir").mkdir()
     os.mkfifo(directory / f"{sharing.name}-fifo", 0o666)
     try:
@@ -261,15 +261,15 @@ def cut_short(sharing: Sharing) -> dict[str, Any]:
     plain = sharing.client.InferInput("image", [2, 4], "FP32")
     plain.set_data_from_numpy(IMAGE)
     for end in ("in", "out"):
-        os.truncate(f"/dev/shm/{sharing.name}-{end}", 16)  # noqa: S108
+        os.truncate(f"/dev/shm/{sharing.name}-{end}", 16)
     seen = {
         "input": _refusal(lambda: sharing.infer("linear", [image])),
         "output": _refusal(lambda: sharing.infer("linear", [plain], [wanted])),
-        "size": Path(f"/dev/shm/{sharing.name}-out").stat().st_size,  # noqa: S108
+        "size": Path(f"/dev/shm/{sharing.name}-out").stat().st_size,
     }
     for end in ("in", "out"):
-        os.truncate(f"/dev/shm/{sharing.name}-{end}", SIZE)  # noqa: S108
-    with _while_it_changes(f"/dev/shm/{sharing.name}-in"):  # noqa: S108
+        os.truncate(f"/dev/shm/{sharing.name}-{end}", SIZE)
+    with _while_it_changes(f"/dev/shm/{sharing.name}-in"):
         outcomes = {_refusal(lambda: sharing.infer("linear", [image]))[:20] for _ in range(100)}
     seen["changing"] = len(outcomes) <= 2
     shm.destroy_shared_memory_region(sharing.input)

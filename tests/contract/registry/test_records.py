@@ -91,7 +91,7 @@ async def test_only_papers_and_state_are_updated(store: SqlStore) -> None:
     """The file, its digest and its figures stay, whatever is given."""
     await store.write(lambda records: records.versions.add("w", VERSION))
     papers = {"description": "x", "labels": {}, "state": State.ARCHIVED, "revision": 2}
-    wanted = replace(VERSION, **papers)  # type: ignore[arg-type]  # one mapping, checked below
+    wanted = replace(VERSION, **papers)
     tampered = replace(wanted, sha256="f" * 64, metrics={}, artifact="artifacts/z")
     await store.write(lambda records: records.versions.update("w", tampered))
     assert await store.read(lambda records: records.versions.get("w", "m", 1)) == wanted

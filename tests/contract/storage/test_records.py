@@ -73,7 +73,7 @@ def version(blob: Blob, digest: str = "sha256:1") -> DatasetVersion:
     )
 
 
-def at_once(*calls):  # type: ignore[no-untyped-def]
+def at_once(*calls):
     with ThreadPoolExecutor(len(calls)) as threads:
         return [future.result() for future in [threads.submit(call) for call in calls]]
 
@@ -127,7 +127,7 @@ def test_equal_bytes_end_in_one_blob(sql: Sql) -> None:
     key_id = key(sql).id
     begun = [records.create(upload(), reuse=False) for _ in range(4)]
 
-    def finish(one: Upload):  # type: ignore[no-untyped-def]
+    def finish(one: Upload):
         return lambda: records.complete(one, Blob(one.id, "acme", one.sha256, 4, key_id))
 
     done = at_once(*(finish(one) for one in begun))
@@ -226,7 +226,7 @@ def test_many_files_take_few_statements(sql: Sql) -> None:
     made = dataset(sql)
     statements: list[str] = []
 
-    def count(_conn, _cursor, statement, *_):  # type: ignore[no-untyped-def]
+    def count(_conn, _cursor, statement, *_):
         statements.append(statement)
 
     event.listen(sql._database.engine, "before_cursor_execute", count)

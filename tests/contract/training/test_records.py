@@ -31,7 +31,7 @@ def make(job_id: str = "a", **values: object) -> Job:
         "create_time": datetime.now(UTC),
         "cpus": 1,
     }
-    return Job(**(defaults | values))  # type: ignore[arg-type]  # of mixed types on purpose
+    return Job(**(defaults | values))
 
 
 @dataclasses.dataclass
@@ -136,7 +136,7 @@ async def test_a_creation_that_lost_the_race_looks_again(
     """What another one added between look and insert is found, not an error of the database."""
     winner = make(**first)
     lost = Overtaken(database, lambda: SqlJobs(database).create(winner))
-    again = SqlJobs(lost).create(make(**second))  # type: ignore[arg-type]  # it has what is used
+    again = SqlJobs(lost).create(make(**second))
     if first:
         assert await again == winner
     else:

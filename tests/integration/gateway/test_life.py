@@ -54,7 +54,7 @@ async def test_instances_come_and_go_without_a_failed_request(bare_world: World)
     tasks = [asyncio.create_task(load()) for _ in range(4)]
     for old, new in (("storage-1", "storage-2"), ("storage-2", "storage-3")):
         await world.serve("storage", new)
-        await until(lambda new=new: new in world.seen.calls)  # type: ignore[misc]  # of this turn
+        await until(lambda new=new: new in world.seen.calls)
         world.view.remove("storage", old)
         # As every process of the mesh does: gone from the directory, then a pause, then the end.
         await asyncio.sleep(DEREGISTERED_SECONDS)

@@ -70,7 +70,7 @@ class Mesh:
 
     def client(self) -> EtcdClient:
         holder = SimpleNamespace(credentials=credential_files.load(self.root / "supervisor"))
-        return EtcdClient([self.etcd.address], connector(holder, "etcd"))  # type: ignore[arg-type]  # all it reads
+        return EtcdClient([self.etcd.address], connector(holder, "etcd"))
 
     async def instance(self, service: str) -> Instance:
         """The record of an instance of ``service``, when there is one."""

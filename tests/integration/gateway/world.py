@@ -34,7 +34,6 @@ from lepton_gateway.gateway import Gateway
 from lepton_mesh.discovery import Instance
 from lepton_mesh.errors import Unauthenticated, Unavailable
 
-# ruff: noqa: N802  servicers' methods are named as in the proto
 TRUST_DOMAIN = "lepton.local"
 
 

@@ -28,7 +28,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self.spans: list[Any] = []
         self.came = asyncio.Event()
 
-    async def Export(self, request: Any, context: Any) -> Any:  # noqa: N802  gRPC's name
+    async def Export(self, request: Any, context: Any) -> Any:
         for resource in request.resource_spans:
             for scope in resource.scope_spans:
                 self.spans += scope.spans

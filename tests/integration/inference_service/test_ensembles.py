@@ -125,7 +125,7 @@ async def test_an_ensemble_follows_its_steps_and_keeps_them(instances: list[Inst
 
     with pytest.raises(EndpointInUse, match="'endpoints/double' is a step of reader; delete"):
         await first.manager.delete("lab", "double")
-    repository = Repository(first.manager, shared.Registry())  # type: ignore[arg-type]
+    repository = Repository(first.manager, shared.Registry())
     with pytest.raises(EndpointInUse, match="unload it first"):
         await repository.unload(CALLER, "score")
     await repository.unload(CALLER, "score", dependents=True)

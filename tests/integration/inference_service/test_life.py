@@ -260,7 +260,7 @@ async def test_a_new_certificate_is_taken_without_a_restart(world: World) -> Non
     world.renew("inference")
     async with asyncio.timeout(20):
         # Envoy tells nobody that it took new files, so it is asked until it has.
-        while await asyncio.to_thread(world.certificate_of, address) == before:  # noqa: ASYNC110
+        while await asyncio.to_thread(world.certificate_of, address) == before:
             await asyncio.sleep(0.05)
 
 

@@ -97,7 +97,7 @@ async def test_sequences_outlive_what_they_began_with(inference: ManagedInferenc
     # Begun anew, it is with the new model, and nothing keeps the old one.
     assert await ask(inference, "a", start=True) == (3, "2")
     async with asyncio.timeout(20):
-        while old in inference.serving.workspace("lab").endpoints["f"].draining:  # noqa: ASYNC110
+        while old in inference.serving.workspace("lab").endpoints["f"].draining:
             await asyncio.sleep(0.01)
     await inference.manager.delete("lab", "f")
     with pytest.raises(LeptonError, match="no endpoint 'f'"):

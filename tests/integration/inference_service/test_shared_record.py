@@ -87,7 +87,7 @@ class Instance:
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         # Nobody tells when another instance has followed, which is what is tested.
-        while not holds():  # noqa: ASYNC110
+        while not holds():
             await asyncio.sleep(0.01)
 
 
@@ -176,7 +176,7 @@ async def test_what_is_unloaded_stays_so_after_a_restart(tmp_path: Path) -> None
             states.append(changed.state)
             return changed
 
-        instance.endpoints.change = watched  # type: ignore[method-assign]
+        instance.endpoints.change = watched
         await instance.deployer.start()
         if start == 0:
             await instance.create("models/m/versions/1")

@@ -42,7 +42,6 @@ from lepton_mesh.spiffe import SpiffeId
 from lepton_mesh.tls import connector
 from tests.etcd_server import EtcdServer
 
-# ruff: noqa: N802  servicers' methods are named as in the proto
 WORKSPACE = "lab"
 SERVICES = ("auth", "registry", "storage", "inference", "gateway")
 

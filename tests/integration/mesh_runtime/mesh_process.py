@@ -31,12 +31,12 @@ class Auth(auth_pb2_grpc.AuthServiceServicer):
     def __init__(self, key: dict[str, str]) -> None:
         self._key = key
 
-    async def GetJwks(self, request: Any, context: Any) -> auth_pb2.Jwks:  # noqa: N802 - gRPC's name
+    async def GetJwks(self, request: Any, context: Any) -> auth_pb2.Jwks:
         return auth_pb2.Jwks(keys=[auth_pb2.JsonWebKey(**self._key)])
 
 
 class Certificates(auth_pb2_grpc.CertificateServiceServicer):
-    async def ListRevokedCertificates(  # noqa: N802 - gRPC's name
+    async def ListRevokedCertificates(
         self, request: Any, context: Any
     ) -> auth_pb2.ListRevokedCertificatesResponse:
         return auth_pb2.ListRevokedCertificatesResponse()

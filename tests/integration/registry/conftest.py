@@ -38,7 +38,7 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer):
     deleted: ClassVar[list[tuple[str, str]]] = []
     """(subject, artifact)"""
 
-    async def GetArtifact(  # noqa: N802  gRPC's name
+    async def GetArtifact(
         self, request: storage_pb2.GetArtifactRequest, context: Any
     ) -> storage_pb2.Artifact:
         current_caller().require_read(request.name)
@@ -47,7 +47,7 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer):
             raise NotFound(f"'{request.name}' is not here")
         return storage_pb2.Artifact(name=request.name, sha256=found[0], size_bytes=found[1])
 
-    async def DeleteArtifact(  # noqa: N802  gRPC's name
+    async def DeleteArtifact(
         self, request: storage_pb2.DeleteArtifactRequest, context: Any
     ) -> Empty:
         self.deleted.append((current_caller().subject, request.name))

@@ -53,7 +53,7 @@ def script(body: str) -> tuple[str, ...]:
 async def wait_for_file(path: Path) -> None:
     """Returns when the file is there."""
     async with asyncio.timeout(30):
-        while not path.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+        while not path.exists():  # noqa: ASYNC240 - another process makes it
             await asyncio.sleep(0.02)
 
 
@@ -527,7 +527,7 @@ async def test_ids_are_checked(
 
 async def _until_gone(found: process.ProcessId) -> None:
     async with asyncio.timeout(10):
-        while process.is_alive(found):  # noqa: ASYNC110 - the attendant has its exit status
+        while process.is_alive(found):
             await asyncio.sleep(0.01)
 
 

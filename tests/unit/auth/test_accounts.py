@@ -70,7 +70,7 @@ async def test_users_read_and_change_only_themselves(auth: Auth) -> None:
         ("admin", "bob", False, "PASSWORD_LOGIN_REQUIRED"),
     ],
 )
-async def test_no_password_is_hashed_for_who_may_not_set_it(  # noqa: PLR0917 - a table
+async def test_no_password_is_hashed_for_who_may_not_set_it(
     auth: Auth,
     monkeypatch: pytest.MonkeyPatch,
     name: str,

@@ -196,7 +196,7 @@ class Held:
     async def queued(self) -> None:
         async with asyncio.timeout(10):
             # The batcher tells nobody that something waits.
-            while not self.model.batcher.waiting:  # noqa: ASYNC110
+            while not self.model.batcher.waiting:
                 await asyncio.sleep(0)
 
     async def finish(self, running: asyncio.Task[None]) -> None:

@@ -47,22 +47,22 @@ class Gpu:
         self.words = Words()
 
     @property
-    def cudaGetErrorString(self) -> Words:  # noqa: N802  CUDA's name
+    def cudaGetErrorString(self) -> Words:
         return self.words
 
-    def cudaGetDeviceCount(self, count: Any) -> int:  # noqa: N802  CUDA's name
+    def cudaGetDeviceCount(self, count: Any) -> int:
         count._obj.value = self.devices
         return 0 if self.devices else 100
 
-    def cudaSetDevice(self, device: int) -> int:  # noqa: N802  CUDA's name
+    def cudaSetDevice(self, device: int) -> int:
         self.device = device
         return 0
 
-    def cudaGetLastError(self) -> int:  # noqa: N802  CUDA's name
+    def cudaGetLastError(self) -> int:
         self.calls.append("forgiven")
         return 0
 
-    def cudaIpcOpenMemHandle(self, pointer: Any, handle: Any, flags: Any) -> int:  # noqa: N802  CUDA's name
+    def cudaIpcOpenMemHandle(self, pointer: Any, handle: Any, flags: Any) -> int:
         if bytes(handle) != HANDLE or flags.value != 1:
             return _INVALID
         self.opening.set()
@@ -71,17 +71,17 @@ class Gpu:
         self.opened += 1
         return 0
 
-    def cudaIpcCloseMemHandle(self, pointer: Any) -> int:  # noqa: N802  CUDA's name
+    def cudaIpcCloseMemHandle(self, pointer: Any) -> int:
         assert pointer.value == ctypes.addressof(self.memory)
         self.opened -= 1
         self.closed.set()
         return 0
 
-    def cuMemGetAddressRange_v2(self, base: Any, size: Any, pointer: Any) -> int:  # noqa: N802  CUDA's name
+    def cuMemGetAddressRange_v2(self, base: Any, size: Any, pointer: Any) -> int:
         base._obj.value, size._obj.value = ctypes.addressof(self.memory), SIZE
         return 0
 
-    def cudaMemcpy(self, to: Any, of: Any, size: Any, kind: Any) -> int:  # noqa: N802  CUDA's name
+    def cudaMemcpy(self, to: Any, of: Any, size: Any, kind: Any) -> int:
         assert self.opened
         self.copying.set()
         assert self.go_on.wait(5)

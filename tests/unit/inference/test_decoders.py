@@ -22,7 +22,8 @@ from lepton_inference.signature import InferenceRequest, InputTensor, Signature
 from lepton_inference.tensors import DATATYPES, TensorInvalid, TensorSpec
 from lepton_inference.wire import frame, parse_request, request_of, varint
 from lepton_mesh.errors import LeptonError
-from tests.inference_plane import MODEL_INFER, NUMBERS, Answer, Plane
+from tests.inference_models import NUMBERS
+from tests.inference_plane import MODEL_INFER, Answer, Plane
 from tests.inference_requests import Input, mutated, numbers, raw_texts, request, texts, valid
 
 REFUSALS = {3, 5, 8, 12}

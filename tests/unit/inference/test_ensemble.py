@@ -127,12 +127,12 @@ def test_an_endpoint_has_targets_or_an_ensemble() -> None:
 
 async def test_steps_exist_and_end_somewhere() -> None:
     record = Record(endpoint("a"), endpoint("b", chain("a")), endpoint("c", chain("b", "a")))
-    await check_steps(record, endpoint("new", chain("a", "b", "c", "a")))  # type: ignore[arg-type]
+    await check_steps(record, endpoint("new", chain("a", "b", "c", "a")))
     with pytest.raises(EnsembleInvalid, match="step 'z': there is no such endpoint"):
-        await check_steps(record, endpoint("new", chain("a", "z")))  # type: ignore[arg-type]
+        await check_steps(record, endpoint("new", chain("a", "z")))
     for changed in (chain("c"), chain("b")):
         with pytest.raises(EnsembleInvalid, match="would ask itself: b > "):
-            await check_steps(record, endpoint("b", changed))  # type: ignore[arg-type]
+            await check_steps(record, endpoint("b", changed))
 
 
 async def test_ensembles_nest_so_deep_and_no_deeper() -> None:
@@ -140,9 +140,9 @@ async def test_ensembles_nest_so_deep_and_no_deeper() -> None:
     nested = [endpoint("e0")]
     for depth in range(1, MAX_DEPTH + 1):
         nested.append(endpoint(f"e{depth}", chain(f"e{depth - 1}", "e0")))
-        await check_steps(Record(*nested), nested[-1])  # type: ignore[arg-type]
+        await check_steps(Record(*nested), nested[-1])
     with pytest.raises(EnsembleInvalid, match="8 deep, and this would be 9"):
-        await check_steps(Record(*nested), endpoint("top", chain("e0", "e8")))  # type: ignore[arg-type]
+        await check_steps(Record(*nested), endpoint("top", chain("e0", "e8")))
 
 
 async def test_what_is_asked_stays() -> None:
@@ -154,7 +154,7 @@ async def test_what_is_asked_stays() -> None:
     )
     record.endpoints["d"] = replace(record.endpoints["d"], unloaded=True)
     with pytest.raises(EndpointInUse, match="is a step of e; unload it first"):
-        await check_unused(record, "lab", "a", loaded=True)  # type: ignore[arg-type]
+        await check_unused(record, "lab", "a", loaded=True)
     with pytest.raises(EndpointInUse, match="is a step of d, e; delete or change them first"):
-        await check_unused(record, "lab", "a")  # type: ignore[arg-type]
-    await check_unused(record, "lab", "c")  # type: ignore[arg-type]
+        await check_unused(record, "lab", "a")
+    await check_unused(record, "lab", "c")

@@ -128,7 +128,7 @@ class Runtime:
         device = SimpleNamespace(ep_name=CUDA, memory_info=lambda kind: "pinned")
         return [device] if self._pinned else []
 
-    def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Session:  # noqa: N802
+    def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Session:
         self.opened.append(Session(self, path, options, providers))
         return self.opened[-1]
 

@@ -160,7 +160,7 @@ class FakeRuntime:
         assert not self.asked, "the libraries are wanted before the first session"
         self.preloads += 1
 
-    def InferenceSession(self, path: str, options: Any, providers: list[str]) -> Any:  # noqa: N802
+    def InferenceSession(self, path: str, options: Any, providers: list[str]) -> Any:
         self.asked.append(providers)
         session = ort.InferenceSession(path, options, providers=[CPU])
         session.get_providers = lambda: self._loaded

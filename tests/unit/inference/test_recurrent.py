@@ -215,7 +215,7 @@ async def test_who_stops_listening_stops_it(load: Load) -> None:
     steps = model.generate(ask(one(5)))
     async for _ in steps:
         break
-    await steps.aclose()  # type: ignore[attr-defined]  # a generator
+    await steps.aclose()
     ran = model.statistics.executions
     assert await generate(model, ask(one(), generation=Generation(2))) == [2, 3]
     assert model.statistics.executions == ran + 2

@@ -266,7 +266,7 @@ async def test_a_load_is_bounded_by_the_callers_deadline(world: World) -> None:
         async for piece in read(workspace, artifact):
             yield piece
 
-    world.models.read = held  # type: ignore[method-assign]
+    world.models.read = held
     with pytest.raises(LeptonError) as caught:
         await world.ask(
             "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="digits"), 0.05
@@ -286,11 +286,11 @@ async def test_who_waits_hears_of_what_came_between(world: World, what: str) -> 
         await go_on.wait()
         yield b""
 
-    world.models.read = held  # type: ignore[method-assign]
+    world.models.read = held
     loading = asyncio.create_task(world.load("digits"))
     async with asyncio.timeout(10):
         # Nobody tells when an endpoint is on record.
-        while "digits" not in world.admitted.workspace.endpoints:  # noqa: ASYNC110
+        while "digits" not in world.admitted.workspace.endpoints:
             await asyncio.sleep(0.001)
     if what == "unloaded":
         await world.unload("digits")

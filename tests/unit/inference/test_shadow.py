@@ -63,7 +63,7 @@ async def answer(live: LoadedModel, value: float = 1.0, rows: int = 1) -> Any:
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         # Comparisons end on a thread, and nobody is told.
-        while not holds():  # noqa: ASYNC110
+        while not holds():
             await asyncio.sleep(0.001)
 
 
@@ -98,7 +98,7 @@ async def test_a_share_of_the_requests_is_given() -> None:
     for _ in range(400):
         await answer(live)
     await until(lambda: settled(mirror) >= 60)
-    assert sum(mirror.model.session.rows) < 150  # type: ignore[attr-defined]
+    assert sum(mirror.model.session.rows) < 150
 
 
 async def test_a_shadow_that_hangs_or_fails_harms_nobody(
@@ -123,7 +123,7 @@ async def test_a_shadow_that_hangs_or_fails_harms_nobody(
         await until(lambda: mirror.comparison.dropped == dropped + 1)
 
     live, mirror = shadowed(Step(0), Step(0))
-    live.session.run = lambda feeds: [feeds["x"]]  # type: ignore[method-assign]
+    live.session.run = lambda feeds: [feeds["x"]]
     assert await answer(live, -1.0) == [[-1, -1]]  # on which the shadow raises
     await until(lambda: settled(mirror) == 1)
     assert mirror.comparison.failed == 1

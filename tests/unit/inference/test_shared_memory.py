@@ -274,7 +274,7 @@ async def test_regions_are_swept_by_themselves(
         (machine.directory / names.pop(0)).unlink()
         async with asyncio.timeout(5):
             # A timer tells nobody that it has run.
-            while machine.names(ADA) != names:  # noqa: ASYNC110
+            while machine.names(ADA) != names:
                 await asyncio.sleep(0)
     assert machine.memory._timer is None
     machine.register(ADA, "x")

@@ -121,7 +121,7 @@ async def test_answers_come_in_the_order_of_the_requests(server: Server) -> None
         stream.begin(ask("single", "quick", **whole()), None)
         stream.begin(ask("fibonacci", "many", max_steps=2, **whole(2)), None)
         async with asyncio.timeout(10):
-            while len(client.answers) < 2:  # noqa: ASYNC110  which nobody tells of
+            while len(client.answers) < 2:
                 await asyncio.sleep(0)
         assert client.ids == ["many", "many"]
         server.session.go_on.set()
@@ -206,7 +206,7 @@ async def test_a_lost_client_leaves_nothing_behind(server: Server) -> None:
             stream.begin(ask("fibonacci", **whole()), None)
             stream.begin(ask("held"), None)
             async with asyncio.timeout(10):
-                while len(client.answers) < 5:  # noqa: ASYNC110  which nobody tells of
+                while len(client.answers) < 5:
                     await asyncio.sleep(0)
             raise CallerGone
     ran = server.models["fibonacci"].statistics.executions

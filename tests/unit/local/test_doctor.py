@@ -32,7 +32,7 @@ class Runtime:
 
     def preload_dlls(self) -> None: ...
 
-    def InferenceSession(self, path: str, options: Any, providers: list[str]) -> Any:  # noqa: N802
+    def InferenceSession(self, path: str, options: Any, providers: list[str]) -> Any:
         session = ort.InferenceSession(path, options, providers=[CPU])
         session.get_providers = lambda: self._loaded
         return session

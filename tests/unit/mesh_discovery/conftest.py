@@ -126,7 +126,7 @@ async def balanced(directory: FakeDirectory) -> AsyncIterator[Callable[..., Bala
             directory,
             "echo",
             lambda address: grpc.aio.insecure_channel(address, options=list(CHANNEL_OPTIONS)),
-            **settings,  # type: ignore[arg-type]  # each test passes what it sets
+            **settings,
         )
         channels.append(channel)
         return channel

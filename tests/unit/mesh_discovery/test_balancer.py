@@ -22,7 +22,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the loop run until the condition holds."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - a count without an event
+        while not condition():
             await asyncio.sleep(0)
 
 
@@ -126,7 +126,7 @@ async def test_a_call_waits_for_the_first_instance(start, balanced) -> None:
         (True, grpc.StatusCode.NOT_FOUND, False),
     ],
 )
-async def test_what_is_repeated(  # noqa: PLR0917 - fixtures and a table
+async def test_what_is_repeated(
     start, balanced, until_ready, idempotent: bool, code: grpc.StatusCode, repeated: bool
 ) -> None:
     """Only idempotent methods, only when the instance is unavailable, and elsewhere."""

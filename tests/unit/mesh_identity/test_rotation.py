@@ -109,7 +109,7 @@ async def test_an_answer_that_is_not_ours_is_not_taken(tmp_path: Path, wrong: st
         async def renew(csr: bytes) -> Issued:
             return Issued(other.certificate_chain_pem, other.trust_bundle_pem)
 
-        authority.renew = renew  # type: ignore[method-assign]  # the fake answers wrongly
+        authority.renew = renew
     with pytest.raises(CertificateUntrusted):
         await identity.renew(authority.renew)
     assert identity.credentials is before
@@ -120,7 +120,7 @@ async def test_a_failing_callback_does_not_stop_the_others(tmp_path: Path) -> No
     authority = Authority(seconds=600)
     identity = await obtain(authority, tmp_path)
     called = asyncio.Event()
-    identity.on_rotate(lambda: 1 / 0)  # type: ignore[arg-type,return-value]  # it fails first
+    identity.on_rotate(lambda: 1 / 0)
     identity.on_rotate(called.set)
     await identity.renew(authority.renew)
     assert called.is_set()

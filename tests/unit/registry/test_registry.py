@@ -87,7 +87,7 @@ def _version(**changes: object) -> Version:
         labels={},
         attachments={},
     )
-    return replace(version, **changes)  # type: ignore[arg-type]  # one helper for every field
+    return replace(version, **changes)
 
 
 def test_every_rpc_has_a_rule_and_no_other() -> None:

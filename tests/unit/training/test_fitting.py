@@ -102,7 +102,7 @@ def test_validation_is_measured_after_every_epoch(stripes: Path) -> None:
 def _worsening(trainer: Trainer, losses: list[float]) -> None:
     """Makes the validation loss of each epoch what is said."""
     told = iter(losses)
-    trainer._validate = lambda _: {"validation_loss": next(told)}  # type: ignore[method-assign]
+    trainer._validate = lambda _: {"validation_loss": next(told)}
 
 
 def test_early_stopping_keeps_the_best_weights(stripes: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_plateau_lowers_the_rate(stripes: Path) -> None:
         watch(loss)
         rates.append(trainer._rate())
 
-    trainer._watch = note  # type: ignore[method-assign]
+    trainer._watch = note
     trainer.run()
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
 
@@ -173,7 +173,7 @@ def test_an_average_trails_the_weights(stripes: Path) -> None:
     network, trainer, _ = training(stripes, ema=0.9, epochs=1)
     first: list[torch.Tensor] = []
     expected = torch.zeros(())
-    update = trainer._average.update_parameters  # type: ignore[union-attr]  # ema is set
+    update = trainer._average.update_parameters
 
     def follow(trained: nn.Module) -> None:
         nonlocal expected
@@ -182,7 +182,7 @@ def test_an_average_trails_the_weights(stripes: Path) -> None:
         first.append(weights)
         update(trained)
 
-    trainer._average.update_parameters = follow  # type: ignore[union-attr,method-assign]
+    trainer._average.update_parameters = follow
     trainer.run()
     assert torch.allclose(next(network.parameters()), expected, atol=1e-6)
     assert not torch.allclose(next(network.parameters()), first[-1], atol=1e-6)

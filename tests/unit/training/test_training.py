@@ -38,7 +38,7 @@ def trainer(
     return network, Trainer(
         network,
         prepare(data, hyperparameters, seed=1),
-        hyperparameters,  # type: ignore[arg-type]  # recipes on images are supervised
+        hyperparameters,
         seed=1,
         plan=PLAN,
         report=moments.append,

@@ -38,7 +38,7 @@ class AutoencoderHyperparameters(FitHyperparameters):
 
 def build(hyperparameters: AutoencoderHyperparameters, shape: ImageShape) -> nn.Module:
     """784-256-64-16-64-256-784 for MNIST, and the score."""
-    from lepton_training.worker.networks import Autoencoder  # noqa: PLC0415 - imports PyTorch
+    from lepton_training.worker.networks import Autoencoder
 
     return Autoencoder(shape, hidden=hyperparameters.hidden, code=hyperparameters.code)
 

@@ -39,7 +39,7 @@ class CnnHyperparameters(SupervisedHyperparameters):
 
 def build(hyperparameters: CnnHyperparameters, shape: ImageShape) -> nn.Module:
     """The network; with a side below 18 its convolutions are "same", or nothing would be left."""
-    from lepton_training.worker.networks import ConvStack  # noqa: PLC0415 - imports PyTorch
+    from lepton_training.worker.networks import ConvStack
 
     return ConvStack(shape, padding=0 if min(shape.height, shape.width) >= _VALID_MIN else 1)
 

@@ -58,7 +58,7 @@ class DcganHyperparameters(FitHyperparameters):
 
 def build(hyperparameters: DcganHyperparameters, shape: ImageShape) -> nn.Module:
     """Both networks; the generator alone is served."""
-    from lepton_training.worker.networks import AdversarialPair  # noqa: PLC0415 - imports PyTorch
+    from lepton_training.worker.networks import AdversarialPair
 
     return AdversarialPair(shape, latent=hyperparameters.latent, width=hyperparameters.width)
 

@@ -24,7 +24,7 @@ class MlpHyperparameters(SupervisedHyperparameters):
 
 def build(hyperparameters: MlpHyperparameters, shape: ImageShape) -> nn.Module:
     """784-128-128-10 for MNIST."""
-    from torch import nn  # noqa: PLC0415 - the service reads this module and never loads PyTorch
+    from torch import nn
 
     return nn.Sequential(
         nn.Flatten(),

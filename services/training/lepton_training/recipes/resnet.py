@@ -39,7 +39,7 @@ class ResnetHyperparameters(SupervisedHyperparameters):
 
 def build(hyperparameters: ResnetHyperparameters, shape: ImageShape) -> nn.Module:
     """14 layers with weights as it comes: 175,000 parameters for ten classes."""
-    from lepton_training.worker.networks import ResidualStack  # noqa: PLC0415 - imports PyTorch
+    from lepton_training.worker.networks import ResidualStack
 
     return ResidualStack(shape, width=hyperparameters.width, blocks=hyperparameters.blocks)
 

@@ -35,7 +35,7 @@ class SeriesRnnHyperparameters(RegressionHyperparameters):
 
 def build(hyperparameters: SeriesRnnHyperparameters, shape: SeriesShape) -> nn.Module:
     """The network; it is built with its last layer at zero."""
-    from lepton_training.worker.networks_of_series import SeriesNetwork  # noqa: PLC0415 - PyTorch
+    from lepton_training.worker.networks_of_series import SeriesNetwork
 
     return SeriesNetwork(
         shape,

@@ -71,7 +71,7 @@ class TabularHyperparameters(SupervisedHyperparameters):
 
 def build(hyperparameters: TabularHyperparameters, shape: TableShape) -> nn.Module:
     """Embeddings beside the numbers, hidden layers with ReLU and dropout, one dense layer."""
-    from lepton_training.worker.networks_of_rows import TabularNetwork  # noqa: PLC0415 - PyTorch
+    from lepton_training.worker.networks_of_rows import TabularNetwork
 
     return TabularNetwork(
         shape,

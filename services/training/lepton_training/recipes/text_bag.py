@@ -45,7 +45,7 @@ class TextBagHyperparameters(SupervisedHyperparameters):
 
 
 def build(hyperparameters: TextBagHyperparameters, shape: TextShape) -> nn.Module:
-    from lepton_training.worker.networks_of_texts import BagNetwork  # noqa: PLC0415 - PyTorch
+    from lepton_training.worker.networks_of_texts import BagNetwork
 
     return BagNetwork(
         shape,

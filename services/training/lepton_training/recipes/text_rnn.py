@@ -37,7 +37,7 @@ class TextRnnHyperparameters(SupervisedHyperparameters):
 
 
 def build(hyperparameters: TextRnnHyperparameters, shape: TextShape) -> nn.Module:
-    from lepton_training.worker.networks_of_texts import RecurrentNetwork  # noqa: PLC0415 - PyTorch
+    from lepton_training.worker.networks_of_texts import RecurrentNetwork
 
     return RecurrentNetwork(
         shape,

@@ -56,7 +56,7 @@ class TextTransformerHyperparameters(SupervisedHyperparameters):
 
 
 def build(hyperparameters: TextTransformerHyperparameters, shape: TextShape) -> nn.Module:
-    from lepton_training.worker.networks_of_texts import EncoderNetwork  # noqa: PLC0415 - PyTorch
+    from lepton_training.worker.networks_of_texts import EncoderNetwork
 
     return EncoderNetwork(
         shape,

@@ -144,7 +144,7 @@ def _read_csv(path: Path, settings: FileSettings) -> Table:
 
 def _read_parquet(path: Path) -> Table:
     import pyarrow  # noqa: PLC0415 - takes a moment, and few datasets need it
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415 - as above
 
     try:
         table = pyarrow.parquet.read_table(path)
