@@ -83,10 +83,13 @@ def main() -> None:
         find_h2load()
     except LoadError as error:
         sys.exit(f"bench: {error}")
-    rows = run(options)
     given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps([row.plain() for row in rows], indent=1) + "\n")
-    plot(rows, given.output.with_suffix(".png"))
+    rows: list[Row] = []
+    for more in run(options):
+        # After each part: whatever becomes of the next, a quarter of an hour is not lost.
+        rows += more
+        given.output.write_text(json.dumps([row.plain() for row in rows], indent=1) + "\n")
+        plot(rows, given.output.with_suffix(".png"))
     for row in rows:
         if row.error:
             print(f"failed: {row.server} {row.model} {row.protocol} {row.in_flight}: {row.error}")
@@ -95,8 +98,8 @@ def main() -> None:
     print(f"\nwritten to {given.output}")
 
 
-def run(options: Options) -> list[Row]:
-    """Everything that was measured."""
+def run(options: Options) -> Iterator[list[Row]]:
+    """Everything that was measured: our own servers, then peer by peer."""
     with contextlib.ExitStack() as stack:
         lepton: Client | None = None
         files: dict[str, Path] = {}
@@ -107,11 +110,10 @@ def run(options: Options) -> list[Row]:
         if RESNET in options.models:
             files[RESNET] = resnet.build(options.build / "bench-models" / f"{RESNET}.onnx")
         models = [Model(name, path) for name, path in files.items()]
-        rows = asyncio.run(_own(options, models, lepton))
+        yield asyncio.run(_own(options, models, lepton))
     for name in options.servers:
         if name in _PEERS:
-            rows += asyncio.run(_beside(options, models, _PEERS[name]))
-    return rows
+            yield asyncio.run(_beside(options, models, _PEERS[name]))
 
 
 async def _own(options: Options, models: Sequence[Model], lepton: Client | None) -> list[Row]:

@@ -97,6 +97,8 @@ def drive(
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise LoadError(f"h2load: {done.stderr.strip() or done.stdout.strip()}")
+        if not log.stat().st_size:
+            raise LoadError(f"none of {in_flight} requests was answered within {seconds:.0f} s")
         # Columns: start in microseconds, status, duration in microseconds.
         rows = np.loadtxt(log, dtype=np.int64, ndmin=2)
     _check(done.stdout, rows, answer_bytes, in_flight)
