@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
 import pytest_asyncio
 
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
+from lepton.api.storage.v1 import storage_pb2 as pb
 from lepton.api.storage.v1.storage_pb2_grpc import StorageServiceStub
 from lepton_mesh.runtime import MeshRuntime
 from lepton_mesh.spiffe import dns_name
@@ -158,3 +160,17 @@ async def _tokens(mesh: ServiceMesh, gateway: MeshRuntime) -> dict[str, str]:
         await stub.CreateUser(request, metadata=admin)
         tokens[role] = await log_in(role, password)
     return tokens
+
+
+def random_file(path: Path, size: int) -> Path:
+    """``path``, with that many random bytes in it."""
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+def artifact_of(world: World, stub: StorageServiceStub, upload: pb.Upload) -> pb.Artifact:
+    """The artifact that the developer makes of an upload."""
+    request = pb.CreateArtifactRequest(
+        artifact=pb.Artifact(sha256=upload.sha256, filename="model.onnx")
+    )
+    return stub.CreateArtifact(request, metadata=world.metadata("developer"))

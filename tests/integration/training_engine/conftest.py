@@ -28,6 +28,7 @@ from lepton_training.supervisor import Supervisor
 
 HERE = Path(__file__).parent
 WORKER = (sys.executable, str(HERE / "local_worker.py"))
+READY = "import os, pathlib, sys, time; d = pathlib.Path(os.environ['LEPTON_JOB_DIR']); "
 
 
 @dataclass
@@ -105,6 +106,18 @@ class Training:
 
 
 Start = Callable[..., Awaitable[Training]]
+
+
+def script(body: str) -> tuple[str, ...]:
+    """A job's process that runs ``body``; ``d`` is its directory."""
+    return (sys.executable, "-c", READY + body)
+
+
+async def wait_for_file(path: Path) -> None:
+    """Returns when the file is there."""
+    async with asyncio.timeout(30):
+        while not path.exists():  # noqa: ASYNC240 - another process makes it
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

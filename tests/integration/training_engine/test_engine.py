@@ -3,58 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
-import re
 import signal
 import sys
-import tracemalloc
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from lepton.api.training.v1 import training_pb2 as pb
-from lepton_mesh.errors import PermissionDenied
-from lepton_mesh.resources import InvalidId, InvalidName, InvalidPage, Page
 from lepton_training import process
 from lepton_training.events import EventWriter
-from lepton_training.job import (
-    Event,
-    Job,
-    JobActive,
-    JobExists,
-    JobNotFound,
-    Measurement,
-    Phase,
-    RequestIdInvalid,
-    State,
-)
-from lepton_training.job_files import JobFilesRemain
-from lepton_training.jobs import PAGE_KEY, JobElsewhere
-from lepton_training.spec import JobSpecInvalid
+from lepton_training.job import Event, Job, JobActive, JobNotFound, Measurement, Phase, State
+from tests.integration.training_engine.conftest import Start, script, wait_for_file
 
 pytestmark = pytest.mark.integration
-
-Start = Callable[..., Awaitable[Any]]
-READY = "import os, pathlib, sys, time; d = pathlib.Path(os.environ['LEPTON_JOB_DIR']); "
-
-
-def script(body: str) -> tuple[str, ...]:
-    """A job's process that runs ``body``; ``d`` is its directory."""
-    return (sys.executable, "-c", READY + body)
-
-
-async def wait_for_file(path: Path) -> None:
-    """Returns when the file is there."""
-    async with asyncio.timeout(30):
-        while not path.exists():  # noqa: ASYNC240 - another process makes it
-            await asyncio.sleep(0.02)
 
 
 async def test_a_job_from_spec_to_registered_model(start: Start) -> None:
@@ -209,73 +174,6 @@ async def test_a_job_in_the_queue_is_cancelled_at_once(start: Start) -> None:
     assert (await training.ended("first")).state is State.CANCELLED
 
 
-@pytest.mark.parametrize(
-    ("body", "reason", "message"),
-    [
-        ("print('about to fail', flush=True); sys.exit(3)", "WORKER_FAILED", "about to fail"),
-        ("os.kill(os.getpid(), 9)", "WORKER_KILLED", "SIGKILL without a word, 2 times"),
-        (
-            "from lepton_training.events import EventWriter\n"
-            "EventWriter(d).write('failed', reason='DISK_FULL', message='no space is left')\n"
-            "sys.exit(1)",
-            "DISK_FULL",
-            "no space is left",
-        ),
-        ("time.sleep(600)", "TIMEOUT", "longer than its 1 s"),
-    ],
-    ids=["exits", "killed", "says why", "takes too long"],
-)
-async def test_a_failure_has_a_reason(start: Start, body: str, reason: str, message: str) -> None:
-    """The reason, the remedy and the end of the log; nothing is left running."""
-    training = await start(script(body), crashes_max=2, grace=0.2)
-    resources = {"cpus": 1, "timeout_seconds": 1 if reason == "TIMEOUT" else 0}
-    await training.create("fails", resources=resources)
-    job = await training.ended("fails")
-    assert (job.state, job.failure_reason) == (State.FAILED, reason)
-    assert message in job.failure_message
-    left = {path.name for path in training.files.directory("w", "fails").iterdir()}
-    assert not left & {"access-token", "join-token", "data"}
-
-
-async def test_a_job_that_may_not_have_credentials_fails(start: Start) -> None:
-    """A refusal that trying again does not mend ends the job instead of holding up the queue."""
-    training = await start(script("time.sleep(600)"))
-    training.credentials.refusal = PermissionDenied("the training service may not issue them")
-    await training.create("refused")
-    job = await training.ended("refused")
-    assert (job.state, job.failure_reason) == (State.FAILED, "PERMISSION_DENIED")
-    assert (job.attempts, job.failure_message) == (0, "the training service may not issue them")
-
-
-@pytest.mark.parametrize(
-    ("number", "reason", "attempts"),
-    [
-        (errno.ENOSPC, "DISK_FULL", 1),
-        (errno.EDQUOT, "DISK_FULL", 1),
-        (errno.EIO, "WORKER_ERROR", 4),
-    ],
-)
-async def test_a_job_that_cannot_be_started_fails(
-    start: Start, monkeypatch: pytest.MonkeyPatch, number: int, reason: str, attempts: int
-) -> None:
-    """At once on a full disk, after a few attempts on anything else; a process is not forgotten."""
-    started = []
-
-    def refuse(path: Path, content: str) -> None:
-        started.append(content)
-        raise OSError(number, os.strerror(number), str(path))
-
-    monkeypatch.setattr("lepton_training.attendant._RETRY_SECONDS", 0.01)
-    monkeypatch.setattr("lepton_training.process.Path.write_text", refuse)
-    training = await start(script("time.sleep(600)"))
-    await training.create("unstarted")
-    job = await training.ended("unstarted")
-    assert (job.state, job.failure_reason, job.attempts) == (State.FAILED, reason, attempts)
-    assert len(training.credentials.asked) == len(started) == attempts
-    for content in started:
-        assert not process.group_alive(process.ProcessId(**json.loads(content)))
-
-
 async def test_a_job_too_large_for_this_node_holds_up_nobody(start: Start) -> None:
     """One that was queued on a larger node waits for it; all cores means those of its node."""
     training = await start(script("sys.exit(1)"), cores=4)
@@ -286,52 +184,6 @@ async def test_a_job_too_large_for_this_node_holds_up_nobody(start: Start) -> No
     job = await training.ended("all-cores")
     assert (job.cpus, job.failure_reason) == (2, "WORKER_FAILED")
     assert (await training.jobs.get("w", "jobs/too-large")).state is State.QUEUED
-
-
-async def test_a_damaged_dataset_fails_the_job_in_words(start: Start) -> None:
-    """The worker's own error reaches the user."""
-    training = await start()
-    (training.platform / "dataset").unlink()
-    (training.platform / "dataset").mkdir()
-    await training.create("damaged")
-    job = await training.ended("damaged")
-    assert (job.state, job.failure_reason) == (State.FAILED, "TRAINING_DATA_INVALID")
-    assert "train-images-idx3-ubyte.gz is missing" in job.failure_message
-
-
-async def test_what_cannot_be_trained_is_refused(start: Start) -> None:
-    """A table is no set of images; nothing is kept of a spec that is only checked."""
-    training = await start(script("pass"))
-    with pytest.raises(JobSpecInvalid, match="DATASET_FORMAT_IDX"):
-        await training.create("table", dataset="datasets/table/versions/1")
-    with pytest.raises(JobSpecInvalid, match=r"trains on DATASET_FORMAT_CSV or DATASET_FORMAT_RAW"):
-        await training.create("digits", recipe="text_bag", hyperparameters={})
-    chosen = await training.jobs.create(
-        "w",
-        "users/ada",
-        {"recipe": "text_bag", "dataset": "datasets/table/versions/1", "model": "models/m"},
-        validate_only=True,
-    )
-    assert re.fullmatch(r"text-bag-[0-9a-f]{8}", chosen.id)  # as ids are: no underscore
-    checked = await training.jobs.create(
-        "w",
-        "users/ada",
-        {"recipe": "cnn", "dataset": "datasets/digits/versions/1", "model": "models/m"},
-        validate_only=True,
-    )
-    assert checked.spec["hyperparameters"]["epochs"] == 5
-    assert await training.jobs.list_page("w", Page(1, None, "jobs")) == ([], "")
-    job = await training.create("taken")
-    for request_id in ("", "another"):
-        with pytest.raises(JobExists):
-            await training.jobs.create(
-                "w",
-                "users/ada",
-                job.spec,
-                job_id="taken",
-                request_id=request_id,
-                validate_only=True,
-            )
 
 
 @pytest.mark.parametrize("how", ["after the service", "with the service"])
@@ -420,109 +272,6 @@ async def test_a_job_is_not_taken_for_an_earlier_one_of_its_id(start: Start) -> 
     assert (job.state, job.model_version) == (State.SUCCEEDED, "models/m/versions/2")
     assert await training.log("again") == "mine"
     assert not process.group_alive(left)
-
-
-async def test_files_that_cannot_be_removed_are_not_forgotten(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Deleting fails in words and keeps the record; a new job in their place fails."""
-    training = await start(script("sys.exit(1)"))
-    await training.create("stays")
-    await training.ended("stays")
-
-    def refuse(path: Path) -> None:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-
-    monkeypatch.setattr("lepton_training.job_files.shutil.rmtree", refuse)
-    with pytest.raises(JobFilesRemain, match="Permission denied"):
-        await training.jobs.delete("w", "jobs/stays")
-    stays = await training.jobs.get("w", "jobs/stays")
-    await training.repository.delete("w", "stays")
-    await training.create("stays", seed=2)
-    job = await training.ended("stays")
-    assert job.create_time > stays.create_time
-    assert (job.state, job.failure_reason, job.attempts) == (State.FAILED, "JOB_FILES_REMAIN", 0)
-
-
-async def test_a_log_on_another_node_is_refused(start: Start) -> None:
-    """Where the job ran is told, instead of an empty log."""
-    training = await start(script("sys.exit(1)"))
-    await training.create("moved")
-    job = await training.ended("moved")
-    await training.repository.change(job, [job.state], {"node": "there"})
-    with pytest.raises(JobElsewhere, match="node there"):
-        await training.log("moved")
-
-
-async def test_logs_stream_while_the_job_runs(start: Start) -> None:
-    """Lines come as they are written, with the time they begin with, the last one unfinished."""
-    body = (
-        "print('2026-01-02T03:04:05.678+00:00 one', flush=True)\n"
-        "while not (d / 'go').exists(): time.sleep(0.02)\n"
-        "print('two'); print('x' * 20000); print('three', end='', flush=True); sys.exit(1)"
-    )
-    training = await start(script(body))
-    await training.create("talks")
-    lines = training.jobs.logs("w", "jobs/talks", True)
-    first = await anext(lines)
-    assert (first.text, first.time.isoformat()) == ("one", "2026-01-02T03:04:05.678000+00:00")
-    (training.files.directory("w", "talks") / "go").touch()
-    rest = [line async for line in lines]
-    assert [line.text for line in rest] == ["two", "x" * 16384, "three"]
-    assert rest[0].time == first.time
-
-
-async def test_a_line_that_does_not_end_is_bounded(start: Start) -> None:
-    """Of a log of 16 MiB without a line's end no more is held than is shown and read at once."""
-    training = await start(script("sys.exit(1)"))
-    await training.create("endless")
-    await training.ended("endless")
-    (training.files.directory("w", "endless") / "log.txt").write_bytes(b"x" * (16 << 20))
-    tracemalloc.start()
-    try:
-        assert await training.log("endless") == "x" * 16384
-        assert tracemalloc.get_traced_memory()[1] < 4 << 20
-    finally:
-        tracemalloc.stop()
-
-
-async def test_pages_of_jobs(start: Start) -> None:
-    """Every job once, newest first, by the tokens that the pages give."""
-    training = await start(script("time.sleep(600)"), cores=1)
-    for job_id in ("a", "b", "c"):
-        await training.create(job_id)
-    jobs, token = await training.jobs.list_page("w", Page(2, None, "jobs"))
-    asked = pb.ListJobsRequest(page_size=2, page_token=token)
-    rest = await training.jobs.list_page("w", Page.of(asked, "jobs", *PAGE_KEY))
-    assert [job.id for job in jobs] == ["c", "b"]
-    assert ([job.id for job in rest[0]], rest[1]) == (["a"], "")
-
-
-@pytest.mark.parametrize("key", [(10**30, "a"), (-(10**18), "a"), (0, "A\0")])
-async def test_a_crafted_page_token_is_refused(start: Start, key: tuple[int, str]) -> None:
-    """Times that do not exist and ids that no job has are the caller's fault, not ours."""
-    training = await start(script("pass"))
-    with pytest.raises(InvalidPage):
-        await training.jobs.list_page("w", Page(1, key, "jobs"))
-
-
-@pytest.mark.parametrize(
-    ("values", "error"),
-    [
-        ({"request_id": "x" * 129}, RequestIdInvalid),
-        ({"request_id": "a\0b"}, RequestIdInvalid),
-        ({"job_id": "No Id"}, InvalidId),
-    ],
-)
-async def test_ids_are_checked(
-    start: Start, values: dict[str, str], error: type[Exception]
-) -> None:
-    """Before anything is asked or kept."""
-    training = await start(script("pass"))
-    with pytest.raises(error):
-        await training.jobs.create("w", "users/ada", {}, **values)
-    with pytest.raises(InvalidName):
-        await training.jobs.get("w", "models/a")
 
 
 async def _until_gone(found: process.ProcessId) -> None:
