@@ -15,7 +15,7 @@ import pytest
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton.client import Client, load_profile
 from lepton_local.home import Home
-from lepton_local.processes import belonging_to
+from lepton_local.processes import belonging_to, running
 from tests.e2e.conftest import LEPTON, Command
 
 pytestmark = pytest.mark.e2e
@@ -160,5 +160,5 @@ def _log_of(stack: Command, job: str) -> Iterator[Callable[[str], None]]:
 
 def _processes_of(stack: Command, module: str = "") -> list[psutil.Process]:
     """Processes of the stack; of one module where it is named."""
-    found = belonging_to(Home(stack.home))
-    return [one for one in found if not module or one.cmdline()[1:] == ["-m", module]]
+    home = Home(stack.home)
+    return running(home, module) if module else belonging_to(home)
