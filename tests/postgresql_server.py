@@ -7,18 +7,28 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 # PostgreSQL will not run as root; Debian's package brings this user.
 _USER = "postgres" if os.geteuid() == 0 else None
 
 
 def why_not() -> str:
-    """Why no server can be had here; "" if one can."""
-    if not _binary("initdb") or not _binary("postgres"):
-        return "no PostgreSQL server is installed"
+    """Why no server can be had here, and what to do about it; "" if one can."""
+    if missing := [name for name in ("initdb", "postgres") if not _binary(name)]:
+        return (
+            f"PostgreSQL's {' and '.join(missing)} are neither on PATH nor in /usr/lib/postgresql; "
+            "on Debian: apt-get install postgresql"
+        )
     if _USER and _USER not in Path("/etc/passwd").read_text():
-        return f"PostgreSQL does not run as root, and there is no user '{_USER}'"
+        return (
+            f"PostgreSQL does not run as root, and there is no user '{_USER}'; "
+            f"`useradd --system {_USER}` makes one"
+        )
     return ""
 
 
@@ -34,26 +44,27 @@ class PostgresqlServer:
         self._databases = 0
 
     def start(self) -> None:
+        """Makes its files, starts it, and returns when it answers."""
         data = self._directory / "data"
-        self._run(_binary("initdb"), "-D", data, "-A", "trust", "-U", "lepton", "--no-sync")
+        initdb = [_binary("initdb"), "-D", data, "-A", "trust", "-U", "lepton", "--no-sync"]
+        subprocess.run(initdb, check=True, **self._as_user())
         options = ["-k", self._directory, "-c", "listen_addresses=", "-c", "fsync=off"]
         self._process = subprocess.Popen(
             [_binary("postgres"), "-D", data, *options],
-            user=_USER,
-            cwd=self._directory,
-            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            **self._as_user(),
         )
-        ready = [_binary("pg_isready"), "-h", str(self._directory), "-U", "lepton", "-q"]
-        while subprocess.run(ready, check=False).returncode:
+        while not self._answers():
             if self._process.poll() is not None:
                 raise RuntimeError("PostgreSQL ended before it was ready")
+            time.sleep(0.02)
 
     def new_database(self) -> str:
         """The URL of a new empty database."""
         self._databases += 1
         name = f"test_{self._databases}"
-        self._run(_binary("createdb"), "-h", self._directory, "-U", "lepton", name)
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql://lepton@/{name}?host={self._directory}"
 
     def stop(self) -> None:
@@ -62,14 +73,20 @@ class PostgresqlServer:
             self._process.wait(timeout=30)
         shutil.rmtree(self._directory)
 
-    def _run(self, *command: str | Path, check: bool = True) -> None:
-        subprocess.run(
-            [str(part) for part in command],
-            check=check,
-            user=_USER,
-            cwd=self._directory,
-            stdout=subprocess.DEVNULL,
+    def _answers(self) -> bool:
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host=str(self._directory), user="lepton", dbname="postgres", autocommit=True
         )
+
+    def _as_user(self) -> dict[str, Any]:
+        return {"user": _USER, "cwd": self._directory, "stdout": subprocess.DEVNULL}
 
 
 def _binary(name: str) -> str:
