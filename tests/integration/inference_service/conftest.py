@@ -11,10 +11,15 @@ from tests.integration.inference_service.world import World
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def bare_world(tmp_path: Path) -> AsyncIterator[World]:
+    """Nothing started yet."""
     made = World(tmp_path)
-    try:
-        await made.start()
-        yield made
-    finally:
-        await made.close()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def world(bare_world: World) -> World:
+    """With etcd and the small services; a test starts inference itself."""
+    await bare_world.start()
+    return bare_world

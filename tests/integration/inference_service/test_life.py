@@ -300,18 +300,23 @@ async def test_the_fallback_serves_without_envoy(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "status", "says"),
-    [
-        ({"LEPTON_DATA_PLAIN": "envoy"}, 2, "LEPTON_DATA_PLAIN"),
-        ({"LEPTON_IDENTITY_DIR": "/nonexistent"}, 2, "LEPTON_IDENTITY_DIR"),
-        ({"LEPTON_DATABASE_URL": "mysql://x/y"}, 2, "LEPTON_DATABASE_URL"),
-    ],
+    ("name", "value"), [("LEPTON_DATA_PLAIN", "envoy"), ("LEPTON_IDENTITY_DIR", "/nonexistent")]
 )
-async def test_a_start_that_fails_says_why(
-    world: World, extra: dict[str, str], status: int, says: str
+async def test_a_setting_that_is_wrong_stops_the_start(
+    bare_world: World, name: str, value: str
 ) -> None:
+    """Before anything is called."""
+    await _refuses_to_start(bare_world, name, value)
+
+
+async def test_a_setting_that_only_a_part_can_check_stops_the_start(world: World) -> None:
+    """Once the service is a member of the mesh, inside of its Envoy."""
+    await _refuses_to_start(world, "LEPTON_DATABASE_URL", "mysql://x/y")
+
+
+async def _refuses_to_start(world: World, name: str, value: str) -> None:
     """One line that names the setting, no traceback, no process left."""
-    process = world.run_inference(LEPTON_LOG_LEVEL="error", **extra)
-    assert await asyncio.to_thread(process.wait, 30) == status, world.log()
-    assert says in world.log()
+    process = world.run_inference(LEPTON_LOG_LEVEL="error", **{name: value})
+    assert await asyncio.to_thread(process.wait, 30) == 2, world.log()
+    assert name in world.log()
     assert "Traceback" not in world.log()
