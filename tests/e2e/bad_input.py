@@ -116,8 +116,8 @@ class World:
         """A job spec that would be right, but for the changes."""
         spec = {
             "recipe": "mlp",
-            "dataset": "datasets/bad/versions/latest",
-            "model": "models/bad",
+            "dataset": "datasets/session/versions/latest",
+            "model": "models/session",
             **changes,
         }
         path = self.scratch / f"{time.monotonic_ns()}.yaml"

@@ -15,6 +15,15 @@ import pytest
 
 LEPTON = Path(sys.executable).parent / "lepton"
 
+SPEC = """
+recipe: mlp
+dataset: datasets/session/versions/latest
+model: models/session
+seed: 7
+hyperparameters:
+  epochs: 2
+"""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -74,3 +83,16 @@ def lepton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         yield command
     finally:
         command("down")
+
+
+@pytest.fixture(scope="session")
+def trained(lepton: Command, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model version that was trained by the commands that users type."""
+    spec = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    spec.write_text(SPEC)
+    version = lepton.json("data", "push", "session", digits)
+    assert version["name"] == "datasets/session/versions/1"
+    assert version["statistics"]["train_examples"] == "320"
+    job = lepton.json("job", "create", "-f", spec, "--follow")
+    assert job["state"] == "SUCCEEDED"
+    return str(job["model_version"])

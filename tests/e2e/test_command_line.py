@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -12,31 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from tests.e2e.conftest import Command
+from tests.e2e.conftest import SPEC, Command
 
 pytestmark = pytest.mark.e2e
-
-SPEC = """
-recipe: mlp
-dataset: datasets/session/versions/latest
-model: models/session
-seed: 7
-hyperparameters:
-  epochs: 2
-"""
-
-
-@pytest.fixture(scope="module")
-def trained(lepton: Command, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model version that was trained by the commands that users type."""
-    spec = tmp_path_factory.mktemp("spec") / "spec.yaml"
-    spec.write_text(SPEC)
-    version = lepton.json("data", "push", "session", digits)
-    assert version["name"] == "datasets/session/versions/1"
-    assert version["statistics"]["train_examples"] == "320"
-    job = lepton.json("job", "create", "-f", spec, "--follow")
-    assert job["state"] == "SUCCEEDED"
-    return str(job["model_version"])
 
 
 def test_status_shows_every_service_with_its_certificate(lepton: Command) -> None:
@@ -214,8 +193,10 @@ def _processes_of(command: Command) -> list[psutil.Process]:
 
 
 def _kill_everything(command: Command) -> None:
-    processes = _processes_of(command)
-    assert len(processes) > 8
-    for process in processes:
-        process.kill()
-    psutil.wait_procs(processes, timeout=10)
+    assert len(_processes_of(command)) > 8
+    while processes := _processes_of(command):
+        for process in processes:
+            # An Envoy ends with the process that started it, which may have been killed just now.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
