@@ -49,6 +49,9 @@ def exported(
     directory.mkdir(exist_ok=True)
     torch.save(network.state_dict(), directory / "weights.pt")
     np.savez(directory / "rows.npz", allow_pickle=True, **problem.raw_rows)
+    more_rows = [f"rows-{number}.npz" for number in range(len(problem.more_rows))]
+    for name, rows in zip(more_rows, problem.more_rows, strict=True):
+        np.savez(directory / name, allow_pickle=True, **rows)
     if problem.preprocessing is not None:
         (directory / "preprocessing.onnx").write_bytes(problem.preprocessing)
     request = ExportRequest(
@@ -60,6 +63,7 @@ def exported(
         weights="weights.pt",
         rows="rows.npz",
         preprocessing="preprocessing.onnx" if problem.preprocessing is not None else "",
+        more_rows=more_rows,
     )
     return export.export(
         directory, ExportRequest(**json.loads(json.dumps(dataclasses.asdict(request))))

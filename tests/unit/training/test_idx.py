@@ -43,10 +43,6 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda d: (d / LABELS).write_bytes((d / TEST_LABELS).read_bytes()),
         "256 images",
     ),
-    "unknown test label": (
-        lambda d: repack(d / TEST_LABELS, lambda raw: raw[:-1] + b"\x09"),
-        "label 9, and the training labels end at 1",
-    ),
     "one class": (
         lambda d: repack(d / LABELS, lambda raw: raw[:8] + bytes(len(raw) - 8)),
         "a single class",

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lepton_training.recipes import RECIPES
 from lepton_training.spec import JobSpecInvalid
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.loading import load_problem
@@ -74,13 +75,61 @@ def test_steps_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     lines = ["day,level", *(f"2001-01-{day:02d},{day}" for day in range(1, 29))]
     lines[3], lines[5], lines[7] = "2001-01-03,?", "2001-01-05,x", "soon,7"
     (tmp_path / "s.csv").write_text("\n".join(lines))
-    spec = spec_of({"target": "level", "time": "day", "window": 2}, "series_rnn")
+    data = {"target": "level", "time": "day", "window": 2, "max_invalid_fraction": 0.2}
+    problem = load_problem(tmp_path, spec_of(data, "series_rnn"))
+    assert problem.report["cleaning"]["splits"]["train"]["reasons"] == [
+        {"reason": "day: not a date", "count": 1, "example": "s.csv line 8"},
+        {"reason": "level: missing", "count": 1, "example": "s.csv line 4"},
+        {"reason": "level: not a number", "count": 1, "example": "s.csv line 6"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "impute"),
+    [
+        ("minmax", "mean"),
+        ("symmetric", "most_frequent"),
+        ("none", "constant"),
+        ("standard", "median"),
+    ],
+)
+def test_gaps_may_be_imputed_and_windows_scaled_otherwise(
+    scaling: str, impute: str, tmp_path: Path
+) -> None:
+    """An endpoint then takes NaN; an untrained forecast is the last step, whatever the scaling."""
+    values = 50 + np.arange(60.0) % 7
+    lines = ["level", *[f"{value}" for value in values]]
+    lines[10] = lines[55] = "?"
+    (tmp_path / "s.csv").write_text("\n".join(lines))
+    data = {"target": "level", "window": 3, "test_rows": 12, "scaling": scaling, "impute": impute}
+    if impute == "constant":
+        data["impute_value"] = 52.5
+    spec = spec_of(data, "series_rnn", batch_size=8, hidden=4, epochs=1)
     problem = load_problem(tmp_path, spec)
-    assert problem.report["left_out"]["train"] == {
-        "level: not a number": 1,
-        "level: missing": 1,
-        "day: not a date": 1,
-    }
+    assert len(problem.train) == 48 - 3 - 1  # what follows one window is missing
+    assert len(problem.test) == 11
+    assert np.isnan(problem.raw_rows["window"]).sum() == 3
+    known = np.delete(values[:48], 9)
+    fill = problem.report["numbers"]["level"]["imputed"]
+    middle = {
+        "mean": known.mean(),
+        "median": np.median(known),
+        "most_frequent": np.unique(known)[np.unique(known, return_counts=True)[1].argmax()],
+        "constant": 52.5,
+    }[impute]
+    assert fill == pytest.approx(middle)
+    assert problem.preprocessing is not None
+    (scaled,) = Preprocessor(problem.preprocessing)({"window": problem.raw_rows["window"]})
+    low, high = {"minmax": (0, 1), "symmetric": (-1, 1), "none": (50, 56), "standard": (-2, 2)}[
+        scaling
+    ]
+    assert scaled.min() >= low and scaled.max() <= high
+
+    network = RECIPES["series_rnn"].build(spec.hyperparameters, problem.shape)
+    predicted = predict(network, problem.test, problem.objective, PLAN)
+    last = problem.raw_rows["window"][:, -1]
+    assert predicted == pytest.approx(np.where(np.isnan(last), fill, last), abs=1e-3)
+    assert exported(tmp_path / "export", problem, spec, network)["agrees"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +154,7 @@ def test_what_is_wrong_with_a_series_is_said(
     ("data", "path"),
     [
         ({"target": "y", "test_rows": 5, "test_share": 0.5}, "spec.data.test_rows"),
+        ({"target": "y", "impute_value": 1.0}, "spec.data.impute_value"),
         ({"target": "y", "features": ["y"]}, "spec.data.features"),
         ({}, "spec.data.target"),
     ],

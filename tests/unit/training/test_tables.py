@@ -78,15 +78,29 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
         "target": "y",
         "target_strip": ".",
         "numbers": ["n"],
+        "max_invalid_fraction": 0.6,
     }
     problem = load_problem(tmp_path, spec_of(settings))
-    assert problem.report["left_out"] == {
-        "train": {"not 3 fields": 3, "n: not a number": 6, "y: missing": 3},
-        "test": {"y: not a class of the training split": 1},
+    splits = problem.report["cleaning"]["splits"]
+    assert splits["train"] == {
+        "read": 21,
+        "kept": 9,
+        "left_out": 12,
+        "reasons": [
+            {"reason": "n: not a number", "count": 6, "example": "t.csv line 3"},
+            {"reason": "not 3 fields", "count": 3, "example": "t.csv line 4"},
+            {"reason": "y: missing", "count": 3, "example": "t.csv line 5"},
+        ],
     }
+    assert splits["test"]["reasons"] == [
+        {
+            "reason": "y: not a class of the training split",
+            "count": 1,
+            "example": "v.csv line 2",
+        }
+    ]
     assert problem.class_names == ("no", "yes")
     assert (len(problem.train), len(problem.test)) == (9, 1)
-    assert "3 (y: missing)" in problem.about
 
 
 @pytest.mark.parametrize(
@@ -116,6 +130,42 @@ def test_numbers_are_scaled_by_training_rows(
     assert found[:, 0] == pytest.approx(expected)
     assert found[:, 1].tolist() == [0, 0, 1]
     assert problem.report["numbers"]["x"]["imputed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "stands"),
+    [
+        ({"impute": "median"}, 2.0),
+        ({"impute": "mean"}, 2.4),
+        ({"impute": "most_frequent"}, 1.0),
+        ({"impute": "constant", "impute_value": -7.5}, -7.5),
+        ({"impute": "zero"}, 0.0),
+    ],
+)
+def test_missing_numbers_have_a_stand_in(
+    settings: dict[str, Any], stands: float, tmp_path: Path
+) -> None:
+    """Of training rows; the served graph has it."""
+    lines = ["x,y", "1,a", "1,b", "2,a", "3,b", "5,a", "?,b"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    data = {"target": "y", "train": "t.csv", "test": "t.csv", "scaling": "none", **settings}
+    problem = load_problem(tmp_path, spec_of(data))
+    assert problem.preprocessing is not None
+    (found,) = Preprocessor(problem.preprocessing)({"x": np.array([[np.nan]], np.float32)})
+    assert found[0].tolist() == pytest.approx([stands, 1])
+
+
+def test_missing_categories_may_count_as_the_commonest(tmp_path: Path) -> None:
+    """Of training rows; else they are a category of their own."""
+    (tmp_path / "t.csv").write_text("\n".join(["c,y", *["red,a", "blue,b", "red,b", "?,a"] * 5]))
+    codes = {}
+    for how in ("own", "most_frequent"):
+        data = {"target": "y", "train": "t.csv", "test": "t.csv", "impute_category": how}
+        problem = load_problem(tmp_path, spec_of(data))
+        assert problem.preprocessing is not None
+        given = np.array([["?"], ["red"], ["blue"]], object)
+        codes[how] = Preprocessor(problem.preprocessing)({"c": given})[0][:, 0].tolist()
+    assert codes == {"own": [1, 3, 2], "most_frequent": [3, 3, 2]}
 
 
 def test_quantiles_are_places_between_training_values(tmp_path: Path) -> None:
@@ -193,6 +243,7 @@ def test_what_is_wrong_with_a_table_is_said(
         ({}, {}, ["spec.data.target"]),
         ({"target": "y", "test": "t", "test_share": 0.1}, {}, ["spec.data.test_share"]),
         ({"target": "y", "scaling": "none", "bins": 4}, {}, ["spec.data.bins"]),
+        ({"target": "y", "impute_value": 1.0}, {}, ["spec.data.impute_value"]),
         ({"target": "y", "drop": ["y"]}, {}, ["spec.data.drop"]),
         ({"target": "y", "header": ["x"]}, {}, ["spec.data.target"]),
         ({"target": "y"}, {"loss": "mae"}, ["spec.hyperparameters.loss"]),

@@ -32,6 +32,8 @@ from lepton_training.worker.preprocessing import OPSET, Preprocessor
 BATCH = "batch"
 """The dimension that varies."""
 BATCH_SIZES = (1, 2, 7, 64, 256)
+MORE_BATCH_SIZES = (1, 2, 7)
+"""Of rows of other sizes."""
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the output's size where that is above 1."""
 
@@ -43,7 +45,8 @@ class Served(nn.Module):
     """A trained network with its activation: what is exported."""
 
     def __init__(self, network: nn.Module, activation: Activation, *, raw_images: bool) -> None:
-        """``raw_images``: the input is UINT8 ``[N, H, W]``, as stored, and is scaled here."""
+        """``raw_images``: the input is UINT8 ``[N, H, W]``, or ``[N, H, W, 3]`` of colors, and is
+        scaled here."""
         super().__init__()
         self.network = network
         self.activation = activation
@@ -65,8 +68,7 @@ def export(directory: Path, request: ExportRequest) -> dict[str, Any]:
     served = Served(
         network, Activation(**request.activation), raw_images=recipe.data.raw_images
     ).eval()
-    with np.load(directory / request.rows, allow_pickle=True) as stored:
-        rows = dict(stored.items())
+    rows, *more = (_stored(directory / name) for name in (request.rows, *request.more_rows))
     target = directory / "model.onnx"
     if request.preprocessing:
         preprocessor = Preprocessor((directory / request.preprocessing).read_bytes())
@@ -80,7 +82,22 @@ def export(directory: Path, request: ExportRequest) -> dict[str, Any]:
         example = tuple(_batch(rows, 2, 0).values())
         _export(served, example, tuple((name, ()) for name in rows), request.output, target)
     onnx.checker.check_model(str(target), full_check=True)
-    return compare(served, target, rows, BATCH_SIZES, preprocessor)
+    report = compare(served, target, rows, BATCH_SIZES, preprocessor)
+    for others in more:
+        _include(report, compare(served, target, others, MORE_BATCH_SIZES, preprocessor))
+    return report
+
+
+def _stored(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with np.load(path, allow_pickle=True) as stored:
+        return dict(stored.items())
+
+
+def _include(report: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Adds batches of rows of another size: all have to agree."""
+    report["batches"] += other["batches"]
+    report["agrees"] = report["agrees"] and other["agrees"]
+    report["max_abs_error"] = float(np.max([report["max_abs_error"], other["max_abs_error"]]))
 
 
 def _export(
@@ -152,6 +169,7 @@ def compare(
         batches.append(
             {
                 "batch_size": size,
+                "row_shapes": {name: list(values.shape[1:]) for name, values in batch.items()},
                 "max_abs_error": float(error.max()),
                 "mean_abs_error": float(error.mean()),
                 "max_relative_error": float((error / np.maximum(np.abs(expected), 1)).max()),

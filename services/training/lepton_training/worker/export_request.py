@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -24,3 +24,5 @@ class ExportRequest:
     """Raw test rows by input name, in the order of the signature; ``.npz``."""
     preprocessing: str = ""
     """ONNX from raw rows to the network's inputs; without one the network takes raw rows."""
+    more_rows: list[str] = field(default_factory=list)
+    """Further raw test rows, of other sizes; ``.npz``."""

@@ -28,6 +28,7 @@ from lepton_training.recipes import RECIPES
 from lepton_training.recipes.fitting import FitHyperparameters, batch_size_for
 from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.worker import checkpoint as checkpoints
+from lepton_training.worker.data import cleaning
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.evaluation import Evaluation
@@ -72,6 +73,8 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     platform.fetch_dataset(spec.dataset, directory / "data")
     problem = load_problem(directory / "data", spec)
     log.info("%s: %s", spec.dataset, problem.about)
+    for line in cleaning.lines(problem.report):
+        log.info("%s", line)
     spec = _with_batch_size(spec, len(problem.train))
     hyperparameters: Any = spec.hyperparameters
     torch.manual_seed(spec.seed)
@@ -103,7 +106,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
             problem.test.targets.numpy(), predict(network, problem.test, problem.objective, plan)
         )
         log.info("%s", ", ".join(f"{n} {v:.4f}" for n, v in evaluation.metrics().items()))
-        _write_json(directory / "evaluation.json", evaluation.to_dict())
+        _write_json(directory / "evaluation.json", _figures(evaluation, problem))
         _write_json(
             directory / "data.json",
             {
@@ -208,6 +211,9 @@ def _start_export(
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     torch.save(weights, directory / "weights.pt")
     np.savez(directory / "rows.npz", allow_pickle=True, **problem.raw_rows)
+    more_rows = [f"rows-{number}.npz" for number in range(len(problem.more_rows))]
+    for name, rows in zip(more_rows, problem.more_rows, strict=True):
+        np.savez(directory / name, allow_pickle=True, **rows)
     if problem.preprocessing is not None:
         (directory / "preprocessing.onnx").write_bytes(problem.preprocessing)
     request = ExportRequest(
@@ -219,6 +225,7 @@ def _start_export(
         weights="weights.pt",
         rows="rows.npz",
         preprocessing="preprocessing.onnx" if problem.preprocessing is not None else "",
+        more_rows=more_rows,
     )
     _write_json(directory / "export.json", asdict(request))
     return subprocess.Popen(
@@ -266,7 +273,7 @@ def _publication(
         outputs=problem.outputs,
         class_names=problem.class_names,
         metrics=finite,
-        evaluation=evaluation.to_dict(),
+        evaluation=_figures(evaluation, problem),
         parity=parity,
         dataset_version=spec.dataset,
         dataset_digest=request["dataset_digest"],
@@ -274,6 +281,12 @@ def _publication(
         recipe=spec.recipe,
         hyperparameters=spec.hyperparameters.model_dump(),
     )
+
+
+def _figures(evaluation: Evaluation, problem: Problem) -> dict[str, Any]:
+    """What the version's evaluation has: the figures, and how many rows they are not about."""
+    told = {"cleaning": problem.report["cleaning"]} if "cleaning" in problem.report else {}
+    return {**evaluation.to_dict(), **told}
 
 
 def code_version() -> str:

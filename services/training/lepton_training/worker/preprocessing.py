@@ -21,7 +21,12 @@ OPSET = 20
 _ML_OPSET = 4
 _IR_VERSION = 10
 _ROWS_AT_ONCE = 4096
-_ELEMENTS = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
+_ELEMENTS = {
+    "FP32": TensorProto.FLOAT,
+    "INT64": TensorProto.INT64,
+    "UINT8": TensorProto.UINT8,
+    "BYTES": TensorProto.STRING,
+}
 """Element type by Open Inference data type."""
 
 
@@ -132,3 +137,38 @@ class Preprocessor:
             for begin in range(0, count, _ROWS_AT_ONCE)
         ]
         return tuple(np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+
+
+def stand_in(values: npt.NDArray[np.float64], impute: str, constant: float) -> float:
+    """What stands for a missing number, of those of training that are there; 0 where none is.
+
+    Args:
+        impute: ``median``, ``mean``, ``most_frequent`` (the lowest of those as frequent),
+            ``constant`` or ``zero``.
+    """
+    if impute == "constant":
+        return constant
+    if impute == "zero" or not len(values):
+        return 0.0
+    if impute == "most_frequent":
+        found, counts = np.unique(values, return_counts=True)
+        return float(found[counts.argmax()])
+    return float(np.median(values) if impute == "median" else values.mean())
+
+
+def scale_of(
+    filled: npt.NDArray[np.floating[Any]], scaling: str
+) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
+    """What is taken off each column of ``filled`` ``[N, columns]``, and what it is then divided by.
+
+    Args:
+        scaling: ``standard``, ``minmax``, ``symmetric`` or ``none``.
+    """
+    low, high = filled.min(axis=0), filled.max(axis=0)
+    shift, width = {
+        "standard": (filled.mean(axis=0), filled.std(axis=0)),
+        "minmax": (low, high - low),
+        "symmetric": ((low + high) / 2, (high - low) / 2),
+        "none": (np.zeros_like(low), np.ones_like(low)),
+    }[scaling]
+    return shift, np.where(width == 0, 1, width)

@@ -27,6 +27,10 @@ class Examples(Protocol):
     def augmented(self, rows: Tensor, augmentation: Any) -> tuple[Tensor, ...]:
         """As :meth:`inputs`, with that done."""
 
+    def augmented_targets(self, rows: Tensor, augmentation: Any) -> Tensor:
+        """What belongs to what :meth:`augmented` gives; mixed examples have a share of each class,
+        FP32 ``[N, classes]``."""
+
 
 class ArrayExamples:
     """``Examples`` that are rows of tensors, and stay as they are."""
@@ -46,6 +50,9 @@ class ArrayExamples:
 
     def augmented(self, rows: Tensor, augmentation: Any) -> tuple[Tensor, ...]:
         return self.inputs(rows)
+
+    def augmented_targets(self, rows: Tensor, augmentation: Any) -> Tensor:
+        return self.targets[rows]
 
 
 def held_out(examples: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

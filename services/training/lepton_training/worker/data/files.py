@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import fnmatch
 import math
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from lepton_training.recipes.data import FileSettings
+from lepton_training.recipes.data import FileSettings, SplitSettings
+from lepton_training.worker.data.cleaning import LeftOut
 from lepton_training.worker.data.idx import DatasetInvalid
 
 Texts = npt.NDArray[np.object_]
@@ -20,30 +21,53 @@ _READABLE = (".csv", ".tsv", ".txt", ".data", ".parquet")
 
 
 @dataclass
+class Places:
+    """Where rows come from, for people who look for one."""
+
+    files: tuple[str, ...]
+    file: npt.NDArray[np.int64]
+    """``[N]``, indices into ``files``."""
+    line: npt.NDArray[np.int64]
+    """``[N]``, from 1; the row where a file has no lines."""
+
+    def name(self, row: int) -> str:
+        """Such as ``train.csv line 17``."""
+        file = self.files[self.file[row]]
+        return f"{file} {'row' if file.endswith('.parquet') else 'line'} {self.line[row]}"
+
+    def take(self, rows: npt.NDArray[Any]) -> Places:
+        """Those of ``rows``, a mask or indices."""
+        return Places(self.files, self.file[rows], self.line[rows])
+
+
+@dataclass
 class Table:
     """Columns of text, all as long."""
 
     columns: dict[str, Texts]
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Rows that are not here, by reason."""
+    places: Places
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """Rows that are not here."""
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), ()))
+        return len(self.places.line)
 
     def keep(self, rows: npt.NDArray[np.bool_], reason: str) -> None:
         """Leaves out all but ``rows``, for that reason."""
-        count = int((~rows).sum())
-        if count:
-            self.left_out[reason] += count
+        lost = np.flatnonzero(~rows)
+        if len(lost):
+            self.left_out.add(reason, self.places.name(int(lost[0])), len(lost))
             self.columns = {name: values[rows] for name, values in self.columns.items()}
+            self.places = self.places.take(rows)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Table:
         """Those rows, in that order."""
-        return Table({name: values[rows] for name, values in self.columns.items()})
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Table(columns, self.places.take(rows))
 
 
 def split_files(
-    directory: Path, settings: FileSettings, suffixes: tuple[str, ...] = _READABLE
+    directory: Path, settings: SplitSettings, suffixes: tuple[str, ...] = _READABLE
 ) -> tuple[list[Path], list[Path]]:
     """Files of the training split and of the test split; the latter are none without ``test``.
 
@@ -82,10 +106,15 @@ def read_tables(paths: list[Path], settings: FileSettings) -> Table:
                 file=path.name,
             )
     joined = Table(
-        {name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns}
+        {name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns},
+        Places(
+            tuple(path.name for path in paths),
+            np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
+            np.concatenate([table.places.line for table in tables]),
+        ),
     )
     for table in tables:
-        joined.left_out += table.left_out
+        joined.left_out.include(table.left_out)
     if not len(joined):
         raise DatasetInvalid(f"{', '.join(path.name for path in paths)}: no rows")
     return joined
@@ -111,24 +140,32 @@ def parse_numbers(
     return numbers, wrong
 
 
+def _separator(path: Path, settings: FileSettings) -> str:
+    default = FileSettings.model_fields["separator"].default
+    return "\t" if path.suffix == ".tsv" and settings.separator == default else settings.separator
+
+
 def _read_csv(path: Path, settings: FileSettings) -> Table:
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     rows: list[list[str]] = []
+    numbers: list[int] = []
     names = settings.header
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.reader(file, delimiter=settings.separator):
+            reader = csv.reader(file, delimiter=_separator(path, settings))
+            for row in reader:
                 if not row:
                     continue
                 if not names:
                     names = [name.strip() for name in row]
                 elif len(row) != len(names):
-                    left_out[f"not {len(names)} fields"] += 1
+                    left_out.add(f"not {len(names)} fields", f"{path.name} line {reader.line_num}")
                 else:
                     rows.append(row)
+                    numbers.append(reader.line_num)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetInvalid(
-            f"{path.name} is not UTF-8 text with '{settings.separator}' between its fields "
+            f"{path.name} is not UTF-8 text with '{_separator(path, settings)}' between its fields "
             f"({error}); save it so",
             file=path.name,
         ) from None
@@ -139,7 +176,8 @@ def _read_csv(path: Path, settings: FileSettings) -> Table:
             file=path.name,
         )
     array = np.array(rows, object).reshape(len(rows), len(names))
-    return Table({name: array[:, column] for column, name in enumerate(names)}, left_out)
+    columns = {name: array[:, column] for column, name in enumerate(names)}
+    return Table(columns, _in_one_file(path, np.array(numbers, np.int64)), left_out)
 
 
 def _read_parquet(path: Path) -> Table:
@@ -159,5 +197,22 @@ def _read_parquet(path: Path) -> Table:
                 ["" if value is None else str(value) for value in table[name].to_pylist()], object
             )
             for name in table.column_names
-        }
+        },
+        _in_one_file(path, np.arange(1, table.num_rows + 1)),
     )
+
+
+def _in_one_file(path: Path, lines: npt.NDArray[np.int64]) -> Places:
+    return Places((path.name,), np.zeros(len(lines), np.int64), lines)
+
+
+def split_of(path: str, settings: SplitSettings) -> Literal["train", "test", ""]:
+    """The split that a file of that path belongs to; ``""`` for one that is not read.
+
+    Where no pattern tells the test split apart, all belong to the training split.
+    """
+    if settings.test and fnmatch.fnmatchcase(path, settings.test):
+        return "test"
+    if not settings.train or fnmatch.fnmatchcase(path, settings.train):
+        return "train"
+    return ""

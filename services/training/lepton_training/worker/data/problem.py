@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class Problem:
     class_names: tuple[str, ...]
     raw_rows: Mapping[str, npt.NDArray[np.generic]]
     """Raw rows of the test split by input name, for the comparison of the exported model."""
+    more_rows: Sequence[Mapping[str, npt.NDArray[np.generic]]] = ()
+    """As ``raw_rows``, of other sizes, where an endpoint takes rows of any."""
     preprocessing: bytes | None = None
     """ONNX from raw rows to the network's inputs; None where it takes raw rows."""
     after_epoch: Callable[[nn.Module, int], Mapping[str, float]] | None = None

@@ -13,6 +13,7 @@ import torch
 
 from lepton_training.recipes.data import TableSettings, TableShape
 from lepton_training.spec import JobSpec
+from lepton_training.worker.data.cleaning import UNKNOWN, settle
 from lepton_training.worker.data.examples import ArrayExamples, held_out
 from lepton_training.worker.data.files import (
     Table,
@@ -30,7 +31,7 @@ from lepton_training.worker.objectives import (
     class_weights,
 )
 from lepton_training.worker.platform import TensorSpec
-from lepton_training.worker.preprocessing import Graph, Preprocessor
+from lepton_training.worker.preprocessing import Graph, Preprocessor, scale_of, stand_in
 
 _PARITY_ROWS = 256
 _CLASSES_MAX = 10_000
@@ -65,9 +66,15 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         kept, out = held_out(len(table), settings.test_share, spec.seed)
         table, test_table = _divided(table, kept.numpy(), out.numpy())
     numbers = _number_columns(table, settings)
-    reasons = {"train": table.left_out, "test": test_table.left_out}
     whole, classes = _clean(table, settings, numbers, None)
     test, _ = _clean(test_table, settings, numbers, classes)
+    cleaning = settle(
+        {
+            "train": (len(whole.targets), table.left_out),
+            "test": (len(test.targets), test_table.left_out),
+        },
+        max_invalid_fraction=settings.max_invalid_fraction,
+    )
     kept, out = held_out(len(whole.targets), hyperparameters.validation, spec.seed)
     train = whole.take(kept.numpy())
 
@@ -95,9 +102,7 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         parts.append(f"{len(validation.targets)} validation")
     return Problem(
         about=f"{', '.join(parts)} and {len(test.targets)} test rows of {len(numbers)} numbers and "
-        f"{len(shape.categories)} categories"
-        + (f", {len(classes)} classes" if classes else "")
-        + _told(reasons),
+        f"{len(shape.categories)} categories" + (f", {len(classes)} classes" if classes else ""),
         shape=shape,
         train=examples(train),
         validation=examples(validation) if validation else None,
@@ -113,7 +118,7 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         class_names=tuple(classes),
         raw_rows={name: values[:_PARITY_ROWS] for name, values in test.raw.items()},
         preprocessing=preprocessing,
-        report={"left_out": {split: dict(why) for split, why in reasons.items()}, **fitted},
+        report={"cleaning": cleaning, **fitted},
     )
 
 
@@ -121,14 +126,6 @@ def _divided(table: Table, kept: Any, out: Any) -> tuple[Table, Table]:
     train, test = table.take(kept), table.take(out)
     train.left_out = table.left_out
     return train, test
-
-
-def _told(reasons: dict[str, Counter[str]]) -> str:
-    total = Counter[str]()
-    for why in reasons.values():
-        total += why
-    told = ", ".join(f"{count} ({reason})" for reason, count in total.items())
-    return f"; left out: {told}" if told else ""
 
 
 def _number_columns(table: Table, settings: TableSettings) -> list[str]:
@@ -187,13 +184,10 @@ def _clean(
             )
         codes = {name: code for code, name in enumerate(found)}
         known = np.array([text in codes for text in targets], bool)
-        table.keep(known, f"{settings.target}: not a class of the training split")
+        table.keep(known, f"{settings.target}: {UNKNOWN}")
         result = np.array([codes[text] for text in targets[known]], np.int64)
     if not len(result):
-        raise DatasetInvalid(
-            "no row of a split can be used; left out: "
-            + ", ".join(f"{count} ({why})" for why, count in table.left_out.items())
-        )
+        raise DatasetInvalid(f"no row of a split can be used; left out: {table.left_out.told()}")
     raw: dict[str, npt.NDArray[Any]] = {}
     for name, values in table.columns.items():
         if name in (settings.target, *settings.drop):
@@ -255,12 +249,12 @@ def _numbers(
 ) -> tuple[str, int]:
     """Imputed and scaled numbers ``[N, features]``, and which were missing; how many features."""
     absent = np.isnan(matrix)
-    fill = np.zeros(matrix.shape[1])
-    if settings.impute != "zero":
-        statistic = np.nanmedian if settings.impute == "median" else np.nanmean
-        fill = np.array(
-            [0 if a.all() else statistic(c) for c, a in zip(matrix.T, absent.T, strict=True)]
-        )
+    fill = np.array(
+        [
+            stand_in(c[~a], settings.impute, settings.impute_value)
+            for c, a in zip(matrix.T, absent.T, strict=True)
+        ]
+    )
     filled = np.where(absent, fill, matrix)
     missing = graph.add("IsNaN", joined)
     whole = graph.add("Where", missing, graph.constant(fill, np.float32), joined)
@@ -275,7 +269,7 @@ def _numbers(
         whole, features = _between_quantiles(graph, whole, filled, settings.bins)
     else:
         features = matrix.shape[1]
-        shift, width = _scale(filled, settings.scaling)
+        shift, width = scale_of(filled, settings.scaling)
         whole = graph.add(
             "Div",
             graph.add("Sub", whole, graph.constant(shift, np.float32)),
@@ -307,20 +301,6 @@ def _between_quantiles(
     return graph.add("Clip", share, zero, one), len(columns)
 
 
-def _scale(
-    filled: npt.NDArray[np.float64], scaling: str
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """What is taken off each column, and what it is then divided by."""
-    low, high = filled.min(axis=0), filled.max(axis=0)
-    shift, width = {
-        "standard": (filled.mean(axis=0), filled.std(axis=0)),
-        "minmax": (low, high - low),
-        "symmetric": ((low + high) / 2, (high - low) / 2),
-        "none": (np.zeros_like(low), np.ones_like(low)),
-    }[scaling]
-    return shift, np.where(width == 0, 1, width)
-
-
 def _category(
     graph: Graph, tensor: str, values: npt.NDArray[Any], settings: TableSettings
 ) -> tuple[str, int]:
@@ -335,7 +315,10 @@ def _category(
         text for text, count in counts.items() if count >= settings.min_count and text not in blank
     )
     codes = {text: code for code, text in enumerate(known, start=_MISSING + 1)}
-    codes |= dict.fromkeys(settings.missing, _MISSING)
+    missing = _MISSING
+    if settings.impute_category == "most_frequent" and known:
+        missing = codes[max(known, key=lambda text: counts[text])]
+    codes |= dict.fromkeys(settings.missing, missing)
     keys = codes | {text: codes[text.strip()] for text in set(spellings) if text.strip() in codes}
     coded = graph.add(
         "LabelEncoder",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import io
-import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +16,11 @@ from torch import Tensor
 
 from lepton_training.recipes.data import TextSettings, TextShape
 from lepton_training.spec import JobSpec
+from lepton_training.worker.data.archives import ARCHIVES, unpacked
+from lepton_training.worker.data.cleaning import UNKNOWN as UNKNOWN_CLASS
+from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.examples import held_out
-from lepton_training.worker.data.files import read_tables
+from lepton_training.worker.data.files import read_tables, split_of
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.objectives import Classification, class_weights
@@ -33,7 +33,6 @@ PADDING, UNKNOWN = 0, 1
 _TOKEN = r"[\p{L}\p{N}]+(?:'[\p{L}]+)?|[^\p{L}\p{N}\s\p{Z}]"  # noqa: S105 - a pattern
 """RE2: a word or number, with what follows an apostrophe, or one other sign."""
 _TABLES = (".csv", ".tsv", ".parquet")
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _LARGEST = 16 << 20
 """Bytes of one text; an archive may be a thousand times smaller than what is in it."""
 _PARITY_ROWS = 256
@@ -44,6 +43,8 @@ class _Text(NamedTuple):
     path: str
     text: str
     label: str
+    place: str
+    """For people who look for it: the path, and the line in a table."""
 
 
 @dataclass
@@ -80,31 +81,43 @@ class TextExamples:
     def augmented(self, rows: Tensor, augmentation: Any) -> tuple[Tensor, ...]:
         return self.inputs(rows)
 
+    def augmented_targets(self, rows: Tensor, augmentation: Any) -> Tensor:
+        return self.targets[rows]
+
 
 def load(directory: Path, spec: JobSpec) -> Problem:
     """The texts in ``directory``, to be classified.
 
     Raises:
         DatasetInvalid: A file is damaged, or there are no texts of two classes.
+        TooManyInvalid: More texts cannot be used than the spec allows.
         JobSpecInvalid: There is not a weight for each class.
     """
     settings, hyperparameters = cast(TextSettings, spec.data), cast(Any, spec.hyperparameters)
-    left_out: Counter[str] = Counter()
+    left_out = {"train": LeftOut(), "test": LeftOut()}
     texts = list(_read(directory, settings, left_out))
     train_texts, test_texts = _divide(texts, settings, spec.seed)
     classes = sorted({text.label for text in train_texts})
+    known = set(classes)
+    for text in test_texts:
+        if text.label not in known:
+            left_out["test"].add(UNKNOWN_CLASS, text.place)
+    usable = [text for text in test_texts if text.label in known]
+    cleaning = settle(
+        {
+            "train": (len(train_texts), left_out["train"]),
+            "test": (len(usable), left_out["test"]),
+        },
+        max_invalid_fraction=settings.max_invalid_fraction,
+    )
     if len(classes) < 2:
         raise DatasetInvalid(
             f"the training split has {len(train_texts)} texts of {len(classes)} classes; training "
             "needs two. Texts lie in a folder for each class, or in columns of CSV files named in "
             "data.text and data.target"
         )
-    known = set(classes)
-    for text in test_texts:
-        if text.label not in known:
-            left_out["test: not a class of the training split"] += 1
     whole = _split(train_texts, classes)
-    test = _split([text for text in test_texts if text.label in known], classes)
+    test = _split(usable, classes)
     if not len(test.labels):
         raise DatasetInvalid("the test split has no text of a class of the training split")
     kept, out = (
@@ -137,7 +150,7 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         class_names=tuple(classes),
         raw_rows={INPUT: test.texts[:_PARITY_ROWS]},
         preprocessing=preprocessing,
-        report={"left_out": dict(left_out), "known_tokens": len(tokens)},
+        report={"cleaning": cleaning, "known_tokens": len(tokens)},
     )
 
 
@@ -169,13 +182,14 @@ def _divide(
     return [train[row] for row in kept.tolist()], [train[row] for row in out.tolist()]
 
 
-def _read(directory: Path, settings: TextSettings, left_out: Counter[str]) -> Iterator[_Text]:
-    """All texts, in order of path; empty ones are left out."""
+def _read(directory: Path, settings: TextSettings, left_out: dict[str, LeftOut]) -> Iterator[_Text]:
+    """All texts, in order of path; empty ones are left out of their split."""
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
         name = file.relative_to(directory).as_posix()
         if name.endswith(_TABLES):
             table = read_tables([file], settings)
-            left_out += table.left_out
+            if split := split_of(name, settings):
+                left_out[split].include(table.left_out)
             for column in (settings.text, settings.target):
                 if column not in table.columns:
                     raise DatasetInvalid(
@@ -184,57 +198,29 @@ def _read(directory: Path, settings: TextSettings, left_out: Counter[str]) -> It
                     )
             columns = (table.columns[settings.text], table.columns[settings.target])
             found: Iterator[_Text] = (
-                _Text(name, text, label.strip()) for text, label in zip(*columns, strict=True)
+                _Text(name, text, label.strip(), table.places.name(row))
+                for row, (text, label) in enumerate(zip(*columns, strict=True))
             )
         else:
             found = _in_folders(file, name)
         for text in found:
-            if not text.text.strip() or not text.label:
-                left_out["empty text or label"] += 1
-            else:
+            if text.text.strip() and text.label:
                 yield text
+            elif split := split_of(text.path, settings):
+                left_out[split].add("empty text or label", text.place)
 
 
 def _in_folders(file: Path, name: str) -> Iterator[_Text]:
     """Texts whose class is the name of the folder that they lie in."""
     members: Iterator[tuple[str, bytes]]
-    if name.endswith(_ARCHIVES):
-        members = _unpacked(file, name)
+    if name.endswith(ARCHIVES):
+        members = unpacked(file, name, (".txt",), largest=_LARGEST)
     else:
         members = iter([(name, file.read_bytes() if name.endswith(".txt") else b"")])
     for path, content in members:
         folder = PurePosixPath(path).parent.name
         if path.endswith(".txt") and folder:
-            yield _Text(path, _decoded(content), folder)
-
-
-def _unpacked(file: Path, name: str) -> Iterator[tuple[str, bytes]]:
-    """Files in an archive; nothing is written to the disk."""
-    try:
-        if name.endswith(".zip"):
-            with zipfile.ZipFile(file) as archive:
-                for entry in archive.infolist():
-                    if not entry.is_dir() and entry.filename.endswith(".txt"):
-                        with archive.open(entry) as inside:
-                            yield entry.filename, _bounded(inside, entry.filename)
-            return
-        with tarfile.open(file) as tar:
-            for member in tar:
-                if member.isfile() and member.name.endswith(".txt"):
-                    opened = tar.extractfile(member)
-                    if opened is not None:
-                        yield member.name, _bounded(opened, member.name)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DatasetInvalid(
-            f"{name} is not an intact archive ({error}); push the original file again", file=name
-        ) from None
-
-
-def _bounded(file: Any, name: str) -> bytes:
-    content = io.BytesIO(file.read(_LARGEST + 1)).getvalue()
-    if len(content) > _LARGEST:
-        raise DatasetInvalid(f"{name} has more than {_LARGEST >> 20} MiB; split it", file=name)
-    return content
+            yield _Text(path, _decoded(content), folder, path)
 
 
 def _decoded(content: bytes) -> str:
