@@ -49,6 +49,13 @@ def test_defaults_are_filled_in() -> None:
         "label_smoothing": 0.0,
         "class_weights": [],
         "balanced": False,
+        "crop": 0,
+        "flip": "none",
+        "rotation": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "erase": 0.0,
+        "mixup": 0.0,
         "shift": 1,
     }
     assert (spec.seed, spec.resources.cpus) == (0, 0)
@@ -181,6 +188,7 @@ def test_what_is_wrong_alone_and_what_is_wrong_together_are_told_at_once() -> No
     assert set(found) == {"spec.hyperparameters.epochs", "spec.hyperparameters.momentum"}
 
 
-def test_images_have_nothing_to_set_in_their_data() -> None:
-    """An unknown setting is named."""
-    assert "known: none" in faults(GOOD | {"data": {"target": "x"}})["spec.data.target"]
+def test_an_unknown_setting_of_the_data_is_named() -> None:
+    """With the one that was meant."""
+    found = faults(GOOD | {"data": {"heigth": 8}})["spec.data.heigth"]
+    assert "unknown setting; did you mean 'height'?" in found

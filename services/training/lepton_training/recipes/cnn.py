@@ -1,4 +1,4 @@
-"""A small convolutional network for grey images: three 3x3 convolutions and two dense layers.
+"""A small convolutional network for images: three 3x3 convolutions and two dense layers.
 
 Conv 32 - pool - Conv 64 - pool - Conv 64 - Dense 64 - Dense 10, as in TensorFlow's
 introductory CNN: "valid" convolutions, 2x2 max-pooling, ReLU.
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from lepton_training.recipes.augmentation import ImageHyperparameters
 from lepton_training.recipes.data import ImageShape
-from lepton_training.recipes.fitting import SupervisedHyperparameters
 from lepton_training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _VALID_MIN = 18
 """The shortest side that survives three valid convolutions and two poolings."""
 
 
-class CnnHyperparameters(SupervisedHyperparameters):
+class CnnHyperparameters(ImageHyperparameters):
     learning_rate: float = Field(
         2e-3,
         gt=0,
@@ -39,14 +39,16 @@ class CnnHyperparameters(SupervisedHyperparameters):
 
 def build(hyperparameters: CnnHyperparameters, shape: ImageShape) -> nn.Module:
     """The network; with a side below 18 its convolutions are "same", or nothing would be left."""
+    from lepton_training.worker.image_front import fronted
     from lepton_training.worker.networks import ConvStack
 
-    return ConvStack(shape, padding=0 if min(shape.height, shape.width) >= _VALID_MIN else 1)
+    padding = 0 if min(shape.height, shape.width) >= _VALID_MIN else 1
+    return fronted(ConvStack(shape, padding=padding), shape)
 
 
 RECIPE = Recipe(
     id="cnn",
-    description="Convolutional network for grey images (Conv 32, pool, Conv 64, pool, Conv 64, "
+    description="Convolutional network for images (Conv 32, pool, Conv 64, pool, Conv 64, "
     "Dense 64, Dense 10; 3x3 kernels): cross-entropy, Adam. About 0.99 on MNIST in 5 epochs.",
     hyperparameters=CnnHyperparameters,
     build=build,

@@ -1,4 +1,4 @@
-"""A small residual network for grey images: a stem, three stages of two blocks, one dense layer.
+"""A small residual network for images: a stem, three stages of two blocks, one dense layer.
 
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (2015), section 4.2,
 with their CIFAR layout: 3x3 convolutions with batch normalization, the width doubled and the
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from lepton_training.recipes.augmentation import ImageHyperparameters
 from lepton_training.recipes.data import ImageShape
-from lepton_training.recipes.fitting import SupervisedHyperparameters
 from lepton_training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class ResnetHyperparameters(SupervisedHyperparameters):
+class ResnetHyperparameters(ImageHyperparameters):
     learning_rate: float = Field(
         3e-3,
         gt=0,
@@ -39,14 +39,16 @@ class ResnetHyperparameters(SupervisedHyperparameters):
 
 def build(hyperparameters: ResnetHyperparameters, shape: ImageShape) -> nn.Module:
     """14 layers with weights as it comes: 175,000 parameters for ten classes."""
+    from lepton_training.worker.image_front import fronted
     from lepton_training.worker.networks import ResidualStack
 
-    return ResidualStack(shape, width=hyperparameters.width, blocks=hyperparameters.blocks)
+    network = ResidualStack(shape, width=hyperparameters.width, blocks=hyperparameters.blocks)
+    return fronted(network, shape)
 
 
 RECIPE = Recipe(
     id="resnet",
-    description="Residual network for grey images (three stages of residual blocks with batch "
+    description="Residual network for images (three stages of residual blocks with batch "
     "normalization): cross-entropy, Adam. More accurate than cnn for the same number of weights, "
     "and slower.",
     hyperparameters=ResnetHyperparameters,

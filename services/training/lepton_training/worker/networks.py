@@ -13,11 +13,11 @@ from lepton_training.recipes.data import ImageShape
 
 
 class ConvStack(nn.Module):
-    """FP32 ``[N, 1, H, W]`` in [0, 1] to FP32 logits ``[N, classes]``."""
+    """FP32 ``[N, inputs, H, W]`` to FP32 logits ``[N, classes]``."""
 
     def __init__(self, shape: ImageShape, *, padding: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=padding)
+        self.conv1 = nn.Conv2d(shape.inputs, 32, 3, padding=padding)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=padding)
         self.conv3 = nn.Conv2d(64, 64, 3, padding=padding)
         height, width = (_after(side, padding) for side in (shape.height, shape.width))
@@ -46,12 +46,14 @@ def _after(side: int, padding: int) -> int:
 
 
 class ResidualStack(nn.Module):
-    """FP32 ``[N, 1, H, W]`` in [0, 1] to FP32 logits ``[N, classes]``."""
+    """FP32 ``[N, inputs, H, W]`` to FP32 logits ``[N, classes]``."""
 
     def __init__(self, shape: ImageShape, *, width: int, blocks: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+            nn.Conv2d(shape.inputs, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
         )
         stages: list[nn.Module] = []
         inside = width
@@ -166,5 +168,7 @@ class Discriminator(nn.Module):
 
 
 def scale(images: Tensor) -> Tensor:
-    """UINT8 ``[N, H, W]`` to FP32 ``[N, 1, H, W]`` in [0, 1]; used in training and in serving."""
-    return images.unsqueeze(1) * (1.0 / 255.0)  # type promotion makes it FP32 in one pass
+    """UINT8 ``[N, H, W]``, or ``[N, H, W, 3]`` of colors, to FP32 ``[N, C, H, W]`` in [0, 1]; used
+    in training and in serving."""
+    channels = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
+    return channels * (1.0 / 255.0)  # type promotion makes it FP32 in one pass

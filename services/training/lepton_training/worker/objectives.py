@@ -70,7 +70,8 @@ class Objective(Protocol):
 
 
 class Classification:
-    """One of several classes: outputs are logits ``[N, classes]``, targets INT64 ``[N]``."""
+    """One of several classes: outputs are logits ``[N, classes]``; targets INT64 ``[N]``, or of
+    mixed examples the share of each class, FP32 ``[N, classes]``."""
 
     def __init__(self, hyperparameters: SupervisedHyperparameters, weights: Tensor | None) -> None:
         """``weights``: FP32 ``[classes]``, what an example of each class counts."""
@@ -85,7 +86,8 @@ class Classification:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self._loss == "bce":
             classes = outputs.shape[1]
-            wanted = F.one_hot(targets, classes).to(outputs.dtype)
+            whole = F.one_hot(targets, classes) if targets.dim() == 1 else targets
+            wanted = whole.to(outputs.dtype)
             wanted = wanted * (1 - self._smoothing) + self._smoothing / classes
             return F.binary_cross_entropy_with_logits(outputs, wanted, self._weights)
         return F.cross_entropy(
@@ -93,7 +95,8 @@ class Classification:
         )
 
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs.argmax(1) == targets).sum()
+        classes = targets if targets.dim() == 1 else targets.argmax(1)
+        return (outputs.argmax(1) == classes).sum()
 
     def glance(self, targets: Array, predictions: Array) -> Mapping[str, float]:
         return {"test_accuracy": float((predictions.argmax(axis=1) == targets).mean())}

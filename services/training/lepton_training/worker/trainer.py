@@ -103,7 +103,6 @@ class Trainer:
 
         self._problem = problem
         self._train = problem.train
-        self._targets = problem.train.targets
         self._objective = problem.objective
         self._steps_per_epoch = math.ceil(len(self._train) / hyperparameters.batch_size)
         self._steps = self._steps_per_epoch * hyperparameters.epochs
@@ -187,7 +186,7 @@ class Trainer:
         hits: list[Tensor] = []
         for index in range(self._step % self._steps_per_epoch, self._steps_per_epoch):
             rows = order[index * batch_size : (index + 1) * batch_size]
-            targets = self._targets[rows]
+            targets = self._train.augmented_targets(rows, augmentations[index])
             started = time.perf_counter()
             loss, outputs = self._learn(rows, targets, augmentations[index])
             losses.append(loss * len(rows))

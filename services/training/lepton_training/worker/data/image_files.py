@@ -1,0 +1,294 @@
+"""Images of PNG and JPEG files: in a folder a class, in archives, or named by a table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lepton_training.recipes.data import ImageSettings
+from lepton_training.worker.data.archives import ARCHIVES, unpacked
+from lepton_training.worker.data.cleaning import BLANK, UNKNOWN, LeftOut
+from lepton_training.worker.data.examples import held_out
+from lepton_training.worker.data.files import read_tables, split_of
+from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
+from lepton_training.worker.data.image_resizing import Resizer
+
+Bytes = npt.NDArray[np.uint8]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_TABLES = (".csv", ".tsv", ".parquet")
+_LARGEST = 64 << 20
+"""Bytes of one file in an archive."""
+
+_PIXELS_MAX = 50_000_000
+_GREY_MODES = ("1", "L", "LA", "La")
+_RAW_BYTES = 32 << 20
+"""Of test images that are kept as they were, for the comparison of the exported model."""
+_RAW_ROWS = 256
+
+
+class _Unusable(Exception):
+    """Why an image cannot be used."""
+
+
+class _Named(NamedTuple):
+    """An image that is not decoded yet."""
+
+    label: str
+    place: str
+    """For people who look for it: its path, or the line of the table."""
+    content: Path | bytes | None
+    """None where the table names a file that is not there."""
+
+
+@dataclass
+class _Decoded:
+    """Images of one split, of one size where the spec gives one."""
+
+    images: list[Bytes] = field(default_factory=list)
+    """Each ``[H, W]``, or ``[H, W, 3]`` of colors."""
+    labels: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    raw: list[Bytes] = field(default_factory=list)
+    """The first ones, as they were before they were brought to one size."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImages:
+    """What was read of the files."""
+
+    data: ImageData
+    raw: Sequence[Bytes]
+    """Some test images of the sizes of their files."""
+    rgb: bool
+    left_out: Mapping[str, LeftOut]
+
+
+def load(directory: Path, settings: ImageSettings, resizers: Resizers, seed: int) -> FoundImages:
+    """The images below ``directory``.
+
+    Raises:
+        DatasetInvalid: There are none of two classes, or of several sizes where none is wanted,
+            or an archive or table is damaged.
+    """
+    left_out = {"train": LeftOut(), "test": LeftOut()}
+    train, test = _divided(directory, settings, left_out, seed)
+    decoded = {
+        "train": _decoded(train, settings, resizers, left_out["train"]),
+        "test": _decoded(test, settings, resizers, left_out["test"]),
+    }
+    names = tuple(sorted(set(decoded["train"].labels)))
+    _drop_unknown(decoded["test"], names, left_out["test"])
+    if len(names) < 2 or not decoded["test"].images:
+        told = ", ".join(f"{name}: {lost.told() or 'none'}" for name, lost in left_out.items())
+        raise DatasetInvalid(
+            f"there are {len(decoded['train'].images)} training images of {len(names)} classes and "
+            f"{len(decoded['test'].images)} test images; training needs two classes, and one to "
+            f"test with. Images lie in a folder for each class, or in a table named in data.path "
+            f"and data.target. Left out: {told}"
+        )
+    rgb = any(image.ndim == 3 for image in decoded["train"].images)
+    splits = {name: _stacked(split, names, rgb) for name, split in decoded.items()}
+    sizes = {split.images.shape[1:3] for split in splits.values()}
+    if len(sizes) > 1:
+        raise _several_sizes(sizes)
+    data = ImageData(splits["train"], splits["test"], len(names), names)
+    raw = [_colored(image, rgb) for image in decoded["test"].raw]
+    return FoundImages(data, raw, rgb, left_out)
+
+
+class Resizers:
+    """Brings single images to the size of the spec; one graph for grey ones, one for colors."""
+
+    def __init__(self, name: str, settings: ImageSettings) -> None:
+        """``name`` is the input of the graphs."""
+        self._name, self._settings = name, settings
+        self._made: dict[bool, Resizer] = {}
+
+    def of(self, rgb: bool) -> Resizer | None:
+        """None where images are left as they are."""
+        size = self._settings
+        if not size.height:
+            return None
+        if rgb not in self._made:
+            self._made[rgb] = Resizer(self._name, size.height, size.width, how=size.resize, rgb=rgb)
+        return self._made[rgb]
+
+
+def decode(content: bytes, color: str) -> Bytes:
+    """The pixels, upright, ``[H, W]`` where they are grey and ``[H, W, 3]`` where not.
+
+    Raises:
+        _Unusable: With the reason.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            _check_size(image)
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey
+                high = np.asarray(upright).astype(np.int64).clip(0, 65_535) >> 8
+                upright = Image.fromarray(high.astype(np.uint8))
+            grey = color == "grey" or (color == "auto" and upright.mode in _GREY_MODES)
+            return np.asarray(upright.convert("L" if grey else "RGB"))
+    except _Unusable:
+        raise
+    except UnidentifiedImageError:
+        raise _Unusable("not a PNG or JPEG image") from None
+    except Image.DecompressionBombError:
+        raise _Unusable(f"more than {_PIXELS_MAX:,} pixels") from None
+    except Exception:  # whatever a damaged file makes a decoder say
+        raise _Unusable("damaged image") from None
+
+
+def _check_size(image: Image.Image) -> None:
+    """Before any pixel is decoded: a small file may have very many."""
+    if image.width * image.height > _PIXELS_MAX:
+        raise _Unusable(f"more than {_PIXELS_MAX:,} pixels")
+
+
+def _divided(
+    directory: Path, settings: ImageSettings, left_out: dict[str, LeftOut], seed: int
+) -> tuple[list[_Named], list[_Named]]:
+    """Images of the training and of the test split, by their paths or by the seed."""
+    sides: dict[str, list[_Named]] = {"train": [], "test": []}
+    for path, named in _named(directory, settings, left_out):
+        if split := split_of(path, settings):
+            sides[split].append(named)
+    for name, pattern in (("train", settings.train), ("test", settings.test)):
+        if pattern and not sides[name]:
+            raise DatasetInvalid(f"no image's path is like data.{name} ({pattern})")
+    train = sides["train"]
+    if settings.test or len(train) < 2:
+        return train, sides["test"]
+    kept, out = held_out(len(train), settings.test_share, seed)
+    return [train[row] for row in kept.tolist()], [train[row] for row in out.tolist()]
+
+
+def _named(
+    directory: Path, settings: ImageSettings, left_out: dict[str, LeftOut]
+) -> Iterator[tuple[str, _Named]]:
+    """All images, in order; each with the path by which its split is chosen."""
+    files = {
+        path.relative_to(directory).as_posix(): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    found: list[tuple[str, str, Path | bytes]] = []  # each also with its path in its archive
+    for name, path in files.items():
+        if name.endswith(ARCHIVES):
+            inside = unpacked(path, name, _SUFFIXES, largest=_LARGEST)
+            found += [(f"{name}/{inner}", inner, content) for inner, content in inside]
+        elif name.lower().endswith(_SUFFIXES):
+            found.append((name, name, path))
+    tables = [name for name in files if name.endswith(_TABLES)]
+    if not tables:
+        # In order of path: an archive has its own, and the seed is to hold out the same images.
+        for name, inner, content in sorted(found, key=lambda one: one[0]):
+            if label := PurePosixPath(inner).parent.name:
+                yield name, _Named(label, name, content)
+    by_path = {inner: content for _, inner, content in found}
+    by_path |= {name: content for name, _, content in found}
+    for name in tables:
+        yield from _of_table(name, files[name], by_path, settings, left_out)
+
+
+def _of_table(
+    name: str,
+    path: Path,
+    found: Mapping[str, Path | bytes],
+    settings: ImageSettings,
+    left_out: dict[str, LeftOut],
+) -> Iterator[tuple[str, _Named]]:
+    """Images that a table names, relative to itself or to the dataset's root."""
+    table = read_tables([path], settings)
+    for column in (settings.path, settings.target):
+        if column not in table.columns:
+            raise DatasetInvalid(
+                f"{name} has no column '{column}'; it has {', '.join(table.columns)}", file=name
+            )
+    if split := split_of(name, settings):
+        left_out[split].include(table.left_out)
+    folder = PurePosixPath(name).parent
+    columns = (table.columns[settings.path], table.columns[settings.target])
+    for row, (image, label) in enumerate(zip(*columns, strict=True)):
+        beside, whole = (folder / image.strip()).as_posix(), PurePosixPath(image.strip()).as_posix()
+        content = found.get(beside, found.get(whole))
+        yield name, _Named(label.strip(), table.places.name(row), content)
+
+
+def _decoded(
+    named: Sequence[_Named], settings: ImageSettings, resizers: Resizers, left_out: LeftOut
+) -> _Decoded:
+    split = _Decoded()
+    kept_bytes = 0
+    for one in named:
+        try:
+            pixels = _pixels(one, settings)
+        except _Unusable as why:
+            left_out.add(str(why), one.place)
+            continue
+        kept_bytes += pixels.nbytes
+        if len(split.raw) < _RAW_ROWS and (not split.raw or kept_bytes <= _RAW_BYTES):
+            split.raw.append(pixels)
+        resizer = resizers.of(pixels.ndim == 3)
+        split.images.append(pixels if resizer is None else resizer(pixels[None])[0])
+        split.labels.append(one.label)
+        split.places.append(one.place)
+    return split
+
+
+def _pixels(one: _Named, settings: ImageSettings) -> Bytes:
+    if not one.label:
+        raise _Unusable("no label")
+    if one.content is None:
+        raise _Unusable("no such file")
+    content = one.content if isinstance(one.content, bytes) else one.content.read_bytes()
+    pixels = decode(content, settings.color)
+    if settings.blank == "leave_out" and pixels.min() == pixels.max():
+        raise _Unusable(BLANK)
+    return pixels
+
+
+def _drop_unknown(split: _Decoded, names: Sequence[str], left_out: LeftOut) -> None:
+    known = set(names)
+    for label, place in zip(split.labels, split.places, strict=True):
+        if label not in known:
+            left_out.add(UNKNOWN, place)
+    rows = [row for row, label in enumerate(split.labels) if label in known]
+    split.images = [split.images[row] for row in rows]
+    split.labels = [split.labels[row] for row in rows]
+
+
+def _stacked(split: _Decoded, names: Sequence[str], rgb: bool) -> LabelledImages:
+    images = [_colored(image, rgb) for image in split.images]
+    sizes = {(image.shape[0], image.shape[1]) for image in images}
+    if len(sizes) > 1:
+        raise _several_sizes(sizes)
+    codes = {name: code for code, name in enumerate(names)}
+    return LabelledImages(
+        np.stack(images), np.array([codes[label] for label in split.labels], np.int64)
+    )
+
+
+def _colored(image: Bytes, rgb: bool) -> Bytes:
+    """With three channels where ``rgb``, and with none where not."""
+    if rgb and image.ndim == 2:
+        return np.repeat(image[:, :, None], 3, axis=2)
+    if not rgb and image.ndim == 3:
+        return np.asarray(Image.fromarray(image).convert("L"))
+    return image
+
+
+def _several_sizes(sizes: set[tuple[int, int]]) -> DatasetInvalid:
+    told = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:5])
+    return DatasetInvalid(
+        f"the images have several sizes ({told}); set data.height and data.width to what they are "
+        "to be brought to"
+    )
