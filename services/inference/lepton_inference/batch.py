@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +27,20 @@ class Runner(Protocol):
 
     def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         """The model's outputs, in its order."""
+        ...
+
+
+@runtime_checkable
+class EndableRunner(Runner, Protocol):
+    """A runner whose runs can be ended before they are over."""
+
+    def run_while(
+        self, feeds: dict[str, np.ndarray[Any, Any]], wanted: Callable[[], bool]
+    ) -> list[np.ndarray[Any, Any]]:
+        """As :meth:`run`; raises RunUnwanted if it found ``wanted`` to say no before the end.
+
+        ``wanted`` is asked now and then, on the thread that this is called on.
+        """
         ...
 
 
@@ -120,6 +135,7 @@ class BatchRunner:
 
     def __init__(self, runner: Runner, padding: Padding | None, batched: bool) -> None:
         self._runner = runner
+        self._endable = runner if isinstance(runner, EndableRunner) else None
         self._padding = padding
         self._batched = batched
 
@@ -133,7 +149,7 @@ class BatchRunner:
             columns = list(zip(*[work.columns for work in works], strict=True))
             feeds = self._runner.join(columns, rows, tails)
             joined = time.perf_counter_ns()
-            arrays = self._runner.run(feeds)
+            arrays = self._infer(feeds, works)
             times = Times(started, joined, time.perf_counter_ns())
             batch = Batch(arrays, rows, self._batched, times)
         # ONNX Runtime raises its own kinds, some of them bare Exception; whatever it is, it
@@ -148,7 +164,7 @@ class BatchRunner:
         columns, tails = padding.pad([(work.columns, work.rows, work.tails) for work in works])
         feeds = self._runner.join(columns, rows, tails)
         joined = time.perf_counter_ns()
-        arrays = self._runner.run(feeds)
+        arrays = self._infer(feeds, works)
         inferred = time.perf_counter_ns()
         times = Times(started, joined, inferred)
         outcomes: list[Outcome] = []
@@ -158,3 +174,16 @@ class BatchRunner:
             outcomes.append((Batch(own, work.rows, True, times), 0))
             first += work.rows
         return outcomes, times
+
+    def _infer(
+        self, feeds: dict[str, np.ndarray[Any, Any]], works: list[Work]
+    ) -> list[np.ndarray[Any, Any]]:
+        if self._endable is None:
+            return self._runner.run(feeds)
+        return self._endable.run_while(feeds, partial(_wanted, works))
+
+
+def _wanted(works: list[Work]) -> bool:
+    """Whether a caller is there for one of them, and in time. Asked on any thread."""
+    now = time.monotonic()
+    return any(not work.future.done() and work.deadline > now for work in works)

@@ -15,7 +15,8 @@ level does wait for as long as the levels above it fill every batch.
 A batch that fails is run again request by request, so that only the guilty one hears of it.
 
 Bounds: rows in a batch, delay, requests in the queue, and each request's own deadline, past
-which it is dropped before it costs compute.
+which it is dropped before it costs compute. A batch whose callers are all gone or too late is ended
+where the model runs so that it can be.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from functools import partial
 
 from lepton_inference.adaptive import AdaptiveDelay
 from lepton_inference.batch import Batch, BatchRunner, Outcome, Ran, Runner, Work
+from lepton_inference.model_errors import RunUnwanted
 from lepton_inference.padding import Padding
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import Tails
@@ -368,19 +370,27 @@ class Batcher:
     def _lives(self, work: Work, now: float) -> bool:
         """Whether a request that leaves the queue is to run."""
         self._waiting -= 1
-        if work.future.done():
-            self._statistics.fail(CANCELLED, time.perf_counter_ns() - work.enqueued_ns)
-            return False
-        if work.deadline > now:
+        if work.deadline > now and not work.future.done():
             return True
-        waited = time.perf_counter_ns() - work.enqueued_ns
-        self._statistics.fail(RequestExpired.reason, waited)
-        work.future.set_exception(
-            RequestExpired("the request's deadline passed while it waited for the model")
-        )
+        self._drop(work)
         return False
 
+    def _drop(self, work: Work) -> None:
+        """Counts a request whose caller is gone, or whose deadline passed."""
+        waited = time.perf_counter_ns() - work.enqueued_ns
+        if work.future.done():
+            self._statistics.fail(CANCELLED, waited)
+            return
+        self._statistics.fail(RequestExpired.reason, waited)
+        work.future.set_exception(
+            RequestExpired("the request's deadline passed before the model could answer it")
+        )
+
     def _settle(self, works: list[Work], rows: int, ran: Ran) -> None:
+        if isinstance(ran, RunUnwanted):
+            for work in works:
+                self._drop(work)
+            return
         if isinstance(ran, Exception):
             self._failed(works, ran)
             return

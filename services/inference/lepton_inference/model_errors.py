@@ -59,3 +59,7 @@ class MemoryLimit(ResourceExhausted):
 
 class ModelRestarting(Unavailable):
     reason = "MODEL_RESTARTING"
+
+
+class RunUnwanted(Exception):
+    """Nothing is wrong: nobody waited for a run any more, and it was ended."""

@@ -21,7 +21,7 @@ ROWS_BOUNDS = tuple(2**power for power in range(11))
 _NS_BOUNDS = tuple(round(seconds * 1e9) for seconds in SECONDS_BOUNDS)
 
 CANCELLED = "CANCELLED"
-"""The reason of a request whose caller went away while it waited."""
+"""The reason of a request whose caller went away while it waited, or while it ran and was ended."""
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ MODELS = {
     "linear": (linear(1.0), ExecutionSettings()),
     "growing": (expands_to_its_value(), ExecutionSettings(isolation=OWN, memory_limit_mib=512)),
     "endless": (endless_above(100.0), ExecutionSettings(isolation=OWN, max_run_ms=1000)),
+    "unbounded": (endless_above(100.0), ExecutionSettings(isolation=OWN)),
 }
 
 
@@ -50,12 +51,12 @@ class Asked:
     def __init__(self, channel: grpc.Channel) -> None:
         self._call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
-    def start(self, model: str, value: float) -> Any:
+    def start(self, model: str, value: float, timeout: float = 60) -> Any:
         row = np.full((1, 4), value, np.float32).tobytes()
         name = "image" if model == "linear" else "x"
         inputs = [pb.ModelInferRequest.InferInputTensor(name=name, datatype="FP32", shape=[1, 4])]
         request = pb.ModelInferRequest(model_name=model, inputs=inputs, raw_input_contents=[row])
-        return self._call.future(request.SerializeToString(), timeout=60)
+        return self._call.future(request.SerializeToString(), timeout=timeout)
 
     def value(self, call: Any) -> float:
         answer = pb.ModelInferResponse.FromString(call.result())
@@ -103,6 +104,17 @@ def test_a_request_that_does_not_end_is_ended(asked: Asked) -> None:
     exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED
     assert asked.failure(guilty) == (exhausted, "RUN_TOO_LONG")
     assert asked.value(behind) == 5.0
+
+
+def test_a_run_ends_with_its_caller(asked: Asked) -> None:
+    """Who cancels lets the model go, long before it would be ended by itself."""
+    given_up = asked.start("unbounded", 1000.0)
+    asked.value(asked.start("linear", 1.0))  # it came before this, and runs
+    given_up.cancel()
+    assert asked.value(asked.start("unbounded", -5.0)) == 5.0
+    late = asked.start("unbounded", 1000.0, timeout=0.2)
+    assert late.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert asked.value(asked.start("unbounded", -3.0)) == 3.0
 
 
 def test_a_process_that_dies_takes_one_request_with_it(asked: Asked, server: Server) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lepton_inference.batcher import (
+    NO_DEADLINE,
     Batcher,
     InferenceFailed,
     ModelUnloaded,
     QueueFull,
     RequestExpired,
 )
+from lepton_inference.model_errors import RunUnwanted
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.statistics import Statistics
 
@@ -134,6 +136,50 @@ async def test_a_full_batch_does_not_wait_out_the_delay() -> None:
     batcher = make(runner, max_rows=2, max_delay_seconds=60)
     await asyncio.wait_for(asyncio.gather(*(batcher.submit(row(1), 1, TAILS) for _ in range(2))), 5)
     assert runner.batches == [2]
+
+
+class Endable(Doubling):
+    """Holds each run until it is let go or nobody wants it any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on.clear()
+        self.asked = threading.Semaphore(0)
+        self.answers: list[bool] = []
+
+    def run_while(self, feeds: dict[str, Any], wanted: Callable[[], bool]) -> list[Any]:
+        while self.asked.acquire(timeout=10):
+            self.answers.append(wanted())
+            if self.go_on.is_set():
+                return self.run(feeds)
+            if not self.answers[-1]:
+                raise RunUnwanted
+            self.begun.set()
+        raise AssertionError("forgotten")
+
+
+async def test_a_batch_is_wanted_while_one_caller_is_there() -> None:
+    """And in time; once none is, it ends, and what waits runs."""
+    runner = Endable()
+    batcher = make(runner, inline=False)
+    gone, late = (
+        batcher.submit(row(1), 1, TAILS, deadline)
+        for deadline in (NO_DEADLINE, batcher.now() + 0.2)
+    )
+    runner.asked.release()
+    await asyncio.to_thread(runner.begun.wait, 10)
+    behind = batcher.submit(row(2), 1, TAILS)
+    gone.cancel()
+    while not late.done():  # asked until the deadline has passed
+        runner.asked.release()
+        await asyncio.sleep(0.01)
+    assert isinstance(late.exception(), RequestExpired)
+    assert runner.answers[0] and not runner.answers[-1]
+    runner.go_on.set()
+    runner.asked.release()
+    assert value_of(await behind) == 4
+    assert runner.batches == [1]
+    await batcher.close()
 
 
 async def test_expired_requests_cost_no_compute() -> None:

@@ -20,6 +20,7 @@ from lepton_inference.adapters.isolated_session import IsolatedSession
 from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_runtime import load
 from lepton_inference.batch import Outcome
+from lepton_inference.batcher import RequestExpired
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.model_errors import (
     MemoryLimit,
@@ -27,6 +28,7 @@ from lepton_inference.model_errors import (
     ModelDoesNotFit,
     ModelRestarting,
     RunTooLong,
+    RunUnwanted,
 )
 from lepton_inference.reports import properties
 from lepton_inference.settings import (
@@ -208,6 +210,48 @@ async def test_a_request_that_crashes_its_process_is_told(loaded: Loader) -> Non
     (guilty,) = await ask(model, 1.0)
     assert isinstance(guilty, ModelCrashed)
     assert first_value((await ask(model, 1.0))[0]) == 4.0
+
+
+async def test_a_run_that_nobody_waits_for_is_ended(loaded: Loader) -> None:
+    """Cancelled or too late; who waits behind it is answered, and it is no crash."""
+    session = loaded(hostile.endless_above(100.0))
+    model = serve(session)
+    endless = (images(1000.0).tobytes(),)
+    cancelled = model.batcher.submit(endless, 1, TAILS)
+    await asyncio.sleep(0)  # its batch has begun
+    behind = model.batcher.submit((images(-5.0).tobytes(),), 1, TAILS)
+    pids = session.pids
+    cancelled.cancel()
+    assert first_value(await behind) == 5.0
+    assert session.pids != pids
+    soon = model.batcher.now() + 0.01
+    with pytest.raises(RequestExpired):
+        await model.batcher.submit(endless, 1, TAILS, soon)
+    assert first_value((await ask(model, -3.0))[0]) == 3.0
+    counts = {reason: failed.count for reason, failed in model.statistics.failures.items()}
+    assert counts == {"CANCELLED": 1, "REQUEST_EXPIRED": 1}
+    assert session.crashes_of_late == 0
+
+
+def test_a_run_is_not_ended_while_that_costs_more(loaded: Loader) -> None:
+    """Nobody is even asked whether it is wanted before it took as long as a start takes."""
+    session = loaded(linear(1.0))
+    pids = session.pids
+    session.run_while({"image": images(1.0)}, lambda: pytest.fail("asked"))
+    assert session.pids == pids
+
+
+def test_a_run_goes_on_while_it_is_wanted(loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for again and again; what a start took last is how long it is left alone."""
+    monkeypatch.setattr(isolated_session, "_RESTART_SECONDS", 0.01)
+    session = loaded(hostile.endless_above(100.0))
+    answers = iter([True, True, True, False])
+    with pytest.raises(RunUnwanted):
+        session.run_while({"x": images(1000.0)}, lambda: next(answers))
+    assert not list(answers)
+    (told,) = session.run({"x": images(-7.0)})
+    assert told[0, 0] == 7.0
+    assert session._restart_seconds > 0.01
 
 
 def test_crashes_in_a_row_are_paused_for(loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:

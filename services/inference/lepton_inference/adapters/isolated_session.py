@@ -3,6 +3,10 @@
 A batch that crashes its process, or runs for too long, fails; the process is started anew, after a
 pause that grows with how often that happened within a minute. Whatever waits for the model waits
 for that, unless the pause is long.
+
+A run that nobody waits for any more is ended as well, once it has taken as long as a new process
+takes to start: who rents until the rent equals the price, and buys then, pays at most twice of what
+the best choice costs (Karlin et al., "Competitive snoopy caching", 1988). It is no crash.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,6 +31,7 @@ from lepton_inference.model_errors import (
     ModelCrashed,
     ModelRestarting,
     RunTooLong,
+    RunUnwanted,
 )
 from lepton_inference.signature import Tails
 from lepton_inference.tensors import Column
@@ -36,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _RUN_SECONDS = 60.0
 """How long a batch may run where nothing is said."""
+_RESTART_SECONDS = 0.5
+"""What starting a process takes, before one was started anew."""
 _MEMORY_SECONDS = 60.0
 """For how long a crash counts."""
 _FIRST_PAUSE_SECONDS = 0.1
@@ -72,6 +79,8 @@ class IsolatedSession:
         self._crashes: deque[float] = deque()
         """When processes were lost, within the last minute; on time.monotonic()."""
         self._resting_until = 0.0
+        self._restart_seconds = _RESTART_SECONDS
+        """What starting a process took last."""
         try:
             self._start_others(range(1, execution.instances))
         except BaseException:
@@ -98,15 +107,28 @@ class IsolatedSession:
         return join(self.signature, columns, rows, tails)
 
     def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        """See :class:`lepton_inference.batch.Runner`.
+        """See :meth:`run_while`, which this is for somebody who waits to the end."""
+        return self.run_while(feeds, _always)
+
+    def run_while(
+        self, feeds: dict[str, np.ndarray[Any, Any]], wanted: Callable[[], bool]
+    ) -> list[np.ndarray[Any, Any]]:
+        """See :class:`lepton_inference.batch.EndableRunner`.
 
         Raises:
             ModelCrashed, RunTooLong, MemoryLimit: The batch did so.
             ModelRestarting: The model is not running, because it did so too often of late.
+            RunUnwanted: Nobody waits for the batch.
         """
-        instance = self._take()
+        instance = self._take(wanted)
         try:
-            outputs = self._processes[instance].run(self.signature, feeds, self._run_seconds)
+            outputs = self._processes[instance].run(
+                self.signature, feeds, self._run_seconds, wanted, self._restart_seconds
+            )
+        except RunUnwanted:
+            log.info("a run that nobody waited for was ended")
+            self._start_anew(instance, 0.0)
+            raise
         except RunTooLong:
             self._lost(instance)
             raise
@@ -144,15 +166,19 @@ class IsolatedSession:
                 replace(self._order, instance=instance), self._load_seconds
             )
 
-    def _take(self) -> int:
-        """An instance that runs nothing."""
+    def _take(self, wanted: Callable[[], bool]) -> int:
+        """An instance that runs nothing; raises RunUnwanted if none came in time."""
         try:
             return self._free.get_nowait()
         except Empty:
             pause = self._resting_until - time.monotonic()
         try:
             if pause <= _PATIENCE_SECONDS:
-                return self._free.get(timeout=self._load_seconds)
+                instance = self._free.get(timeout=self._load_seconds)
+                if wanted():
+                    return instance
+                self._free.put(instance)
+                raise RunUnwanted
         except Empty:
             pause = _PATIENCE_SECONDS
         error = ModelRestarting(
@@ -163,17 +189,22 @@ class IsolatedSession:
         raise error
 
     def _lost(self, instance: int) -> None:
-        """Starts an instance's process anew, in the background."""
+        """Starts anew the process of an instance, which crashed."""
+        self._start_anew(instance, self._pause())
+
+    def _start_anew(self, instance: int, pause: float) -> None:
+        """Replaces the process of an instance after a pause, in the background."""
         with self._lock:
             process = self._processes.pop(instance, None)
         if process is not None:
             process.close()
         threading.Thread(
-            target=self._restart, args=(instance, self._pause()), name="restart-model", daemon=True
+            target=self._restart, args=(instance, pause), name="restart-model", daemon=True
         ).start()
 
     def _restart(self, instance: int, pause: float) -> None:
         while not self._closed.wait(pause):
+            began = time.monotonic()
             try:
                 process = ModelProcess.start()
             except OSError as error:  # no memory, no process or no descriptor is left for it
@@ -189,6 +220,7 @@ class IsolatedSession:
                 self._starting.discard(process)
                 if loaded and not self._closed.is_set():
                     self._processes[instance] = process
+                    self._restart_seconds = time.monotonic() - began
                     self._free.put(instance)
                     return
             process.close()
@@ -219,3 +251,7 @@ class IsolatedSession:
                 pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** (before - 1), _LONGEST_PAUSE_SECONDS)
             self._resting_until = max(self._resting_until, now + pause)
         return pause
+
+
+def _always() -> bool:
+    return True

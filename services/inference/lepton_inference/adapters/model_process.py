@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,12 +26,15 @@ from lepton_inference.model_errors import (
     ModelDoesNotFit,
     ModelTimeout,
     RunTooLong,
+    RunUnwanted,
 )
 from lepton_inference.signature import Signature
 from lepton_mesh.errors import Internal
 
 log = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 0.02
+"""How often a long run is looked after."""
 _TAIL = 2000
 """Bytes of what a process said last that the log keeps."""
 _OURS = ("LEPTON_", "PYTHONHOME", "LD_PRELOAD")
@@ -65,6 +70,8 @@ class ModelProcess:
     ) -> None:
         self._process = process
         self._connection = connection
+        self._answers = select.poll()
+        self._answers.register(connection, select.POLLIN)
         self._inputs, self._outputs = tensors
         self._said = said
         self._closed = False
@@ -147,10 +154,20 @@ class ModelProcess:
         signature: Signature,
         feeds: Mapping[str, np.ndarray[Any, Any]],
         seconds: float,
+        wanted: Callable[[], bool],
+        patience: float,
     ) -> list[np.ndarray[Any, Any]]:
         """Runs a batch of the model that was loaded.
 
+        Args:
+            signature: The model's.
+            feeds: Its inputs by name.
+            seconds: How long it may take.
+            wanted: Whether anybody waits for it; not asked before it has taken ``patience``.
+            patience: Seconds.
+
         Raises:
+            RunUnwanted: Nobody waits for it; the process does not live.
             MemoryLimit: It needs more memory than the process may take; the process lives.
             RuntimeError: The model failed on it, in ONNX Runtime's words; the process lives.
             RunTooLong: It took longer than ``seconds``; the process does not live.
@@ -159,7 +176,7 @@ class ModelProcess:
         arrays = [feeds[spec.name] for spec in signature.inputs]
         frame = messages.tensors_frame(self._inputs.write(arrays, signature.inputs))
         try:
-            answer = self._ask(frame, seconds)
+            answer = self._ask(frame, seconds, wanted, patience)
             if "failed" in answer:
                 raise RuntimeError(str(answer["failed"]))
             return self._outputs.read(answer["tensors"], signature.outputs, copy=True)
@@ -190,14 +207,35 @@ class ModelProcess:
         self._outputs.close()
         os.close(self._said)
 
-    def _ask(self, frame: bytes, seconds: float) -> dict[str, Any]:
+    def _ask(
+        self,
+        frame: bytes,
+        seconds: float,
+        wanted: Callable[[], bool] | None = None,
+        patience: float = 0.0,
+    ) -> dict[str, Any]:
         self._connection.settimeout(seconds)
         messages.send(self._connection, frame)
+        if wanted is not None:
+            self._look_after(seconds, wanted, patience)
         try:
             return messages.answer_of(messages.receive(self._connection))
         except Internal:
             self._log_last_words()
             raise
+
+    def _look_after(self, seconds: float, wanted: Callable[[], bool], patience: float) -> None:
+        """Returns once there is an answer, or the process is gone."""
+        deadline = time.monotonic() + seconds
+        pause = min(patience, seconds)
+        while not self._answers.poll(pause * 1000):
+            if not wanted():
+                self._process.kill()
+                raise RunUnwanted
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            pause = min(left, _LOOK_SECONDS)
 
     def _end(self) -> ProcessEnded:
         """How a process ended that does not answer any more."""
