@@ -5,6 +5,11 @@ so that an allocation beyond it fails there and then: ONNX Runtime answers with 
 process lives. A watchdog of resident memory would come late for a model that asks for 100 GiB
 at once, and RLIMIT_AS counts what is only reserved, or mapped from files: libraries, and all of
 a GPU's address space.
+
+Memory that is shared, or a file in memory (memfd), is no private mapping and escapes that limit.
+What such a file has is bounded with RLIMIT_FSIZE, by the same number of bytes: the one that outputs
+leave in is legitimate, and holds no more than was there as private memory before. Beyond, writing
+and ftruncate fail with EFBIG, as Python has the signal SIGXFSZ ignored.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ def available_bytes() -> int:
 def bound_this_process(memory_bytes: int, *, limited: bool = True) -> None:
     """Lets this process take so many bytes more than it has; 0 for most of what is free.
 
+    As many at most for each file that it makes or enlarges, those in memory among them.
+
     Leaves no core file either, and offers the process first when the kernel needs a victim. Where
     it is not to be ``limited``, that is all.
     """
@@ -42,9 +49,18 @@ def bound_this_process(memory_bytes: int, *, limited: bool = True) -> None:
         more = memory_bytes or int(available_bytes() * _SHARE)
         limit = (_kib(_STATUS, "VmData") << 10) + more
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        _lower(resource.RLIMIT_FSIZE, more)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _lower(limit: int, value: int) -> None:
+    """Lowers a limit of this process; one that is lower already stays."""
+    _, most = resource.getrlimit(limit)
+    if most != resource.RLIM_INFINITY:
+        value = min(value, most)
+    resource.setrlimit(limit, (value, value))
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

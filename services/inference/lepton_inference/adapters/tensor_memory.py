@@ -6,6 +6,7 @@ and is sealed so that nobody can shrink it under a reader.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -45,7 +46,10 @@ class TensorMemory:
     def write(
         self, tensors: Sequence[np.ndarray[Any, Any]], specs: Sequence[TensorSpec]
     ) -> list[Place]:
-        """Puts tensors there, over what was there; says where each is."""
+        """Puts tensors there, over what was there; says where each is.
+
+        Raises MemoryError for more than this process may give a file.
+        """
         raws: list[Any] = [
             encode_bytes(array) if spec.datatype.itemsize == 0 else np.ascontiguousarray(array)
             for array, spec in zip(tensors, specs, strict=True)
@@ -97,10 +101,23 @@ class TensorMemory:
     def _make_room(self, size: int) -> None:
         if size <= len(self._memory):
             return
+        pages = -(-size // mmap.PAGESIZE)
         # By half as much again, so that batches that grow do not map each a little more.
-        size = -(-max(size, len(self._memory) * 3 // 2) // mmap.PAGESIZE) * mmap.PAGESIZE
-        os.ftruncate(self.descriptor, size)
+        roomy = max(pages, len(self._memory) * 3 // 2 // mmap.PAGESIZE)
+        if not (self._grow(roomy) or self._grow(pages)):
+            raise MemoryError(f"{size} bytes of tensors are more than a file may have here")
+
+    def _grow(self, pages: int) -> bool:
+        """Whether the memory could be made so large."""
+        size = pages * mmap.PAGESIZE
+        try:
+            os.ftruncate(self.descriptor, size)
+        except OSError as error:
+            if error.errno == errno.EFBIG:  # RLIMIT_FSIZE; Python ignores the signal
+                return False
+            raise
         self._map(size)
+        return True
 
     def _map(self, size: int) -> None:
         self._memory = mmap.mmap(self.descriptor, size)
