@@ -106,8 +106,8 @@ def get(ctx: click.Context, name: str, output: str) -> None:
     with client(ctx) as lepton:
         found = lepton.jobs.get(name)
         show(found, output, _COLUMNS)
-        if output == "table" and found.failure_message:
-            note(found.failure_message)
+        if output == "table":
+            _explain(found)
 
 
 @job.command()
@@ -141,6 +141,26 @@ def cancel(ctx: click.Context, name: str, output: str) -> None:
     """Ask a job to stop."""
     with client(ctx) as lepton:
         show(lepton.jobs.cancel(name), output, _COLUMNS)
+
+
+@job.command()
+@click.argument("name", shell_complete=names_of("jobs"))
+@output_option
+@click.pass_context
+def pause(ctx: click.Context, name: str, output: str) -> None:
+    """Make a job give back its cores, memory and GPUs, after a checkpoint."""
+    with client(ctx) as lepton:
+        show(lepton.jobs.pause(name), output, _COLUMNS)
+
+
+@job.command()
+@click.argument("name", shell_complete=names_of("jobs"))
+@output_option
+@click.pass_context
+def resume(ctx: click.Context, name: str, output: str) -> None:
+    """Queue a paused job again; it goes on from its checkpoint."""
+    with client(ctx) as lepton:
+        show(lepton.jobs.resume(name), output, _COLUMNS)
 
 
 @job.command()
@@ -185,6 +205,19 @@ def _tell(recipe: pb.Recipe) -> None:
             default = setting.default_value or "must be given"
             click.echo(f"{part}.{setting.name}  {setting.type}, {default}")
             click.echo(textwrap.indent(textwrap.fill(setting.description, 92), "    "))
+
+
+def _explain(found: pb.Job) -> None:
+    """Why it waits, what became of its attempts, and how it failed."""
+    if found.queue_position:
+        reason = found.waiting_reason or "about to start"
+        note(f"number {found.queue_position} in the queue: {printable(reason)}")
+    for attempt in found.history:
+        if attempt.reason not in ("", "CANCELLED") and len(found.history) > 1:
+            told = f"attempt {attempt.number}, {moment(attempt.start_time)}: {attempt.reason}"
+            note(told + (f": {printable(attempt.message)}" if attempt.message else ""))
+    if found.failure_message:
+        note(found.failure_message)
 
 
 def _follow(lepton: Client, name: str) -> pb.Job:

@@ -51,6 +51,16 @@ class JobClient:
         with translated():
             return self._stub.CancelJob(pb.CancelJobRequest(name=job_name(job)), timeout=30)
 
+    def pause(self, job: str) -> pb.Job:
+        """Asks a job to give back what it holds, after a checkpoint; returns at once."""
+        with translated():
+            return self._stub.PauseJob(pb.PauseJobRequest(name=job_name(job)), timeout=30)
+
+    def resume(self, job: str) -> pb.Job:
+        """Queues a paused job again."""
+        with translated():
+            return self._stub.ResumeJob(pb.ResumeJobRequest(name=job_name(job)), timeout=30)
+
     def delete(self, job: str) -> None:
         """Deletes the record and files of a job that has ended; its models stay."""
         with translated():

@@ -1,9 +1,10 @@
-"""Attends to one job from its first process to its end.
+"""Attends to one job while it has a process, from its start to its end.
 
 An attendant starts the job's process, or finds the one that an earlier life of
 the service started; takes what it reports into the record; stops it when the
-job is cancelled or out of time; starts it again when it dies without a word, or
-was ended while no service looked; and leaves nothing of it running.
+job is cancelled, paused or out of time, or takes too much memory; starts it again
+when it was ended while no service looked; gives it back to the queue when an attempt
+failed that is worth another; and leaves nothing of it running.
 """
 
 from __future__ import annotations
@@ -11,29 +12,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from lepton_mesh.errors import LeptonError
 from lepton_training import process
-from lepton_training.changes import Changes
+from lepton_training.engine import Engine
 from lepton_training.events import WorkerEvent, read_events
-from lepton_training.failure import describe_failure, disk_full
-from lepton_training.job import Job, Measurement, Phase, State
-from lepton_training.job_files import JOIN_TOKEN_FILE, JobFiles
-from lepton_training.ports import CredentialIssuer, JobRepository
+from lepton_training.exits import Stop, describe, wait_any, watch_exit
+from lepton_training.failure import describe_failure, disk_full, memory_exceeded
+from lepton_training.job import HISTORY_MAX, WITH_PROCESS, Attempt, Job, Measurement, Phase, State
+from lepton_training.job_files import JOIN_TOKEN_FILE
 from lepton_training.process import ProcessId
+from lepton_training.spec import Retry
 
 log = logging.getLogger(__name__)
 
-_ACTIVE = (State.RUNNING, State.CANCELLING)
 _TOKEN_SECONDS = 7 * 24 * 3600
 """The longest that the auth service gives; without the job's certificate a token opens nothing."""
 _SPARE_SECONDS = 24 * 3600
@@ -45,53 +44,39 @@ _STARTS_MAX = 4
 """A job whose process cannot be started this often, with longer and longer pauses, fails."""
 _COUNT_SECONDS = 10.0
 """How much of a job's running time may be forgotten when this service is killed."""
+_MEMORY_SECONDS = 1.0
+"""How often the memory of a job that has a limit is measured."""
 _SETTLE_SECONDS = 0.5
 """A process that dies may be going down with everything around it, this service included."""
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What every attendant works with."""
-
-    repository: JobRepository
-    files: JobFiles
-    credentials: CredentialIssuer
-    changes: Changes
-    command: Sequence[str]
-    """Starts a job's process; it finds its job in LEPTON_JOB_DIR."""
-    environment: Mapping[str, str]
-    """Of every job's process, beside what is the job's own."""
-    node: str
-    """This machine (its state directory), as jobs record it."""
-    kill_grace_seconds: float
-    """Between SIGTERM and SIGKILL."""
-    crashes_max: int
-    """A job whose process died without a word this often fails."""
-
-
 class Attendant:
-    """One job's keeper; :meth:`run` returns when the job has ended."""
+    """One job's keeper; :meth:`run` returns when the job has ended, is paused, or waits again."""
 
     def __init__(self, engine: Engine, job: Job) -> None:
         self._engine = engine
         self.job = job
-        self._cancel = asyncio.Event()
+        self._interrupt = asyncio.Event()
+        """Set once somebody wants the process to end."""
+        self._wanted = State.CANCELLED
+        """What the job is to be then."""
         self._final: WorkerEvent | None = None
         self._unstarted = 0
         """How often its process could not be started."""
         self._counted: float | None = None
         """Up to when (``time.monotonic``) the record has the running time; None: nothing runs."""
 
-    def cancel(self) -> None:
-        """Makes it look at the job's record, which somebody set to CANCELLING."""
-        self._cancel.set()
+    def interrupt(self, state: State) -> None:
+        """Ends the process of a job that somebody set to CANCELLING or PAUSING."""
+        self._wanted = State.PAUSED if state is State.PAUSING else State.CANCELLED
+        self._interrupt.set()
 
     async def run(self) -> None:
         """Sees the job to its end; cancelled, it leaves the process running."""
         job = self.job
         directory = self._engine.files.directory(job.workspace, job.id)
-        if job.state is State.CANCELLING:
-            self._cancel.set()
+        if job.state is not State.RUNNING:
+            self.interrupt(job.state)
         # Before its first attempt nothing in its directory is its own.
         found = await asyncio.to_thread(process.recorded, directory) if job.attempts else None
         # RUNNING, and no process: the machine or the service died around its start.
@@ -102,8 +87,8 @@ class Attendant:
                 if outcome is not None:
                     await self._end(directory, found, outcome)
                     return
-            if self._cancel.is_set():
-                await self._end(directory, found, {"state": State.CANCELLED})
+            if self._interrupt.is_set():
+                await self._end(directory, found, {"state": self._wanted})
                 return
             try:
                 found, seen_alive = await self._start(directory), True
@@ -136,7 +121,9 @@ class Attendant:
             )
             await self._pause(_RETRY_SECONDS)
             return None
-        await self._change({"attempts": job.attempts + 1})
+        begun = Attempt(job.attempts + 1, datetime.now(UTC))
+        history = (*self._history("INTERRUPTED"), begun)[-HISTORY_MAX:]
+        await self._change({"attempts": begun.number, "history": history})
         environment = {
             **engine.environment,
             "LEPTON_JOB_DIR": str(directory),
@@ -145,12 +132,17 @@ class Attendant:
             "LEPTON_JOIN_TOKEN_FILE": str(directory / JOIN_TOKEN_FILE),
             "OMP_NUM_THREADS": str(job.cpus),
             "TMPDIR": str(directory),
+            "CUDA_VISIBLE_DEVICES": ",".join(job.gpu_ids),
+            # Without it cuBLAS adds in an order that changes; it has no effect elsewhere.
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         }
         try:
             await asyncio.to_thread(
                 engine.files.prepare, self.job, issued.join_token, issued.access_token
             )
-            return await asyncio.to_thread(process.start, engine.command, directory, environment)
+            return await asyncio.to_thread(
+                process.start, engine.command, directory, environment, job.core_ids
+            )
         except OSError as error:
             self._unstarted += 1
             if disk_full(error) or self._unstarted >= _STARTS_MAX:
@@ -186,9 +178,11 @@ class Attendant:
 
         Returns what to set on the job's record, or None when the process must be started again.
         """
-        stop = _Stop(found, self._engine.kill_grace_seconds)
-        timed_out = False
-        with _watch_exit(found) as exited:
+        job = self.job
+        stop = Stop(found, self._engine.kill_grace_seconds)
+        timed_out, too_large = False, 0
+        measured = time.monotonic()
+        with watch_exit(found) as exited:
             self._counted = None if exited.is_set() else time.monotonic()
             while not exited.is_set():
                 while await self._take_events(directory):
@@ -196,9 +190,15 @@ class Attendant:
                 if self._uncounted() > _COUNT_SECONDS:
                     await self._change({})
                 timed_out = timed_out or self._out_of_time()
-                if self._cancel.is_set() or timed_out:
+                if job.memory_mib and time.monotonic() - measured > _MEMORY_SECONDS:
+                    measured = time.monotonic()
+                    used = await asyncio.to_thread(process.session_memory_mib, found)
+                    if used > job.memory_mib:
+                        too_large = used
+                        await asyncio.to_thread(process.signal_group, found, signal.SIGKILL)
+                if self._interrupt.is_set() or timed_out:
                     await asyncio.to_thread(stop.advance)
-                await _wait_any(exited, _TAIL_SECONDS)
+                await wait_any(exited, _TAIL_SECONDS)
         if self._counted is not None:
             await self._change({})
             self._counted = None
@@ -207,15 +207,16 @@ class Attendant:
         await asyncio.to_thread(process.signal_group, found, signal.SIGKILL)
         while await self._take_events(directory):
             pass
-        if self._final is None and not seen_alive and not self._cancel.is_set():
+        if self._final is None and not seen_alive and not self._interrupt.is_set():
             log.info("a job was interrupted; it goes on", extra={"job": self.job.name})
+            await self._change({"history": self._history("INTERRUPTED")})
             return None
-        outcome = await asyncio.to_thread(self._outcome, status, timed_out)
-        if outcome is None:
-            outcome = await self._crashed(status)
-        return outcome
+        outcome = await asyncio.to_thread(self._outcome, status, timed_out, too_large)
+        return outcome or await self._crashed(status)
 
-    def _outcome(self, status: int | None, timed_out: bool) -> dict[str, Any] | None:
+    def _outcome(
+        self, status: int | None, timed_out: bool, too_large: int
+    ) -> dict[str, Any] | None:
         final = self._final
         if final is not None and final.kind == "succeeded":
             return {
@@ -224,40 +225,63 @@ class Attendant:
                 "metrics": {**self.job.metrics, **final.content["metrics"]},
                 "progress": 1.0,
             }
-        if self._cancel.is_set():
-            return {"state": State.CANCELLED}
+        if self._interrupt.is_set() and (final is None or self._wanted is State.CANCELLED):
+            return {"state": self._wanted}
         if final is not None:
-            return self._failure(final.content["reason"], final.content["message"])
+            retry = self._retry if final.content.get("retryable") else self._failure
+            return retry(final.content["reason"], final.content["message"])
+        cause = self._cause(status, timed_out, too_large)
+        return None if cause is None else self._failure(*cause)
+
+    def _cause(self, status: int | None, timed_out: bool, too_large: int) -> tuple[str, str] | None:
+        """The reason and the message of an end that the process itself says nothing of."""
+        if too_large:
+            return memory_exceeded(too_large, self.job.memory_mib)
         if timed_out:
             seconds = self.job.spec["resources"]["timeout_seconds"]
-            return self._failure(
+            return (
                 "TIMEOUT",
                 f"the job ran longer than its {seconds} s; raise resources.timeout_seconds "
                 "or train for fewer epochs",
             )
         if status is not None and status > 0:
-            return self._failure(
+            return (
                 "WORKER_FAILED",
-                f"the job's process ended with {_describe(status)}; the end of its log says more",
+                f"the job's process ended with {describe(status)}; the end of its log says more",
             )
         return None
 
-    async def _crashed(self, status: int | None) -> dict[str, Any] | None:
+    async def _crashed(self, status: int | None) -> dict[str, Any]:
         """What becomes of a job whose process died before our eyes without a word."""
         # If this service is told to stop meanwhile, the job was interrupted with it.
         await self._pause(_SETTLE_SECONDS)
-        crashes = self.job.crashes + 1
-        if crashes >= self._engine.crashes_max:
-            how = "ended" if status is None else f"ended with {_describe(status)}"
-            return await asyncio.to_thread(
-                self._failure,
-                "WORKER_KILLED",
-                f"the job's process {how} without a word, {crashes} times; "
-                "often the machine was out of memory",
-            )
-        log.warning("a job's process died; starting it again", extra={"job": self.job.name})
-        await self._change({"crashes": crashes})
-        return None
+        how = "ended" if status is None else f"ended with {describe(status)}"
+        times = self.job.crashes + 1
+        return await asyncio.to_thread(
+            self._retry,
+            "WORKER_KILLED",
+            f"the job's process {how} without a word, {times} time{'s' * (times > 1)}; "
+            "often the machine was out of memory",
+        )
+
+    def _retry(self, reason: str, message: str) -> dict[str, Any]:
+        """Back to the queue for another attempt, unless there were enough."""
+        job = self.job
+        crashes = job.crashes + 1
+        retry = Retry(**job.spec.get("retry", {}))
+        if crashes >= (retry.max_attempts or self._engine.crashes_max):
+            return self._failure(reason, message) | {"crashes": crashes}
+        seconds = retry.backoff_seconds(crashes)
+        log.warning(
+            "an attempt of a job failed; trying again",
+            extra={"job": job.name, "reason": reason, "seconds": seconds},
+        )
+        return {
+            "state": State.QUEUED,
+            "crashes": crashes,
+            "not_before": datetime.now(UTC) + timedelta(seconds=seconds),
+            "history": self._history(reason, message),
+        }
 
     def _failure(self, reason: str, message: str) -> dict[str, Any]:
         job = self.job
@@ -269,11 +293,30 @@ class Attendant:
         }
 
     async def _end(self, directory: Path, found: ProcessId | None, changes: dict[str, Any]) -> None:
+        """Writes how it ended, or that it is to go on later."""
         if found is not None:
             await asyncio.to_thread(process.signal_group, found, signal.SIGKILL)
-        await asyncio.to_thread(self._engine.files.clean, self.job, changes["state"])
-        await self._change({**changes, "phase": Phase.NONE, "end_time": datetime.now(UTC)})
-        log.info("job ended", extra={"job": self.job.name, "state": str(self.job.state)})
+        await self._change({})
+        if not changes["state"].ended and self._interrupt.is_set():  # since it was decided
+            changes["state"] = self._wanted
+        state = changes["state"]
+        reason = changes.get("failure_reason") or ("" if state is State.SUCCEEDED else str(state))
+        message, _, _ = changes.get("failure_message", "").partition("\n\n")
+        changes = {"history": self._history(reason, message), **changes, "phase": Phase.NONE}
+        if state.ended:
+            await asyncio.to_thread(self._engine.files.clean, self.job, state)
+            changes["end_time"] = datetime.now(UTC)
+        elif self._final is not None:  # the next attempt has its own last word
+            changes["events_offset"] = self._final.end
+        await self._change(changes | {"core_ids": (), "gpu_ids": ()})
+        log.info("job left its node", extra={"job": self.job.name, "state": str(self.job.state)})
+
+    def _history(self, reason: str, message: str = "") -> tuple[Attempt, ...]:
+        """The attempts, the last of which is over."""
+        *earlier, last = self.job.history or (None,)
+        if last is None or last.end_time is not None:
+            return self.job.history
+        return (*earlier, replace(last, end_time=datetime.now(UTC), reason=reason, message=message))
 
     async def _take_events(self, directory: Path) -> bool:
         """Moves new events into the record, in one transaction with the place they end at."""
@@ -314,7 +357,7 @@ class Attendant:
         uncounted = self._uncounted()
         updated = await self._engine.repository.change(
             self.job,
-            _ACTIVE,
+            WITH_PROCESS,
             {**changes, "run_seconds": self.job.run_seconds + uncounted},
             measurements,
         )
@@ -323,8 +366,8 @@ class Attendant:
         self.job = updated
         if self._counted is not None:
             self._counted += uncounted
-        if updated.state is State.CANCELLING:
-            self._cancel.set()
+        if updated.state in (State.CANCELLING, State.PAUSING):
+            self.interrupt(updated.state)
         self._engine.changes.notify(updated.workspace, updated.id)
 
     def _out_of_time(self) -> bool:
@@ -336,59 +379,4 @@ class Attendant:
         return 0.0 if self._counted is None else time.monotonic() - self._counted
 
     async def _pause(self, seconds: float) -> None:
-        await _wait_any(self._cancel, seconds)
-
-
-class _Stop:
-    """SIGTERM to a process's whole session, and SIGKILL after the grace."""
-
-    def __init__(self, found: ProcessId, grace: float) -> None:
-        self._found = found
-        self._grace = grace
-        self._asked = 0.0
-
-    def advance(self) -> None:
-        if not self._asked:
-            self._asked = time.monotonic()
-            process.signal_group(self._found, signal.SIGTERM)
-        elif time.monotonic() - self._asked > self._grace:
-            process.signal_group(self._found, signal.SIGKILL)
-
-
-@contextmanager
-def _watch_exit(found: ProcessId) -> Iterator[asyncio.Event]:
-    """An event that is set once the process has ended, our child or one from an earlier life."""
-    exited = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    try:
-        descriptor = os.pidfd_open(found.pid)
-    except ProcessLookupError:
-        exited.set()
-        yield exited
-        return
-    try:
-        if process.is_alive(found):
-            loop.add_reader(descriptor, exited.set)
-        else:  # the id is free by now, or another's
-            exited.set()
-        yield exited
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-async def _wait_any(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
-
-
-def _describe(status: int) -> str:
-    if status >= 0:
-        return f"status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
+        await wait_any(self._interrupt, seconds)

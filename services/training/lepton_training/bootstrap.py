@@ -6,18 +6,21 @@ import asyncio
 import os
 import sys
 import uuid
+from datetime import timedelta
 from pathlib import Path
 
 from lepton.api.training.v1 import training_pb2, training_pb2_grpc
 from lepton_mesh.database import Database
 from lepton_mesh.process import Served, Service
 from lepton_mesh.runtime import MeshRuntime
+from lepton_training.adapters.machine import describe_machine
 from lepton_training.adapters.mesh import MeshCredentials, MeshDatasets
 from lepton_training.adapters.sql_jobs import SqlJobs
-from lepton_training.attendant import Engine
 from lepton_training.changes import Changes
 from lepton_training.config import TrainingSettings
+from lepton_training.engine import Engine
 from lepton_training.job_files import JobFiles
+from lepton_training.job_queue import Queue
 from lepton_training.jobs import Jobs
 from lepton_training.servicer import TABLE, TrainingServicer
 from lepton_training.supervisor import Supervisor
@@ -32,7 +35,6 @@ _INHERITED = (
     "PYTHONPATH",
     "VIRTUAL_ENV",
     "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES",
     "_LEPTON_STACK",
 )
 """What a job's process sees of the service's environment.
@@ -46,10 +48,13 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
     database = await asyncio.to_thread(
         Database.open, settings.database_url, "lepton_training.migrations"
     )
-    cores = settings.job_cores or len(os.sched_getaffinity(0))
+    machine = await asyncio.to_thread(
+        describe_machine, settings.job_cores, settings.job_memory_mib, settings.job_gpus
+    )
     repository, changes = SqlJobs(database), Changes()
     files = JobFiles(settings.state_dir / "jobs")
     node = await asyncio.to_thread(_node, settings.state_dir)
+    queue = Queue(repository, machine, node, timedelta(seconds=settings.job_aging_seconds))
     supervisor = Supervisor(
         Engine(
             repository=repository,
@@ -62,7 +67,8 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
             kill_grace_seconds=settings.job_kill_grace_seconds,
             crashes_max=settings.job_crashes_max,
         ),
-        cores,
+        queue,
+        machine,
         runtime.draining,
     )
     jobs = Jobs(
@@ -71,7 +77,8 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
         datasets=MeshDatasets(runtime),
         supervisor=supervisor,
         changes=changes,
-        cores=cores,
+        machine=machine,
+        queue=queue,
         node=node,
         stopping=runtime.draining,
     )
@@ -91,7 +98,7 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
         table=TABLE,
         start=supervisor.start,
         close=close,
-        capacity=cores,
+        capacity=machine.cores,
     )
 
 

@@ -14,10 +14,16 @@ class TrainingSettings(MeshSettings):
 
     job_cores: int = Field(default=0, ge=0)
     """Cores that all running jobs share; all of the machine's when 0."""
+    job_memory_mib: int = Field(default=0, ge=0)
+    """Memory that running jobs with a limit share, in MiB; all of the machine's when 0."""
+    job_gpus: str = "all"
+    """GPUs that jobs get, as CUDA_VISIBLE_DEVICES names them, such as `0,1`; `all`, or `none`."""
+    job_aging_seconds: float = Field(default=3600.0, gt=0)
+    """A job that has waited so long rises by one priority, and again for each time more."""
     job_kill_grace_seconds: float = Field(default=10.0, ge=0)
     """How long a job that is told to stop may take before it is killed."""
     job_crashes_max: int = Field(default=3, ge=1)
-    """A job whose process dies without a word this often fails; stops of the stack do not count."""
+    """Failed attempts after which a job fails, where its spec has no `retry.max_attempts`."""
 
 
 class WorkerSettings(MeshSettings):

@@ -11,7 +11,8 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.api.training.v1 import training_pb2 as pb
-from lepton_training.job import Event, Job, Measurement
+from lepton_training.job import Attempt, Event, Job, Measurement
+from lepton_training.job_queue import Place
 from lepton_training.jobs import LogLine
 from lepton_training.recipes import CARDS, Recipe
 from lepton_training.recipes.hyperparameters import Settings, describe
@@ -30,8 +31,16 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
             "cpus": spec.resources.cpus,
             "memory_mib": spec.resources.memory_mib,
             "timeout_seconds": spec.resources.timeout_seconds,
+            "gpus": spec.resources.gpus,
         },
         "labels": dict(spec.labels),
+        "priority": _priority(spec.priority),
+        "retry": {
+            "max_attempts": spec.retry.max_attempts,
+            "initial_backoff_seconds": spec.retry.initial_backoff_seconds,
+            "max_backoff_seconds": spec.retry.max_backoff_seconds,
+        },
+        "deterministic": spec.deterministic,
     }
 
 
@@ -49,11 +58,15 @@ def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:
         seed=spec["seed"],
         resources=pb.Resources(**spec["resources"]),
         labels=spec["labels"],
+        priority=spec.get("priority"),
+        retry=pb.Retry(**spec["retry"]) if "retry" in spec else None,
+        deterministic=spec.get("deterministic", False),
     )
 
 
-def job_message(job: Job) -> pb.Job:
-    """A job's record."""
+def job_message(job: Job, waiting: Mapping[tuple[str, str], Place] | None = None) -> pb.Job:
+    """A job's record, with its place if that is among ``waiting``."""
+    place = (waiting or {}).get((job.workspace, job.id))
     return pb.Job(
         name=job.name,
         spec=spec_message(job.spec),
@@ -70,6 +83,9 @@ def job_message(job: Job) -> pb.Job:
         start_time=_timestamp(job.start_time) if job.start_time else None,
         end_time=_timestamp(job.end_time) if job.end_time else None,
         attempts=job.attempts,
+        queue_position=place.position if place else 0,
+        waiting_reason=place.reason if place else "",
+        history=[_attempt_message(attempt) for attempt in job.history],
     )
 
 
@@ -96,6 +112,24 @@ def recipe_message(recipe: Recipe) -> pb.Recipe:
         hyperparameters=_described(recipe.hyperparameters),
         data=_described(recipe.data.settings),
         card=CARDS[recipe.id],
+    )
+
+
+def _priority(number: int) -> str:
+    """The name; the number as text where there is none, which is a fault of the spec."""
+    if not number:
+        return ""
+    names = pb.JobSpec.Priority
+    return names.Name(number) if number in names.values() else str(number)
+
+
+def _attempt_message(attempt: Attempt) -> pb.Attempt:
+    return pb.Attempt(
+        number=attempt.number,
+        start_time=_timestamp(attempt.start_time),
+        end_time=_timestamp(attempt.end_time) if attempt.end_time else None,
+        reason=attempt.reason,
+        message=attempt.message,
     )
 
 

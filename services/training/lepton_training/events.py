@@ -7,7 +7,7 @@ neither a restart of the service nor a late watcher misses a line.
     {"time": ..., "kind": "phase", "phase": "TRAINING", "progress": 0.05}
     {"time": ..., "kind": "measurement", "step": ..., "metrics": {...}, ...}
     {"time": ..., "kind": "succeeded", "model_version": ..., "metrics": {...}}
-    {"time": ..., "kind": "failed", "reason": ..., "message": ...}
+    {"time": ..., "kind": "failed", "reason": ..., "message": ..., "retryable": ...}
 """
 
 from __future__ import annotations

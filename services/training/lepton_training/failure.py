@@ -22,6 +22,20 @@ def describe_failure(error: BaseException) -> tuple[str, str]:
     return "WORKER_ERROR", f"{type(error).__name__}: {error}"
 
 
+def memory_exceeded(used_mib: int, allowed_mib: int) -> tuple[str, str]:
+    """The reason and the message of a job that was ended because it took too much memory."""
+    return (
+        "OUT_OF_MEMORY",
+        f"the job's processes took {used_mib} MiB of memory, more than their {allowed_mib}; raise "
+        "resources.memory_mib or lower hyperparameters.batch_size",
+    )
+
+
+def worth_another_attempt(error: BaseException) -> bool:
+    """Whether what failed may pass: a service that is away, a race that was lost."""
+    return isinstance(error, LeptonError) and error.wire.retryable
+
+
 def disk_full(error: BaseException) -> bool:
     """Whether the disk is full, or the quota of the user is."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

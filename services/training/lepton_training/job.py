@@ -1,10 +1,13 @@
 """A job: its record, the states it moves through, and what its process reports.
 
-QUEUED ----> RUNNING ----> SUCCEEDED
-  |  \\          |  \\------> FAILED
-  |   \\-> FAILED v
-  |        CANCELLING ---> CANCELLED, SUCCEEDED (it was done already), FAILED
-  \\-----> CANCELLED
+QUEUED ---> RUNNING ---> SUCCEEDED, FAILED
+RUNNING --> QUEUED      an attempt failed, and another is worth it
+RUNNING --> PAUSING --> PAUSED --> QUEUED
+RUNNING, PAUSING ---> CANCELLING ---> CANCELLED
+QUEUED, PAUSED -----> CANCELLED
+QUEUED -------------> PAUSED
+
+What is PAUSING or CANCELLING may turn out to have SUCCEEDED or FAILED already.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from lepton_mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -33,6 +36,14 @@ class JobActive(FailedPrecondition):
     reason = "JOB_ACTIVE"
 
 
+class JobNotPausable(FailedPrecondition):
+    reason = "JOB_NOT_PAUSABLE"
+
+
+class JobNotPaused(FailedPrecondition):
+    reason = "JOB_NOT_PAUSED"
+
+
 class RequestIdInvalid(InvalidArgument):
     reason = "JOB_REQUEST_ID_INVALID"
 
@@ -43,6 +54,8 @@ class State(StrEnum):
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
     CANCELLING = "CANCELLING"
+    PAUSING = "PAUSING"
+    PAUSED = "PAUSED"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -52,16 +65,39 @@ class State(StrEnum):
         """Whether nothing follows."""
         return not TRANSITIONS[self]
 
+    @property
+    def has_process(self) -> bool:
+        """Whether it holds cores, memory and GPUs of its node."""
+        return self in WITH_PROCESS
+
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED}),
-    State.RUNNING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLING}),
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED, State.PAUSED}),
+    State.RUNNING: frozenset(
+        {State.SUCCEEDED, State.FAILED, State.CANCELLING, State.PAUSING, State.QUEUED}
+    ),
+    State.PAUSING: frozenset({State.PAUSED, State.SUCCEEDED, State.FAILED, State.CANCELLING}),
+    State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
     State.CANCELLING: frozenset({State.CANCELLED, State.SUCCEEDED, State.FAILED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
 }
 """State -> the states that may follow."""
+
+WITH_PROCESS = frozenset({State.RUNNING, State.PAUSING, State.CANCELLING})
+"""States in which a job holds what it was given of its node."""
+
+HISTORY_MAX = 50
+"""Attempts that a record remembers."""
+
+
+class Priority(IntEnum):
+    """How urgent a job is; names as in the API."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
 
 
 class Phase(StrEnum):
@@ -73,6 +109,19 @@ class Phase(StrEnum):
     EVALUATING = "EVALUATING"
     EXPORTING = "EXPORTING"
     REGISTERING = "REGISTERING"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One life of a job's process."""
+
+    number: int
+    """From 1."""
+    start_time: datetime
+    end_time: datetime | None = None
+    reason: str = ""
+    """Why it ended; empty while it runs and when it succeeded."""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +151,48 @@ class Job:
     attempts: int = 0
     """How often its process was started."""
     crashes: int = 0
-    """How often its process died without a word."""
+    """How often an attempt failed with what another one may not."""
     run_seconds: float = 0.0
     """How long its processes have run before the eyes of a service."""
     node: str = ""
     """The machine (state directory) that runs it."""
     events_offset: int = 0
     """Bytes of its process's event file that are in the record already."""
+    history: tuple[Attempt, ...] = ()
+    """Its attempts, oldest first; the last :data:`HISTORY_MAX`."""
+    queue_time: datetime | None = None
+    """When it was resumed; the create time counts before that."""
+    not_before: datetime | None = None
+    """When the next attempt may begin, after one that failed."""
+    core_ids: tuple[int, ...] = ()
+    """Processors that are its own; empty where it may use all."""
+    gpu_ids: tuple[str, ...] = ()
+    """GPUs that are its own, as CUDA_VISIBLE_DEVICES names them."""
 
     @property
     def name(self) -> str:
         """Resource name."""
         return f"jobs/{self.id}"
+
+    @property
+    def waits_since(self) -> datetime:
+        """When it came into the queue."""
+        return self.queue_time or self.create_time
+
+    @property
+    def memory_mib(self) -> int:
+        """Memory that is kept for it, in MiB; 0 where it has no limit."""
+        return int(self.spec.get("resources", {}).get("memory_mib", 0))
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it needs."""
+        return int(self.spec.get("resources", {}).get("gpus", 0))
+
+    @property
+    def priority(self) -> Priority:
+        """How urgent it is."""
+        return Priority[self.spec.get("priority", Priority.NORMAL.name)]
 
 
 @dataclass(frozen=True, slots=True)

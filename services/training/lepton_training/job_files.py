@@ -49,6 +49,7 @@ class JobFiles:
             "spec": dict(job.spec),
             "dataset_digest": job.dataset_digest,
             "cpus": job.cpus,
+            "events_offset": job.events_offset,
         }
         write_private(directory / JOB_FILE, json.dumps(request).encode())
         write_private(directory / JOIN_TOKEN_FILE, join_token.encode())

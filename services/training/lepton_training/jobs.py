@@ -1,10 +1,10 @@
-"""What users do with jobs: create, look, wait, stop, delete."""
+"""What users do with jobs: create, look, wait, pause, stop, delete."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,10 +18,13 @@ from lepton_training.job import (
     JobActive,
     JobExists,
     JobNotFound,
+    JobNotPausable,
+    JobNotPaused,
     RequestIdInvalid,
     State,
 )
 from lepton_training.job_files import JobFiles
+from lepton_training.job_queue import Machine, Place, Queue
 from lepton_training.ports import Datasets, JobRepository
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.hyperparameters import Fault
@@ -65,12 +68,14 @@ class Jobs:
         datasets: Datasets,
         supervisor: Supervisor,
         changes: Changes,
-        cores: int,
+        machine: Machine,
+        queue: Queue,
         node: str,
         stopping: asyncio.Event,
     ) -> None:
         """
         Args:
+            machine: What a spec may ask for.
             node: This machine (its state directory), as jobs record it.
             stopping: Once set, streams end.
         """
@@ -79,7 +84,8 @@ class Jobs:
         self._datasets = datasets
         self._supervisor = supervisor
         self._changes = changes
-        self._cores = cores
+        self._machine = machine
+        self._queue = queue
         self._node = node
         self._stopping = stopping
 
@@ -106,7 +112,12 @@ class Jobs:
             raise RequestIdInvalid(
                 f"request_id has at most {_REQUEST_ID_MAX} characters that can be shown"
             )
-        spec = parse_spec(document, cores=self._cores)
+        spec = parse_spec(
+            document,
+            cores=self._machine.cores,
+            memory_mib=self._machine.memory_mib,
+            gpus=len(self._machine.gpus),
+        )
         version = await self._datasets.resolve(spec.dataset)
         formats = RECIPES[spec.recipe].data.formats
         if version.format not in formats:
@@ -160,20 +171,76 @@ class Jobs:
         since = (last.create_time - _EPOCH) // timedelta(microseconds=1)
         return jobs[: page.size], page.token(since, last.id)
 
+    async def waiting(self, jobs: Sequence[Job]) -> dict[tuple[str, str], Place]:
+        """The places of those of ``jobs`` that wait, by workspace and id."""
+        wanted = {(job.workspace, job.id) for job in jobs if job.state is State.QUEUED}
+        if not wanted:
+            return {}
+        places = await self._queue.places(datetime.now(UTC))
+        found = {(place.job.workspace, place.job.id): place for place in places}
+        return {key: found[key] for key in wanted & found.keys()}
+
+    async def pause(self, workspace: str, name: str) -> Job:
+        """Asks a job to give back what it holds; one that is paused is returned as it is.
+
+        Raises JobNotPausable, JobNotFound.
+        """
+        while True:
+            job = await self.get(workspace, name)
+            if job.state in (State.PAUSING, State.PAUSED):
+                return job
+            if job.state not in (State.QUEUED, State.RUNNING):
+                raise JobNotPausable(
+                    f"{name} is {job.state}; only a job that waits or runs can be paused", job=name
+                )
+            target = State.PAUSED if job.state is State.QUEUED else State.PAUSING
+            updated = await self._move(job, {"state": target})
+            if updated is not None:
+                return updated
+
+    async def resume(self, workspace: str, name: str) -> Job:
+        """Queues a paused job again; one that waits or runs is returned as it is.
+
+        Raises JobNotPaused, JobNotFound.
+        """
+        while True:
+            job = await self.get(workspace, name)
+            if job.state in (State.QUEUED, State.RUNNING):
+                return job
+            if job.state is not State.PAUSED:
+                wait = " yet; wait until it is PAUSED" if job.state is State.PAUSING else ""
+                raise JobNotPaused(f"{name} is {job.state}, and not paused{wait}", job=name)
+            changes = {
+                "state": State.QUEUED,
+                "queue_time": datetime.now(UTC),
+                "not_before": None,
+            }
+            updated = await self._move(job, changes)
+            if updated is not None:
+                return updated
+
+    async def _move(self, job: Job, changes: dict[str, Any]) -> Job | None:
+        """The changed job; None when it moved on meanwhile: look again."""
+        updated = await self._repository.change(job, [job.state], changes)
+        if updated is not None:
+            self._changes.notify(job.workspace, job.id)
+            self._supervisor.wake()
+        return updated
+
     async def cancel(self, workspace: str, name: str) -> Job:
         """Asks a job to stop; a job that has ended is returned as it is."""
         while True:
             job = await self.get(workspace, name)
-            if job.state is State.QUEUED:
+            if job.state in (State.QUEUED, State.PAUSED):
                 changes: dict[str, Any] = {"state": State.CANCELLED, "end_time": datetime.now(UTC)}
-            elif job.state is State.RUNNING:
+            elif job.state in (State.RUNNING, State.PAUSING):
                 changes = {"state": State.CANCELLING}
             else:
                 return job
-            updated = await self._repository.change(job, [job.state], changes)
-            if updated is not None:  # otherwise it moved on meanwhile: look again
-                self._changes.notify(workspace, job.id)
-                self._supervisor.wake()
+            updated = await self._move(job, changes)
+            if updated is not None:
+                if updated.state is State.CANCELLED and updated.node == self._node:
+                    await asyncio.to_thread(self._files.clean, updated, updated.state)
                 return updated
 
     async def delete(self, workspace: str, name: str) -> None:

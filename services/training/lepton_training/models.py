@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKeyConstraint, Index, Integer, String, UniqueConstraint
+from sqlalchemy import JSON, Float, ForeignKeyConstraint, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from lepton_mesh.database import UtcDateTime
@@ -33,6 +33,16 @@ class JobRow(Base):
     create_time: Mapped[datetime] = mapped_column(UtcDateTime())
     last_sequence: Mapped[int] = mapped_column(Integer)
     record: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class UsageRow(Base):
+    """What a workspace's jobs have used lately, as of ``time``."""
+
+    __tablename__ = "workspace_usage"
+
+    workspace: Mapped[str] = mapped_column(String(63), primary_key=True)
+    core_seconds: Mapped[float] = mapped_column(Float)
+    time: Mapped[datetime] = mapped_column(UtcDateTime())
 
 
 class EventRow(Base):

@@ -38,6 +38,8 @@ class JobRepository(Protocol):
     ) -> Job | None:
         """Applies ``changes`` in one transaction if the job is still in one of ``expected``.
 
+        What ``run_seconds`` grows by counts as its workspace's usage.
+
         Adds an event for each measurement, and one with the record where state or phase
         changed. Returns the new record, or None when the job was in another state.
 
@@ -49,7 +51,13 @@ class JobRepository(Protocol):
         """Jobs that wait, oldest first."""
 
     async def active(self, node: str) -> list[Job]:
-        """Jobs in RUNNING or CANCELLING whose process belongs to ``node``."""
+        """Jobs that have a process, of ``node``."""
+
+    async def running(self) -> list[Job]:
+        """Jobs that have a process, of all nodes."""
+
+    async def usage(self, now: datetime) -> dict[str, float]:
+        """Core-seconds that each workspace has used lately: what is a day old counts half."""
 
     async def events(self, workspace: str, job_id: str, after: int, limit: int) -> list[Event]:
         """Events with a sequence above ``after``, in order."""

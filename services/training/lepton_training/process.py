@@ -13,7 +13,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,10 +32,16 @@ class ProcessId:
     boot_id: str
 
 
-def start(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> ProcessId:
+def start(
+    command: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str],
+    core_ids: Collection[int] = (),
+) -> ProcessId:
     """Starts ``command`` in a session of its own, output appended to ``log.txt`` of ``directory``.
 
-    Its id is in ``process.json`` when this returns.
+    With ``core_ids`` it is bound to these processors, and so is all that it starts. Its id is
+    in ``process.json`` when this returns.
     """
     with (directory / "log.txt").open("ab") as log:
         process = subprocess.Popen(  # its exit is reaped by reap
@@ -46,6 +53,9 @@ def start(command: Sequence[str], directory: Path, environment: Mapping[str, str
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    if core_ids:  # it still loads: threads that it makes later are bound as it is
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, core_ids)
     # Popen would wait for it when collected, and warn: it may outlive us on purpose.
     process.returncode = 0
     found = ProcessId(process.pid, _start_ticks(process.pid) or 0, _BOOT_ID.read_text().strip())
@@ -88,6 +98,23 @@ def signal_group(process: ProcessId, number: signal.Signals) -> None:
             os.kill(pid, number)
         except ProcessLookupError:
             continue
+
+
+def session_memory_mib(process: ProcessId) -> int:
+    """Memory of all processes of its session, in MiB: what is theirs alone, and shared memory.
+
+    Files that are mapped do not count (RssAnon and RssShmem of proc_pid_status(5)).
+    """
+    kilobytes = 0
+    for pid in _session_members(process):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for line in status.splitlines():
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                kilobytes += int(line.split()[1])
+    return kilobytes >> 10
 
 
 def reap(process: ProcessId) -> int | None:

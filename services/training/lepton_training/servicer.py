@@ -25,6 +25,8 @@ TABLE = AuthorizationTable(
         f"{_SERVICE}/GetJob": _VIEWER,
         f"{_SERVICE}/ListJobs": _VIEWER,
         f"{_SERVICE}/CancelJob": _DEVELOPER,
+        f"{_SERVICE}/PauseJob": _DEVELOPER,
+        f"{_SERVICE}/ResumeJob": _DEVELOPER,
         f"{_SERVICE}/DeleteJob": _DEVELOPER,
         f"{_SERVICE}/WatchJob": _VIEWER,
         f"{_SERVICE}/StreamLogs": _VIEWER,
@@ -52,17 +54,25 @@ class TrainingServicer(pb_grpc.TrainingServiceServicer):
         return convert.job_message(job)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.Job:
-        return convert.job_message(await self._jobs.get(_workspace(), request.name))
+        job = await self._jobs.get(_workspace(), request.name)
+        return convert.job_message(job, await self._jobs.waiting([job]))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         page = Page.of(request, "jobs", *PAGE_KEY)
         jobs, token = await self._jobs.list_page(_workspace(), page)
+        waiting = await self._jobs.waiting(jobs)
         return pb.ListJobsResponse(
-            jobs=[convert.job_message(job) for job in jobs], next_page_token=token
+            jobs=[convert.job_message(job, waiting) for job in jobs], next_page_token=token
         )
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.Job:
         return convert.job_message(await self._jobs.cancel(_workspace(), request.name))
+
+    async def PauseJob(self, request: pb.PauseJobRequest, context: Any) -> pb.Job:
+        return convert.job_message(await self._jobs.pause(_workspace(), request.name))
+
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: Any) -> pb.Job:
+        return convert.job_message(await self._jobs.resume(_workspace(), request.name))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> Empty:
         await self._jobs.delete(_workspace(), request.name)

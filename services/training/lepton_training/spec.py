@@ -11,11 +11,12 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from lepton_mesh.errors import InvalidArgument
 from lepton_mesh.resources import ID_PATTERN
+from lepton_training.job import Priority
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.hyperparameters import (
     DataSettings,
@@ -36,9 +37,15 @@ _FIELDS = (
     "seed",
     "resources",
     "labels",
+    "priority",
+    "retry",
+    "deterministic",
 )
 _LABELS_MAX = 64
 _SEED_MAX = 2**63 - 1
+_ATTEMPTS_MAX = 100
+_BACKOFF_MAX_SECONDS = 24 * 3600.0
+_FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 1.0, 300.0
 
 S = TypeVar("S", bound=Settings)
 
@@ -65,8 +72,27 @@ class Resources:
     cpus: int = 0
     """Cores; all of the machine's when 0."""
     memory_mib: int = 0
+    """Of all of its processes together."""
     timeout_seconds: int = 0
     """A job whose processes run longer fails with TIMEOUT; while it is stopped no time passes."""
+    gpus: int = 0
+    """GPUs of its own; with 0 it sees none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a failed attempt is followed by another."""
+
+    max_attempts: int = 0
+    """Attempts that may fail before the job does; as the service is set when 0."""
+    initial_backoff_seconds: float = _FIRST_BACKOFF_SECONDS
+    """Between the first failure and the next attempt; doubles with each failure."""
+    max_backoff_seconds: float = _LONGEST_BACKOFF_SECONDS
+
+    def backoff_seconds(self, failures: int) -> float:
+        """What is waited after so many failures, from 1."""
+        doubled = self.initial_backoff_seconds * 2.0 ** min(failures - 1, 64)
+        return min(doubled, self.max_backoff_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +110,10 @@ class JobSpec:
     seed: int = 0
     resources: Resources = Resources()
     labels: Mapping[str, str] = field(default_factory=dict)
+    priority: str = Priority.NORMAL.name
+    retry: Retry = Retry()
+    deterministic: bool = False
+    """Whether the same spec gives the same weights bit for bit, on machines of one kind."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that :func:`parse_spec` reads back."""
@@ -94,20 +124,23 @@ class JobSpec:
             "hyperparameters": self.hyperparameters.model_dump(),
             "data": self.data.model_dump(),
             "seed": self.seed,
-            "resources": {
-                "cpus": self.resources.cpus,
-                "memory_mib": self.resources.memory_mib,
-                "timeout_seconds": self.resources.timeout_seconds,
-            },
+            "resources": asdict(self.resources),
             "labels": dict(self.labels),
+            "priority": self.priority,
+            "retry": asdict(self.retry),
+            "deterministic": self.deterministic,
         }
 
 
-def parse_spec(document: Mapping[str, Any], *, cores: int) -> JobSpec:
+def parse_spec(
+    document: Mapping[str, Any], *, cores: int, memory_mib: int = 0, gpus: int | None = None
+) -> JobSpec:
     """The spec in ``document``.
 
     Args:
         cores: Cores of the machine that would run it; asking for more is a fault.
+        memory_mib: Its memory; anything may be asked for where it is 0.
+        gpus: Its GPUs; any number may be asked for where it is None.
 
     Raises:
         JobSpecInvalid: With every fault.
@@ -147,11 +180,29 @@ def parse_spec(document: Mapping[str, Any], *, cores: int) -> JobSpec:
             )
         )
     seed = _integer(document, "seed", "spec.seed", _SEED_MAX, faults)
-    resources = _resources(_mapping(document, "resources", faults), cores, faults)
+    there = {"cpus": cores, "memory_mib": memory_mib or None, "gpus": gpus}
+    resources = _resources(_mapping(document, "resources", faults), there, faults)
     labels = _labels(_mapping(document, "labels", faults), faults)
+    priority = _priority(document, faults)
+    retry = _retry(_mapping(document, "retry", faults), faults)
+    deterministic = document.get("deterministic") or False
+    if not isinstance(deterministic, bool):
+        faults.append(Fault("spec.deterministic", f"expected true or false, got {deterministic!r}"))
     if faults or hyperparameters is None or data is None:
         raise JobSpecInvalid(faults)
-    return JobSpec(recipe, dataset, model, hyperparameters, data, seed, resources, labels)
+    return JobSpec(
+        recipe,
+        dataset,
+        model,
+        hyperparameters,
+        data,
+        seed=seed,
+        resources=resources,
+        labels=labels,
+        priority=priority,
+        retry=retry,
+        deterministic=bool(deterministic),
+    )
 
 
 def unknown_names(path: str, given: Iterable[str], known: Iterable[str]) -> list[Fault]:
@@ -215,14 +266,73 @@ def _integer(
     return value
 
 
-def _resources(values: Mapping[str, Any], cores: int, faults: list[Fault]) -> Resources:
-    limits = {"cpus": cores, "memory_mib": 1 << 30, "timeout_seconds": 7 * 24 * 3600}
+def _resources(
+    values: Mapping[str, Any], there: Mapping[str, int | None], faults: list[Fault]
+) -> Resources:
+    """``there``: what the machine has of each, None where that is not known."""
+    limits = {
+        "cpus": 1 << 20,
+        "memory_mib": 1 << 30,
+        "timeout_seconds": 7 * 24 * 3600,
+        "gpus": 1024,
+    }
     faults += unknown_names("spec.resources", values, limits)
     numbers = {
         name: _integer(values, name, f"spec.resources.{name}", maximum, faults)
         for name, maximum in limits.items()
     }
+    units = {"cpus": "cores", "memory_mib": "MiB of memory", "gpus": "GPUs"}
+    for name, unit in units.items():
+        most = there[name]
+        if most is not None and numbers[name] > most:
+            faults.append(
+                Fault(
+                    f"spec.resources.{name}",
+                    f"asks for {numbers[name]} {unit}, and the machine has {most}: such a job "
+                    f"could never start; ask for {most} at most",
+                )
+            )
     return Resources(**numbers)
+
+
+def _priority(document: Mapping[str, Any], faults: list[Fault]) -> str:
+    value = document.get("priority") or Priority.NORMAL.name
+    if value not in Priority.__members__:
+        faults.append(
+            Fault("spec.priority", f"expected {', '.join(Priority.__members__)}, got {value!r}")
+        )
+        return Priority.NORMAL.name
+    return str(value)
+
+
+def _retry(values: Mapping[str, Any], faults: list[Fault]) -> Retry:
+    names = ("initial_backoff_seconds", "max_backoff_seconds")
+    faults += unknown_names("spec.retry", values, ("max_attempts", *names))
+    attempts = _integer(values, "max_attempts", "spec.retry.max_attempts", _ATTEMPTS_MAX, faults)
+    seconds = []
+    for name in names:
+        value = values.get(name) or 0
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            faults.append(Fault(f"spec.retry.{name}", f"expected a number, got {value!r}"))
+            value = 0
+        elif not 0 <= value <= _BACKOFF_MAX_SECONDS:
+            faults.append(
+                Fault(
+                    f"spec.retry.{name}",
+                    f"{value:g} is not between 0 and {_BACKOFF_MAX_SECONDS:.0f} seconds",
+                )
+            )
+        seconds.append(value)
+    initial = seconds[0] or _FIRST_BACKOFF_SECONDS
+    longest = seconds[1] or max(initial, _LONGEST_BACKOFF_SECONDS)
+    if not faults and longest < initial:
+        faults.append(
+            Fault(
+                "spec.retry.max_backoff_seconds",
+                f"{longest:g} is less than initial_backoff_seconds, {initial:g}",
+            )
+        )
+    return Retry(attempts, initial, longest)
 
 
 def _labels(values: Mapping[str, Any], faults: list[Fault]) -> dict[str, str]:

@@ -1,9 +1,7 @@
-"""The embedded engine: runs queued jobs as subprocesses, as many as the cores allow.
+"""The embedded engine: runs queued jobs as subprocesses, as many as the machine has room for.
 
-Jobs start in the order they came; one that needs more cores than are free holds
-up those behind it, so that it does not wait for ever, unless this machine never
-has as many: it is left to a larger one. Stopping the supervisor
-leaves the jobs' processes running: the next one finds them.
+Which job goes first, and which may start, is said by :mod:`lepton_training.job_queue`. Stopping
+the supervisor leaves the jobs' processes running: the next one finds them.
 """
 
 from __future__ import annotations
@@ -12,8 +10,10 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from lepton_training.attendant import Attendant, Engine
+from lepton_training.attendant import Attendant
+from lepton_training.engine import Engine
 from lepton_training.job import Job, State
+from lepton_training.job_queue import Machine, Place, Queue, taken
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +26,19 @@ _LONGEST_PAUSE_SECONDS = 60.0
 class Supervisor:
     """Every job of this node, from queue to end."""
 
-    def __init__(self, engine: Engine, cores: int, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, engine: Engine, queue: Queue, machine: Machine, stopping: asyncio.Event
+    ) -> None:
         """
         Args:
             stopping: Once set, jobs are left to the next life of the service: a process that
                 ends from then on was not seen to crash, and none is started.
         """
         self._engine = engine
-        self._cores = cores
+        self._queue = queue
+        self._machine = machine
         self._stopping = stopping
         self._attended: dict[tuple[str, str], tuple[Attendant, asyncio.Task[None]]] = {}
-        self._too_large: set[tuple[str, str]] = set()
-        """Queued jobs that the log has said this machine cannot run."""
         self._failures: dict[tuple[str, str], int] = {}
         """How often in a row attending to a job failed."""
         self._woken = asyncio.Event()
@@ -66,7 +67,7 @@ class Supervisor:
         self._attended.clear()
 
     def wake(self) -> None:
-        """Looks at the queue and at cancellations now."""
+        """Looks at the queue, and at what jobs are asked to do, now."""
         self._woken.set()
 
     async def _run(self) -> None:
@@ -91,39 +92,36 @@ class Supervisor:
             found = self._attended.get((job.workspace, job.id))
             if found is None:
                 self._attend(job)  # its attendant failed, on a full disk for instance
-            elif job.state is State.CANCELLING:
-                found[0].cancel()
-        free = self._cores - sum(attendant.job.cpus for attendant, _ in self._attended.values())
-        for job in await self._engine.repository.queued():
-            cpus = job.cpus or self._cores
-            if cpus > self._cores:
-                self._leave_to_others(job)
-                continue
-            if cpus > free:
-                break
-            started = await self._engine.repository.change(
-                job,
-                [State.QUEUED],
-                {
-                    "state": State.RUNNING,
-                    "node": self._engine.node,
-                    "cpus": cpus,
-                    "start_time": datetime.now(UTC),
-                },
-            )
-            if started is not None:
-                free -= cpus
-                self._attend(started)
-                self._engine.changes.notify(job.workspace, job.id)
+            elif job.state is not State.RUNNING:
+                found[0].interrupt(job.state)
+        places = await self._queue.places(datetime.now(UTC))
+        for place in places:
+            if place.starts and (place.job.workspace, place.job.id) not in self._attended:
+                await self._begin(place)
 
-    def _leave_to_others(self, job: Job) -> None:
-        key = (job.workspace, job.id)
-        if key not in self._too_large:
-            self._too_large.add(key)
-            log.warning(
-                "a job asks for more cores than there are here; it waits for a larger node",
-                extra={"job": job.name, "cpus": job.cpus, "cores": self._cores},
-            )
+    async def _begin(self, place: Place) -> None:
+        job = place.job
+        cores, gpus = taken(await self._engine.repository.running(), self._engine.node)
+        free_cores = [one for one in self._machine.core_ids if one not in cores]
+        free_gpus = [one for one in self._machine.gpus if one not in gpus]
+        # All cores are as good as none in particular.
+        bound = place.needs.cpus < self._machine.cores and place.needs.cpus <= len(free_cores)
+        started = await self._engine.repository.change(
+            job,
+            [State.QUEUED],
+            {
+                "state": State.RUNNING,
+                "node": self._engine.node,
+                "cpus": place.needs.cpus,
+                "start_time": job.start_time or datetime.now(UTC),
+                "not_before": None,
+                "core_ids": tuple(free_cores[: place.needs.cpus]) if bound else (),
+                "gpu_ids": tuple(free_gpus[: place.needs.gpus]),
+            },
+        )
+        if started is not None:
+            self._attend(started)
+            self._engine.changes.notify(job.workspace, job.id)
 
     def _attend(self, job: Job) -> None:
         attendant = Attendant(self._engine, job)

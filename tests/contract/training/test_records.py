@@ -10,11 +10,21 @@ from typing import Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from lepton_mesh.database import Database, differences
 from lepton_training.adapters.sql_jobs import SqlJobs
-from lepton_training.job import TRANSITIONS, Job, JobExists, JobNotFound, Measurement, Phase, State
-from lepton_training.models import Base
+from lepton_training.job import (
+    TRANSITIONS,
+    Attempt,
+    Job,
+    JobExists,
+    JobNotFound,
+    Measurement,
+    Phase,
+    State,
+)
+from lepton_training.models import Base, JobRow
 
 
 @pytest.fixture
@@ -98,6 +108,10 @@ async def test_a_record_is_read_back_as_it_was(jobs: SqlJobs) -> None:
         epoch_seconds=(1.5, 2.5),
         metrics={"train_loss": 0.25},
         request_id="r",
+        history=(Attempt(1, datetime.now(UTC), datetime.now(UTC), "PAUSED", "by ada"),),
+        queue_time=datetime.now(UTC),
+        core_ids=(0, 1),
+        gpu_ids=("0",),
     )
     await jobs.create(job)
     assert await jobs.get("w", "a") == job
@@ -169,3 +183,45 @@ async def test_deleting_leaves_nothing(jobs: SqlJobs) -> None:
 def test_revisions_build_what_the_models_say(database: Database) -> None:
     """Migrations and tables agree."""
     assert differences(database.engine, Base.metadata) == []
+
+
+async def test_usage_is_what_jobs_ran_lately(jobs: SqlJobs) -> None:
+    """Seconds times cores, added up by workspace, half of it left after a day."""
+    job = await jobs.create(make(state=State.RUNNING, cpus=2))
+    await jobs.create(make("idle", workspace="other"))
+    await jobs.change(job, [State.RUNNING], {"run_seconds": 30.0})
+    await jobs.change(job, [State.RUNNING], {"run_seconds": 50.0})
+    await jobs.change(job, [State.RUNNING], {"progress": 0.5, "run_seconds": 50.0})
+    now = datetime.now(UTC)
+    assert await jobs.usage(now) == pytest.approx({"w": 100.0, "other": 0.0}, rel=1e-3)
+    later = await jobs.usage(now + timedelta(days=1))
+    assert later["w"] == pytest.approx(50.0, rel=1e-3)
+    await jobs.delete("w", "a")
+    assert (await jobs.usage(now))["w"] > 99.0
+
+
+async def test_who_has_a_process_is_running(jobs: SqlJobs) -> None:
+    """Also while it is asked to pause or to stop; on its node, and on all."""
+    for state in State:
+        await jobs.create(make(state.lower(), state=state, node="here"))
+    await jobs.create(make("far", state=State.RUNNING, node="there"))
+    ids = {"running", "pausing", "cancelling"}
+    assert {job.id for job in await jobs.active("here")} == ids
+    assert {job.id for job in await jobs.running()} == ids | {"far"}
+
+
+async def test_a_record_from_before_attempts_were_kept_is_read(
+    jobs: SqlJobs, database: Database
+) -> None:
+    """An upgraded service knows its jobs."""
+    await jobs.create(make(history=(Attempt(1, datetime.now(UTC)),)))
+
+    def forget(session: Session) -> None:
+        row = session.get(JobRow, ("w", "a"))
+        assert row is not None
+        new = {"history", "queue_time", "not_before", "core_ids", "gpu_ids"}
+        row.record = {name: value for name, value in row.record.items() if name not in new}
+
+    await database.write(forget)
+    job = await jobs.get("w", "a")
+    assert (job.history, job.core_ids, job.waits_since) == ((), (), job.create_time)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from lepton_mesh.database import Database
 from lepton_mesh.errors import LeptonError
 from lepton_training import process
 from lepton_training.adapters.sql_jobs import SqlJobs
-from lepton_training.attendant import Engine
 from lepton_training.changes import Changes
+from lepton_training.engine import Engine
 from lepton_training.job import Event, Job
 from lepton_training.job_files import JobFiles
+from lepton_training.job_queue import Machine, Queue
 from lepton_training.jobs import Jobs
 from lepton_training.ports import DatasetVersion, JobCredentials
 from lepton_training.supervisor import Supervisor
@@ -162,13 +164,19 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
             database.close()
 
     async def begin(
-        command: tuple[str, ...] = WORKER, cores: int = 2, grace: float = 5.0, crashes_max: int = 3
+        command: tuple[str, ...] = WORKER,
+        cores: int = 2,
+        grace: float = 5.0,
+        crashes_max: int = 3,
+        machine: Machine | None = None,
     ) -> Training:
         await end_last()
         database = Database.open(f"sqlite:///{tmp_path}/training.db", "lepton_training.migrations")
         repository, files, changes = SqlJobs(database), JobFiles(tmp_path / "jobs"), Changes()
         credentials = FakeCredentials()
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        inherited = {
+            name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ
+        }
         engine = Engine(
             repository=repository,
             files=files,
@@ -181,14 +189,17 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
             crashes_max=crashes_max,
         )
         stopping = asyncio.Event()
-        supervisor = Supervisor(engine, cores, stopping)
+        machine = machine or Machine(cores, memory_mib=8192)
+        queue = Queue(repository, machine, "here", timedelta(hours=1))
+        supervisor = Supervisor(engine, queue, machine, stopping)
         jobs = Jobs(
             repository=repository,
             files=files,
             datasets=FakeDatasets(),
             supervisor=supervisor,
             changes=changes,
-            cores=cores,
+            machine=machine,
+            queue=queue,
             node="here",
             stopping=stopping,
         )

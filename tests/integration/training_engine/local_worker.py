@@ -30,6 +30,8 @@ class LocalPlatform:
     def publish(self, publication: Publication) -> str:
         name = f"{publication.model}/versions/1"
         shutil.copy(publication.model_file, self._root / "model.onnx")
+        kept = publication.model_file.parent / "weights.pt"
+        shutil.copy(kept, self._root / f"{publication.job.removeprefix('jobs/')}.pt")
         (self._root / "published.json").write_text(
             json.dumps(
                 {

@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from lepton_training import process
 from lepton_training.events import EventWriter
@@ -74,26 +76,35 @@ async def test_a_job_from_spec_to_registered_model(start: Start) -> None:
 
 
 async def test_a_worker_goes_on_from_its_checkpoint(start: Start) -> None:
-    """Told to stop while no service looks, then killed: the job succeeds, one crash counted."""
+    """Paused, resumed, then killed, it ends with the weights of a job that nothing happened to."""
     training = await start(crashes_max=2)
+    spec = {"hyperparameters": {"epochs": 3}, "seed": 5, "deterministic": True}
     (training.platform / "freeze").touch()
-    await training.create("goes-on", hyperparameters={"epochs": 3})
+    await training.create("goes-on", retry={"initial_backoff_seconds": 0.01}, **spec)
     await wait_for_file(training.platform / "frozen")
-    await training.supervisor.close()
-    assert process.stop_recorded(training.files.root, 20) == 1
+    assert (await training.jobs.pause("w", "jobs/goes-on")).state is State.PAUSING
+    await training.until("goes-on", _in(State.PAUSED))
+    await training.create("unbroken", **spec)
+    assert (await training.ended("unbroken")).state is State.SUCCEEDED
 
     (training.platform / "frozen").unlink()
     (training.platform / "freeze").touch()
-    training = await start(crashes_max=2)
+    assert (await training.jobs.resume("w", "jobs/goes-on")).state is State.QUEUED
     await wait_for_file(training.platform / "frozen")
     os.kill(training.process_of("goes-on").pid, signal.SIGKILL)
     job = await training.ended("goes-on")
     assert job.state is State.SUCCEEDED
     assert (job.attempts, job.crashes) == (3, 1)
+    assert [attempt.reason for attempt in job.history] == ["PAUSED", "WORKER_KILLED", ""]
     assert len(job.epoch_seconds) == 3
     said = (await training.log("goes-on")).splitlines()
     told = said.index("told to stop; the checkpoint is written")
     assert told < said.index("resuming at step 1") < said.index("resuming at step 2")
+    broken, unbroken = (
+        torch.load(training.platform / f"{name}.pt", weights_only=True)
+        for name in ("goes-on", "unbroken")
+    )
+    assert all(torch.equal(broken[name], unbroken[name]) for name in unbroken)
 
 
 async def test_a_restarted_service_finds_its_jobs_again(start: Start) -> None:
@@ -280,5 +291,8 @@ async def _until_gone(found: process.ProcessId) -> None:
             await asyncio.sleep(0.01)
 
 
-def _running(event: Event) -> bool:
-    return isinstance(event.content, Job) and event.content.state is State.RUNNING
+def _in(state: State) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event.content, Job) and event.content.state is state
+
+
+_running = _in(State.RUNNING)

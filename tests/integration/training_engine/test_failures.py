@@ -38,7 +38,8 @@ async def test_a_failure_has_a_reason(start: Start, body: str, reason: str, mess
     """The reason, the remedy and the end of the log; nothing is left running."""
     training = await start(script(body), crashes_max=2, grace=0.2)
     resources = {"cpus": 1, "timeout_seconds": 1 if reason == "TIMEOUT" else 0}
-    await training.create("fails", resources=resources)
+    retry = {"initial_backoff_seconds": 0.01}
+    await training.create("fails", resources=resources, retry=retry)
     job = await training.ended("fails")
     assert (job.state, job.failure_reason) == (State.FAILED, reason)
     assert message in job.failure_message

@@ -98,9 +98,30 @@ def test_a_job_from_a_file(gateway: Gateway, lepton: Command, spec: Path) -> Non
     assert job["spec"]["hyperparameters"] == {"epochs": 2}
     assert lepton.ok("job", "list", "-o", "name").out == "jobs/mine\n"
     assert lepton.json("job", "get", "mine")["state"] == "SUCCEEDED"
+    assert lepton.json("job", "pause", "mine")["state"] == "PAUSED"
+    assert lepton.json("job", "resume", "mine")["state"] == "QUEUED"
     assert lepton.json("job", "cancel", "mine")["state"] == "CANCELLED"
     assert lepton.ok("job", "delete", "mine", "--yes").err == "deleted jobs/mine\n"
     assert lepton.json("job", "list") == []
+
+
+def test_why_a_job_waits_and_what_became_of_its_attempts(
+    gateway: Gateway, lepton: Command, spec: Path
+) -> None:
+    """Beside the table, for people."""
+    lepton("job", "create", "-f", spec, "--id", "mine")
+    job = gateway.training.jobs["jobs/mine"]
+    job.queue_position, job.waiting_reason = 2, "waits for 2 cores, where 1 are free"
+    assert lepton.ok("job", "get", "mine").err == (
+        "number 2 in the queue: waits for 2 cores, where 1 are free\n"
+    )
+    job.ClearField("queue_position")
+    killed = {"number": 1, "reason": "WORKER_KILLED", "message": "SIGKILL without a word"}
+    job.history.add(**killed)
+    job.history.add(number=2)
+    told = lepton.ok("job", "get", "mine").err
+    assert told.startswith("attempt 1, ")
+    assert told.endswith(": WORKER_KILLED: SIGKILL without a word\n")
 
 
 def test_a_job_from_standard_input(gateway: Gateway, lepton: Command) -> None:

@@ -263,6 +263,16 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
         job.state = training_pb2.Job.CANCELLED
         return job
 
+    def PauseJob(self, request: Any, context: Any) -> Any:
+        job = self.GetJob(training_pb2.GetJobRequest(name=request.name), context)
+        job.state = training_pb2.Job.PAUSED
+        return job
+
+    def ResumeJob(self, request: Any, context: Any) -> Any:
+        job = self.GetJob(training_pb2.GetJobRequest(name=request.name), context)
+        job.state = training_pb2.Job.QUEUED
+        return job
+
     def DeleteJob(self, request: Any, context: Any) -> Any:
         if self.jobs.pop(request.name, None) is None:
             not_found(context, request.name)

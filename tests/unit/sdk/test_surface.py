@@ -36,7 +36,18 @@ SURFACE = {
 }
 METHODS = {
     "data": {"delete", "fetch", "list", "push", "version", "versions"},
-    "jobs": {"cancel", "create", "delete", "get", "list", "logs", "recipes", "watch"},
+    "jobs": {
+        "cancel",
+        "create",
+        "delete",
+        "get",
+        "list",
+        "logs",
+        "pause",
+        "recipes",
+        "resume",
+        "watch",
+    },
     "models": {"delete", "delete_alias", "get", "list", "set_alias", "version", "versions"},
     "endpoints": {
         "create",

@@ -13,9 +13,18 @@ ALLOWED = {
     ("QUEUED", "RUNNING"),
     ("QUEUED", "CANCELLED"),
     ("QUEUED", "FAILED"),
+    ("QUEUED", "PAUSED"),
     ("RUNNING", "SUCCEEDED"),
     ("RUNNING", "FAILED"),
     ("RUNNING", "CANCELLING"),
+    ("RUNNING", "PAUSING"),
+    ("RUNNING", "QUEUED"),
+    ("PAUSING", "PAUSED"),
+    ("PAUSING", "SUCCEEDED"),
+    ("PAUSING", "FAILED"),
+    ("PAUSING", "CANCELLING"),
+    ("PAUSED", "QUEUED"),
+    ("PAUSED", "CANCELLED"),
     ("CANCELLING", "CANCELLED"),
     ("CANCELLING", "SUCCEEDED"),
     ("CANCELLING", "FAILED"),
@@ -38,6 +47,7 @@ def test_only_legal_transitions() -> None:
     """The table is the one of the documentation; ended states have no way out."""
     assert {(a, b) for a, targets in TRANSITIONS.items() for b in targets} == ALLOWED
     assert {s for s in State if s.ended} == {State.SUCCEEDED, State.FAILED, State.CANCELLED}
+    assert {s for s in State if s.has_process} == {State.RUNNING, State.PAUSING, State.CANCELLING}
 
 
 def test_records_are_immutable() -> None:

@@ -10,7 +10,7 @@ import pytest
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.fitting import batch_size_for
 from lepton_training.recipes.hyperparameters import describe
-from lepton_training.spec import JobSpecInvalid, parse_spec
+from lepton_training.spec import JobSpecInvalid, Retry, parse_spec
 
 GOOD: dict[str, Any] = {
     "recipe": "cnn",
@@ -21,7 +21,7 @@ GOOD: dict[str, Any] = {
 
 def faults(document: dict[str, Any]) -> dict[str, str]:
     with pytest.raises(JobSpecInvalid) as caught:
-        parse_spec(document, cores=2)
+        parse_spec(document, cores=2, memory_mib=4096, gpus=0)
     assert json.loads(caught.value.metadata["faults"]) == [list(f) for f in caught.value.faults]
     return dict(caught.value.faults)
 
@@ -72,9 +72,27 @@ def test_small_data_has_small_batches(examples: int, size: int) -> None:
 def test_a_spec_survives_its_own_record() -> None:
     """What is stored is read back the same."""
     spec = parse_spec(
-        GOOD | {"seed": 7, "resources": {"cpus": 1}, "labels": {"team": "a"}}, cores=2
+        GOOD
+        | {
+            "seed": 7,
+            "resources": {"cpus": 1, "gpus": 2},
+            "labels": {"team": "a"},
+            "priority": "LOW",
+            "retry": {"max_attempts": 5, "initial_backoff_seconds": 0.5},
+            "deterministic": True,
+        },
+        cores=2,
     )
     assert parse_spec(spec.to_dict(), cores=2) == spec
+
+
+@pytest.mark.parametrize(
+    ("failures", "seconds"), [(1, 2.0), (2, 4.0), (3, 8.0), (4, 10.0), (2000, 10.0)]
+)
+def test_waits_double_up_to_the_longest(failures: int, seconds: float) -> None:
+    """However often an attempt fails."""
+    retry = Retry(initial_backoff_seconds=2.0, max_backoff_seconds=10.0)
+    assert retry.backoff_seconds(failures) == seconds
 
 
 def test_whole_numbers_may_come_as_doubles() -> None:
@@ -96,8 +114,42 @@ def test_whole_numbers_may_come_as_doubles() -> None:
         ({"sed": 1}, "spec.sed", "did you mean 'seed'?"),
         ({"seed": -1}, "spec.seed", "not between 0"),
         ({"seed": True}, "spec.seed", "whole number"),
-        ({"resources": {"cpus": 3}}, "spec.resources.cpus", "not between 0 and 2"),
-        ({"resources": {"gpus": 1}}, "spec.resources.gpus", "unknown field"),
+        ({"resources": {"cpus": -1}}, "spec.resources.cpus", "not between 0"),
+        (
+            {"resources": {"cpus": 3}},
+            "spec.resources.cpus",
+            "asks for 3 cores, and the machine has 2",
+        ),
+        (
+            {"resources": {"memory_mib": 4097}},
+            "spec.resources.memory_mib",
+            "asks for 4097 MiB of memory, and the machine has 4096",
+        ),
+        (
+            {"resources": {"gpus": 1}},
+            "spec.resources.gpus",
+            "asks for 1 GPUs, and the machine has 0",
+        ),
+        ({"resources": {"tpus": 1}}, "spec.resources.tpus", "did you mean 'gpus'?"),
+        ({"priority": "URGENT"}, "spec.priority", "expected LOW, NORMAL, HIGH, got 'URGENT'"),
+        ({"priority": 3}, "spec.priority", "expected LOW, NORMAL, HIGH"),
+        ({"retry": {"max_attempts": 101}}, "spec.retry.max_attempts", "between 0 and 100"),
+        (
+            {"retry": {"initial_backoff_seconds": float("nan")}},
+            "spec.retry.initial_backoff_seconds",
+            "not between 0 and 86400",
+        ),
+        (
+            {"retry": {"max_backoff_seconds": "5"}},
+            "spec.retry.max_backoff_seconds",
+            "expected a number, got '5'",
+        ),
+        (
+            {"retry": {"initial_backoff_seconds": 5, "max_backoff_seconds": 2}},
+            "spec.retry.max_backoff_seconds",
+            "less than initial_backoff_seconds",
+        ),
+        ({"deterministic": "yes"}, "spec.deterministic", "expected true or false"),
         ({"resources": 2}, "spec.resources", "expected a mapping"),
         ({"labels": {"a": 1}}, "spec.labels.a", "expected text"),
         (

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from lepton_mesh.database import Database
 from lepton_training.job import (
     TRANSITIONS,
+    WITH_PROCESS,
+    Attempt,
     Event,
     Job,
     JobExists,
@@ -22,9 +24,11 @@ from lepton_training.job import (
     Phase,
     State,
 )
-from lepton_training.models import EventRow, JobRow
+from lepton_training.models import EventRow, JobRow, UsageRow
 
-_TIMES = ("create_time", "start_time", "end_time")
+_TIMES = ("create_time", "start_time", "end_time", "queue_time", "not_before")
+_ATTEMPT_TIMES = ("start_time", "end_time")
+_HALF_LIFE_SECONDS = 24 * 3600.0
 
 
 class SqlJobs:
@@ -54,6 +58,10 @@ class SqlJobs:
             )
             _store(row, job)
             session.add(row)
+            if session.get(UsageRow, job.workspace) is None:
+                session.add(
+                    UsageRow(workspace=job.workspace, core_seconds=0.0, time=job.create_time)
+                )
             session.flush()
             _append(session, row, {"job": _record(job)})
             return job
@@ -102,6 +110,7 @@ class SqlJobs:
             if updated.state != current.state and updated.state not in TRANSITIONS[current.state]:
                 raise ValueError(f"{current.state} cannot become {updated.state}")
             _store(row, updated)
+            _count(session, updated, updated.run_seconds - current.run_seconds)
             for number in numbers:
                 _append(session, row, {"measurement": dataclasses.asdict(number)})
             if (updated.state, updated.phase) != (current.state, current.phase):
@@ -115,10 +124,18 @@ class SqlJobs:
 
     async def active(self, node: str) -> list[Job]:
         return await self._in_order(
-            select(JobRow).where(
-                JobRow.state.in_([State.RUNNING, State.CANCELLING]), JobRow.node == node
-            )
+            select(JobRow).where(JobRow.state.in_(WITH_PROCESS), JobRow.node == node)
         )
+
+    async def running(self) -> list[Job]:
+        return await self._in_order(select(JobRow).where(JobRow.state.in_(WITH_PROCESS)))
+
+    async def usage(self, now: datetime) -> dict[str, float]:
+        def read(session: Session) -> dict[str, float]:
+            rows = session.scalars(select(UsageRow))
+            return {row.workspace: _faded(row, now) for row in rows}
+
+        return await self._database.read(read)
 
     async def _in_order(self, query: Any) -> list[Job]:
         def read(session: Session) -> list[Job]:
@@ -167,6 +184,23 @@ def _store(row: JobRow, job: Job) -> None:
     row.state, row.node, row.record = job.state, job.node, _record(job)
 
 
+def _count(session: Session, job: Job, seconds: float) -> None:
+    """Adds what ``job`` has run to its workspace's usage."""
+    if seconds <= 0:
+        return
+    row = session.get(UsageRow, job.workspace, with_for_update=True)
+    if row is None:  # its jobs were all deleted when the table was made
+        return
+    now = datetime.now(UTC)
+    row.core_seconds = _faded(row, now) + seconds * job.cpus
+    row.time = now
+
+
+def _faded(row: UsageRow, now: datetime) -> float:
+    age = max(0.0, (now - row.time).total_seconds())
+    return float(row.core_seconds * 0.5 ** (age / _HALF_LIFE_SECONDS))
+
+
 def _append(session: Session, row: JobRow, content: dict[str, Any]) -> None:
     row.last_sequence += 1
     session.add(
@@ -186,6 +220,10 @@ def _record(job: Job) -> dict[str, Any]:
     for name in _TIMES:
         if record[name] is not None:
             record[name] = record[name].isoformat()
+    for attempt in record["history"]:
+        for name in _ATTEMPT_TIMES:
+            if attempt[name] is not None:
+                attempt[name] = attempt[name].isoformat()
     return record
 
 
@@ -196,11 +234,23 @@ def _job(row: JobRow) -> Job:
 def _from_record(workspace: str, record: dict[str, Any]) -> Job:
     values = dict(record)
     for name in _TIMES:
-        if values[name] is not None:
+        if values.get(name) is not None:
             values[name] = datetime.fromisoformat(values[name])
     values["state"], values["phase"] = State(values["state"]), Phase(values["phase"])
     values["epoch_seconds"] = tuple(values["epoch_seconds"])
+    # Records of before these were kept lack them.
+    for name in ("core_ids", "gpu_ids"):
+        values[name] = tuple(values.get(name, ()))
+    values["history"] = tuple(_attempt(one) for one in values.get("history", ()))
     return Job(workspace=workspace, **values)
+
+
+def _attempt(record: dict[str, Any]) -> Attempt:
+    times = {
+        name: None if record[name] is None else datetime.fromisoformat(record[name])
+        for name in _ATTEMPT_TIMES
+    }
+    return Attempt(**{**record, **times})
 
 
 def _content(workspace: str, row: EventRow) -> Job | Measurement:

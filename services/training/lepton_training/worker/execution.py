@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lepton_training.events import EventWriter, WorkerEvent, read_events
-from lepton_training.failure import describe_failure
+from lepton_training.failure import describe_failure, worth_another_attempt
 from lepton_training.job_files import read_request
 from lepton_training.worker.memory import keep_freed_memory
 from lepton_training.worker.platform import Platform
@@ -31,7 +31,9 @@ def execute(directory: Path, connect: Callable[[], Platform]) -> int:
     _configure_log()
     keep_freed_memory()
     with _only_one(directory):
-        if any(event.final for event in _all_events(directory)):
+        # The last words of attempts that were followed by others are in the record already.
+        begin = read_request(directory).get("events_offset", 0)
+        if any(event.final for event in _all_events(directory, begin)):
             return 0  # an attempt that the service had lost sight of did it
         events = EventWriter(directory)
         try:
@@ -44,7 +46,9 @@ def execute(directory: Path, connect: Callable[[], Platform]) -> int:
             reason, message = describe_failure(error)
             # A traceback helps only where the message does not say it all.
             log.exception("%s: %s", reason, message, exc_info=reason == "WORKER_ERROR")
-            events.write("failed", reason=reason, message=message)
+            events.write(
+                "failed", reason=reason, message=message, retryable=worth_another_attempt(error)
+            )
             return FAILED_STATUS
     return 0
 
@@ -57,8 +61,7 @@ def _only_one(directory: Path) -> Iterator[None]:
         yield
 
 
-def _all_events(directory: Path) -> Iterator[WorkerEvent]:
-    offset = 0
+def _all_events(directory: Path, offset: int) -> Iterator[WorkerEvent]:
     while events := read_events(directory, offset):
         yield from events
         offset = events[-1].end

@@ -35,7 +35,7 @@ from lepton_training.worker.evaluation import Evaluation
 from lepton_training.worker.export_request import ExportRequest
 from lepton_training.worker.platform import Platform, Publication
 from lepton_training.worker.trainer import Moment, Stopped, Trainer, predict
-from lepton_training.worker.tuning import Plan, choose_plan
+from lepton_training.worker.tuning import Plan, choose_plan, fixed_plan
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     cpus: int = request["cpus"]
     spec = parse_spec(request["spec"], cores=cpus)
     torch.set_num_threads(cpus)
+    torch.use_deterministic_algorithms(spec.deterministic)
 
     _enter(events, Phase.PREPARING)
     platform.fetch_dataset(spec.dataset, directory / "data")
@@ -80,7 +81,12 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     torch.manual_seed(spec.seed)
     network = RECIPES[spec.recipe].build(hyperparameters, problem.shape)
     state = checkpoints.load(directory / CHECKPOINT_FILE)
-    plan = state.plan if state else _measure(network, problem, hyperparameters, cpus)
+    if state is not None:
+        plan = state.plan
+    elif spec.deterministic:
+        plan = fixed_plan(network, cpus=cpus)
+    else:
+        plan = _measure(network, problem, hyperparameters, cpus)
 
     _enter(events, Phase.TRAINING)
     trainer = Trainer(
@@ -90,6 +96,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
         seed=spec.seed,
         plan=plan,
         cpus=cpus,
+        fixed_threads=spec.deterministic,
         report=lambda moment: _report(events, moment),
         checkpoint_path=directory / CHECKPOINT_FILE,
     )

@@ -75,6 +75,7 @@ class Trainer:
         seed: int,
         plan: Plan,
         cpus: int = 1,
+        fixed_threads: bool = False,
         report: Callable[[Moment], None],
         checkpoint_path: Path | None = None,
         report_seconds: float = 0.5,
@@ -84,10 +85,11 @@ class Trainer:
 
         Args:
             cpus: Cores that the job has; threads beyond the plan's are tried while it runs.
+            fixed_threads: No other number of threads is tried: it would change the last bits.
             report: Called in the training thread, so it should return quickly.
             checkpoint_path: Where to keep checkpoints, and what to resume from if it exists.
         """
-        self._threads = ThreadTuner(plan.threads, cpus)
+        self._threads = ThreadTuner(plan.threads, cpus, fixed=fixed_threads)
         # Gradients of a nearly trained network are full of denormal numbers, which are slow.
         torch.set_flush_denormal(True)
         self._plan = plan

@@ -52,6 +52,11 @@ class Plan:
         return f"{layout}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
+def fixed_plan(network: nn.Module, *, cpus: int) -> Plan:
+    """The plan that usually wins, without a measurement, whose outcome would vary."""
+    return Plan(cpus, _has_convolutions(network))
+
+
 def choose_plan(
     network: nn.Module, problem: Problem, hyperparameters: FitHyperparameters, *, cpus: int
 ) -> tuple[Plan, dict[Plan, float]]:
@@ -92,10 +97,11 @@ class ThreadTuner:
     neighbour 30 to 80 ms with two, which wait for each other, and 18 with one.
     """
 
-    def __init__(self, threads: int, cpus: int) -> None:
-        """Begins with ``threads``; the first trial is due at once."""
+    def __init__(self, threads: int, cpus: int, *, fixed: bool = False) -> None:
+        """Begins with ``threads``; the first trial is due at once, and never when ``fixed``."""
         self.threads = threads
-        self._candidates = sorted({threads, cpus, max(1, cpus // 2), 1}, reverse=True)
+        others = set() if fixed else {cpus, max(1, cpus // 2), 1}
+        self._candidates = sorted({threads} | others, reverse=True)
         self._turns: list[int] = []
         self._turn_steps = 0
         self._took: dict[int, list[float]] = {}

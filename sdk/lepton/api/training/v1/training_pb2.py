@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lepton/api/training/v1/training.proto\x12\x16lepton.api.training.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x02\n\x07JobSpec\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x30\n\x0fhyperparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x34\n\tresources\x18\x06 \x01(\x0b\x32!.lepton.api.training.v1.Resources\x12;\n\x06labels\x18\x07 \x03(\x0b\x32+.lepton.api.training.v1.JobSpec.LabelsEntry\x12%\n\x04\x64\x61ta\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\tResources\x12\x0c\n\x04\x63pus\x18\x01 \x01(\x05\x12\x12\n\nmemory_mib\x18\x02 \x01(\x03\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x03\"\x94\x06\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.lepton.api.training.v1.JobSpec\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.lepton.api.training.v1.Job.State\x12\x30\n\x05phase\x18\x04 \x01(\x0e\x32!.lepton.api.training.v1.Job.Phase\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12\x39\n\x07metrics\x18\x06 \x03(\x0b\x32(.lepton.api.training.v1.Job.MetricsEntry\x12\x15\n\repoch_seconds\x18\x07 \x03(\x01\x12\x16\n\x0e\x66\x61ilure_reason\x18\x08 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\t \x01(\t\x12\x15\n\rmodel_version\x18\n \x01(\t\x12\x0f\n\x07\x63reator\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x0f \x01(\x05\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"q\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x0e\n\nCANCELLING\x10\x03\x12\r\n\tSUCCEEDED\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05\x12\r\n\tCANCELLED\x10\x06\"k\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\r\n\tPREPARING\x10\x01\x12\x0c\n\x08TRAINING\x10\x02\x12\x0e\n\nEVALUATING\x10\x03\x12\r\n\tEXPORTING\x10\x04\x12\x0f\n\x0bREGISTERING\x10\x05\"\xb7\x01\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x03job\x18\x03 \x01(\x0b\x32\x1b.lepton.api.training.v1.JobH\x00\x12:\n\x0bmeasurement\x18\x04 \x01(\x0b\x32#.lepton.api.training.v1.MeasurementH\x00\x42\x07\n\x05\x65vent\"\xd2\x01\n\x0bMeasurement\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x05\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x41\n\x07metrics\x18\x05 \x03(\x0b\x32\x30.lepton.api.training.v1.Measurement.MetricsEntry\x12\x11\n\tepoch_end\x18\x06 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"A\n\x07LogLine\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xae\x01\n\x06Recipe\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12?\n\x0fhyperparameters\x18\x03 \x03(\x0b\x32&.lepton.api.training.v1.Hyperparameter\x12\x34\n\x04\x64\x61ta\x18\x04 \x03(\x0b\x32&.lepton.api.training.v1.Hyperparameter\x12\x0c\n\x04\x63\x61rd\x18\x05 \x01(\t\"X\n\x0eHyperparameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"|\n\x10\x43reateJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.lepton.api.training.v1.JobSpec\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x1b.lepton.api.training.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"1\n\x11StreamLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"\x14\n\x12ListRecipesRequest\"F\n\x13ListRecipesResponse\x12/\n\x07recipes\x18\x01 \x03(\x0b\x32\x1e.lepton.api.training.v1.Recipe2\xaa\x07\n\x0fTrainingService\x12g\n\tCreateJob\x12(.lepton.api.training.v1.CreateJobRequest\x1a\x1b.lepton.api.training.v1.Job\"\x13\x82\xd3\xe4\x93\x02\r\"\x08/v1/jobs:\x01*\x12g\n\x06GetJob\x12%.lepton.api.training.v1.GetJobRequest\x1a\x1b.lepton.api.training.v1.Job\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/{name=jobs/*}\x12o\n\x08ListJobs\x12\'.lepton.api.training.v1.ListJobsRequest\x1a(.lepton.api.training.v1.ListJobsResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/v1/jobs\x12w\n\tCancelJob\x12(.lepton.api.training.v1.CancelJobRequest\x1a\x1b.lepton.api.training.v1.Job\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/{name=jobs/*}:cancel:\x01*\x12h\n\tDeleteJob\x12(.lepton.api.training.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/{name=jobs/*}\x12x\n\x08WatchJob\x12\'.lepton.api.training.v1.WatchJobRequest\x1a .lepton.api.training.v1.JobEvent\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/{name=jobs/*}:watch0\x01\x12z\n\nStreamLogs\x12).lepton.api.training.v1.StreamLogsRequest\x1a\x1f.lepton.api.training.v1.LogLine\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=jobs/*}:logs0\x01\x12{\n\x0bListRecipes\x12*.lepton.api.training.v1.ListRecipesRequest\x1a+.lepton.api.training.v1.ListRecipesResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/recipesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lepton/api/training/v1/training.proto\x12\x16lepton.api.training.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x04\n\x07JobSpec\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x30\n\x0fhyperparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x34\n\tresources\x18\x06 \x01(\x0b\x32!.lepton.api.training.v1.Resources\x12;\n\x06labels\x18\x07 \x03(\x0b\x32+.lepton.api.training.v1.JobSpec.LabelsEntry\x12%\n\x04\x64\x61ta\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12:\n\x08priority\x18\x0b \x01(\x0e\x32(.lepton.api.training.v1.JobSpec.Priority\x12,\n\x05retry\x18\x0c \x01(\x0b\x32\x1d.lepton.api.training.v1.Retry\x12\x15\n\rdeterministic\x18\x0e \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x07\n\x03LOW\x10\x01\x12\n\n\x06NORMAL\x10\x02\x12\x08\n\x04HIGH\x10\x03\"[\n\x05Retry\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12\x1f\n\x17initial_backoff_seconds\x18\x02 \x01(\x01\x12\x1b\n\x13max_backoff_seconds\x18\x03 \x01(\x01\"T\n\tResources\x12\x0c\n\x04\x63pus\x18\x01 \x01(\x05\x12\x12\n\nmemory_mib\x18\x02 \x01(\x03\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x03\x12\x0c\n\x04gpus\x18\x04 \x01(\x05\"\x90\x07\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.lepton.api.training.v1.JobSpec\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.lepton.api.training.v1.Job.State\x12\x30\n\x05phase\x18\x04 \x01(\x0e\x32!.lepton.api.training.v1.Job.Phase\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12\x39\n\x07metrics\x18\x06 \x03(\x0b\x32(.lepton.api.training.v1.Job.MetricsEntry\x12\x15\n\repoch_seconds\x18\x07 \x03(\x01\x12\x16\n\x0e\x66\x61ilure_reason\x18\x08 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\t \x01(\t\x12\x15\n\rmodel_version\x18\n \x01(\t\x12\x0f\n\x07\x63reator\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x0f \x01(\x05\x12\x16\n\x0equeue_position\x18\x10 \x01(\x05\x12\x16\n\x0ewaiting_reason\x18\x11 \x01(\t\x12\x30\n\x07history\x18\x12 \x03(\x0b\x32\x1f.lepton.api.training.v1.Attempt\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8a\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x0e\n\nCANCELLING\x10\x03\x12\r\n\tSUCCEEDED\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05\x12\r\n\tCANCELLED\x10\x06\x12\x0b\n\x07PAUSING\x10\x07\x12\n\n\x06PAUSED\x10\x08\"k\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\r\n\tPREPARING\x10\x01\x12\x0c\n\x08TRAINING\x10\x02\x12\x0e\n\nEVALUATING\x10\x03\x12\r\n\tEXPORTING\x10\x04\x12\x0f\n\x0bREGISTERING\x10\x05\"\x98\x01\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\xb7\x01\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x03job\x18\x03 \x01(\x0b\x32\x1b.lepton.api.training.v1.JobH\x00\x12:\n\x0bmeasurement\x18\x04 \x01(\x0b\x32#.lepton.api.training.v1.MeasurementH\x00\x42\x07\n\x05\x65vent\"\xd2\x01\n\x0bMeasurement\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x05\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x41\n\x07metrics\x18\x05 \x03(\x0b\x32\x30.lepton.api.training.v1.Measurement.MetricsEntry\x12\x11\n\tepoch_end\x18\x06 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"A\n\x07LogLine\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xae\x01\n\x06Recipe\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12?\n\x0fhyperparameters\x18\x03 \x03(\x0b\x32&.lepton.api.training.v1.Hyperparameter\x12\x34\n\x04\x64\x61ta\x18\x04 \x03(\x0b\x32&.lepton.api.training.v1.Hyperparameter\x12\x0c\n\x04\x63\x61rd\x18\x05 \x01(\t\"X\n\x0eHyperparameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"|\n\x10\x43reateJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.lepton.api.training.v1.JobSpec\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x1b.lepton.api.training.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fPauseJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10ResumeJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"1\n\x11StreamLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"\x14\n\x12ListRecipesRequest\"F\n\x13ListRecipesResponse\x12/\n\x07recipes\x18\x01 \x03(\x0b\x32\x1e.lepton.api.training.v1.Recipe2\x99\t\n\x0fTrainingService\x12g\n\tCreateJob\x12(.lepton.api.training.v1.CreateJobRequest\x1a\x1b.lepton.api.training.v1.Job\"\x13\x82\xd3\xe4\x93\x02\r\"\x08/v1/jobs:\x01*\x12g\n\x06GetJob\x12%.lepton.api.training.v1.GetJobRequest\x1a\x1b.lepton.api.training.v1.Job\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/{name=jobs/*}\x12o\n\x08ListJobs\x12\'.lepton.api.training.v1.ListJobsRequest\x1a(.lepton.api.training.v1.ListJobsResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/v1/jobs\x12w\n\tCancelJob\x12(.lepton.api.training.v1.CancelJobRequest\x1a\x1b.lepton.api.training.v1.Job\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/{name=jobs/*}:cancel:\x01*\x12t\n\x08PauseJob\x12\'.lepton.api.training.v1.PauseJobRequest\x1a\x1b.lepton.api.training.v1.Job\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/{name=jobs/*}:pause:\x01*\x12w\n\tResumeJob\x12(.lepton.api.training.v1.ResumeJobRequest\x1a\x1b.lepton.api.training.v1.Job\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/{name=jobs/*}:resume:\x01*\x12h\n\tDeleteJob\x12(.lepton.api.training.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/{name=jobs/*}\x12x\n\x08WatchJob\x12\'.lepton.api.training.v1.WatchJobRequest\x1a .lepton.api.training.v1.JobEvent\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/{name=jobs/*}:watch0\x01\x12z\n\nStreamLogs\x12).lepton.api.training.v1.StreamLogsRequest\x1a\x1f.lepton.api.training.v1.LogLine\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=jobs/*}:logs0\x01\x12{\n\x0bListRecipes\x12*.lepton.api.training.v1.ListRecipesRequest\x1a+.lepton.api.training.v1.ListRecipesResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/recipesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +49,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGSERVICE'].methods_by_name['ListJobs']._serialized_options = b'\202\323\344\223\002\n\022\010/v1/jobs'
   _globals['_TRAININGSERVICE'].methods_by_name['CancelJob']._loaded_options = None
   _globals['_TRAININGSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\202\323\344\223\002\035\"\030/v1/{name=jobs/*}:cancel:\001*'
+  _globals['_TRAININGSERVICE'].methods_by_name['PauseJob']._loaded_options = None
+  _globals['_TRAININGSERVICE'].methods_by_name['PauseJob']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/{name=jobs/*}:pause:\001*'
+  _globals['_TRAININGSERVICE'].methods_by_name['ResumeJob']._loaded_options = None
+  _globals['_TRAININGSERVICE'].methods_by_name['ResumeJob']._serialized_options = b'\202\323\344\223\002\035\"\030/v1/{name=jobs/*}:resume:\001*'
   _globals['_TRAININGSERVICE'].methods_by_name['DeleteJob']._loaded_options = None
   _globals['_TRAININGSERVICE'].methods_by_name['DeleteJob']._serialized_options = b'\202\323\344\223\002\023*\021/v1/{name=jobs/*}'
   _globals['_TRAININGSERVICE'].methods_by_name['WatchJob']._loaded_options = None
@@ -58,51 +62,61 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGSERVICE'].methods_by_name['ListRecipes']._loaded_options = None
   _globals['_TRAININGSERVICE'].methods_by_name['ListRecipes']._serialized_options = b'\202\323\344\223\002\r\022\013/v1/recipes'
   _globals['_JOBSPEC']._serialized_start=188
-  _globals['_JOBSPEC']._serialized_end=510
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=465
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=510
-  _globals['_RESOURCES']._serialized_start=512
-  _globals['_RESOURCES']._serialized_end=582
-  _globals['_JOB']._serialized_start=585
-  _globals['_JOB']._serialized_end=1373
-  _globals['_JOB_METRICSENTRY']._serialized_start=1103
-  _globals['_JOB_METRICSENTRY']._serialized_end=1149
-  _globals['_JOB_STATE']._serialized_start=1151
-  _globals['_JOB_STATE']._serialized_end=1264
-  _globals['_JOB_PHASE']._serialized_start=1266
-  _globals['_JOB_PHASE']._serialized_end=1373
-  _globals['_JOBEVENT']._serialized_start=1376
-  _globals['_JOBEVENT']._serialized_end=1559
-  _globals['_MEASUREMENT']._serialized_start=1562
-  _globals['_MEASUREMENT']._serialized_end=1772
-  _globals['_MEASUREMENT_METRICSENTRY']._serialized_start=1103
-  _globals['_MEASUREMENT_METRICSENTRY']._serialized_end=1149
-  _globals['_LOGLINE']._serialized_start=1774
-  _globals['_LOGLINE']._serialized_end=1839
-  _globals['_RECIPE']._serialized_start=1842
-  _globals['_RECIPE']._serialized_end=2016
-  _globals['_HYPERPARAMETER']._serialized_start=2018
-  _globals['_HYPERPARAMETER']._serialized_end=2106
-  _globals['_CREATEJOBREQUEST']._serialized_start=2108
-  _globals['_CREATEJOBREQUEST']._serialized_end=2232
-  _globals['_GETJOBREQUEST']._serialized_start=2234
-  _globals['_GETJOBREQUEST']._serialized_end=2263
-  _globals['_LISTJOBSREQUEST']._serialized_start=2265
-  _globals['_LISTJOBSREQUEST']._serialized_end=2321
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2323
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2409
-  _globals['_CANCELJOBREQUEST']._serialized_start=2411
-  _globals['_CANCELJOBREQUEST']._serialized_end=2443
-  _globals['_DELETEJOBREQUEST']._serialized_start=2445
-  _globals['_DELETEJOBREQUEST']._serialized_end=2477
-  _globals['_WATCHJOBREQUEST']._serialized_start=2479
-  _globals['_WATCHJOBREQUEST']._serialized_end=2534
-  _globals['_STREAMLOGSREQUEST']._serialized_start=2536
-  _globals['_STREAMLOGSREQUEST']._serialized_end=2585
-  _globals['_LISTRECIPESREQUEST']._serialized_start=2587
-  _globals['_LISTRECIPESREQUEST']._serialized_end=2607
-  _globals['_LISTRECIPESRESPONSE']._serialized_start=2609
-  _globals['_LISTRECIPESRESPONSE']._serialized_end=2679
-  _globals['_TRAININGSERVICE']._serialized_start=2682
-  _globals['_TRAININGSERVICE']._serialized_end=3620
+  _globals['_JOBSPEC']._serialized_end=708
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=594
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=639
+  _globals['_JOBSPEC_PRIORITY']._serialized_start=641
+  _globals['_JOBSPEC_PRIORITY']._serialized_end=708
+  _globals['_RETRY']._serialized_start=710
+  _globals['_RETRY']._serialized_end=801
+  _globals['_RESOURCES']._serialized_start=803
+  _globals['_RESOURCES']._serialized_end=887
+  _globals['_JOB']._serialized_start=890
+  _globals['_JOB']._serialized_end=1802
+  _globals['_JOB_METRICSENTRY']._serialized_start=1506
+  _globals['_JOB_METRICSENTRY']._serialized_end=1552
+  _globals['_JOB_STATE']._serialized_start=1555
+  _globals['_JOB_STATE']._serialized_end=1693
+  _globals['_JOB_PHASE']._serialized_start=1695
+  _globals['_JOB_PHASE']._serialized_end=1802
+  _globals['_ATTEMPT']._serialized_start=1805
+  _globals['_ATTEMPT']._serialized_end=1957
+  _globals['_JOBEVENT']._serialized_start=1960
+  _globals['_JOBEVENT']._serialized_end=2143
+  _globals['_MEASUREMENT']._serialized_start=2146
+  _globals['_MEASUREMENT']._serialized_end=2356
+  _globals['_MEASUREMENT_METRICSENTRY']._serialized_start=1506
+  _globals['_MEASUREMENT_METRICSENTRY']._serialized_end=1552
+  _globals['_LOGLINE']._serialized_start=2358
+  _globals['_LOGLINE']._serialized_end=2423
+  _globals['_RECIPE']._serialized_start=2426
+  _globals['_RECIPE']._serialized_end=2600
+  _globals['_HYPERPARAMETER']._serialized_start=2602
+  _globals['_HYPERPARAMETER']._serialized_end=2690
+  _globals['_CREATEJOBREQUEST']._serialized_start=2692
+  _globals['_CREATEJOBREQUEST']._serialized_end=2816
+  _globals['_GETJOBREQUEST']._serialized_start=2818
+  _globals['_GETJOBREQUEST']._serialized_end=2847
+  _globals['_LISTJOBSREQUEST']._serialized_start=2849
+  _globals['_LISTJOBSREQUEST']._serialized_end=2905
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2907
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2993
+  _globals['_CANCELJOBREQUEST']._serialized_start=2995
+  _globals['_CANCELJOBREQUEST']._serialized_end=3027
+  _globals['_PAUSEJOBREQUEST']._serialized_start=3029
+  _globals['_PAUSEJOBREQUEST']._serialized_end=3060
+  _globals['_RESUMEJOBREQUEST']._serialized_start=3062
+  _globals['_RESUMEJOBREQUEST']._serialized_end=3094
+  _globals['_DELETEJOBREQUEST']._serialized_start=3096
+  _globals['_DELETEJOBREQUEST']._serialized_end=3128
+  _globals['_WATCHJOBREQUEST']._serialized_start=3130
+  _globals['_WATCHJOBREQUEST']._serialized_end=3185
+  _globals['_STREAMLOGSREQUEST']._serialized_start=3187
+  _globals['_STREAMLOGSREQUEST']._serialized_end=3236
+  _globals['_LISTRECIPESREQUEST']._serialized_start=3238
+  _globals['_LISTRECIPESREQUEST']._serialized_end=3258
+  _globals['_LISTRECIPESRESPONSE']._serialized_start=3260
+  _globals['_LISTRECIPESRESPONSE']._serialized_end=3330
+  _globals['_TRAININGSERVICE']._serialized_start=3333
+  _globals['_TRAININGSERVICE']._serialized_end=4510
 # @@protoc_insertion_point(module_scope)

@@ -14,7 +14,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobSpec(_message.Message):
-    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data")
+    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data", "priority", "retry", "deterministic")
+    class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PRIORITY_UNSPECIFIED: _ClassVar[JobSpec.Priority]
+        LOW: _ClassVar[JobSpec.Priority]
+        NORMAL: _ClassVar[JobSpec.Priority]
+        HIGH: _ClassVar[JobSpec.Priority]
+    PRIORITY_UNSPECIFIED: JobSpec.Priority
+    LOW: JobSpec.Priority
+    NORMAL: JobSpec.Priority
+    HIGH: JobSpec.Priority
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +40,9 @@ class JobSpec(_message.Message):
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    DETERMINISTIC_FIELD_NUMBER: _ClassVar[int]
     recipe: str
     dataset: str
     model: str
@@ -38,20 +51,35 @@ class JobSpec(_message.Message):
     resources: Resources
     labels: _containers.ScalarMap[str, str]
     data: _struct_pb2.Struct
-    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    priority: JobSpec.Priority
+    retry: Retry
+    deterministic: bool
+    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., priority: _Optional[_Union[JobSpec.Priority, str]] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., deterministic: _Optional[bool] = ...) -> None: ...
+
+class Retry(_message.Message):
+    __slots__ = ("max_attempts", "initial_backoff_seconds", "max_backoff_seconds")
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_BACKOFF_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BACKOFF_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    max_attempts: int
+    initial_backoff_seconds: float
+    max_backoff_seconds: float
+    def __init__(self, max_attempts: _Optional[int] = ..., initial_backoff_seconds: _Optional[float] = ..., max_backoff_seconds: _Optional[float] = ...) -> None: ...
 
 class Resources(_message.Message):
-    __slots__ = ("cpus", "memory_mib", "timeout_seconds")
+    __slots__ = ("cpus", "memory_mib", "timeout_seconds", "gpus")
     CPUS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_MIB_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
     cpus: int
     memory_mib: int
     timeout_seconds: int
-    def __init__(self, cpus: _Optional[int] = ..., memory_mib: _Optional[int] = ..., timeout_seconds: _Optional[int] = ...) -> None: ...
+    gpus: int
+    def __init__(self, cpus: _Optional[int] = ..., memory_mib: _Optional[int] = ..., timeout_seconds: _Optional[int] = ..., gpus: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("name", "spec", "state", "phase", "progress", "metrics", "epoch_seconds", "failure_reason", "failure_message", "model_version", "creator", "create_time", "start_time", "end_time", "attempts")
+    __slots__ = ("name", "spec", "state", "phase", "progress", "metrics", "epoch_seconds", "failure_reason", "failure_message", "model_version", "creator", "create_time", "start_time", "end_time", "attempts", "queue_position", "waiting_reason", "history")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Job.State]
@@ -61,6 +89,8 @@ class Job(_message.Message):
         SUCCEEDED: _ClassVar[Job.State]
         FAILED: _ClassVar[Job.State]
         CANCELLED: _ClassVar[Job.State]
+        PAUSING: _ClassVar[Job.State]
+        PAUSED: _ClassVar[Job.State]
     STATE_UNSPECIFIED: Job.State
     QUEUED: Job.State
     RUNNING: Job.State
@@ -68,6 +98,8 @@ class Job(_message.Message):
     SUCCEEDED: Job.State
     FAILED: Job.State
     CANCELLED: Job.State
+    PAUSING: Job.State
+    PAUSED: Job.State
     class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PHASE_UNSPECIFIED: _ClassVar[Job.Phase]
@@ -104,6 +136,9 @@ class Job(_message.Message):
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    WAITING_REASON_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     name: str
     spec: JobSpec
     state: Job.State
@@ -119,7 +154,24 @@ class Job(_message.Message):
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     attempts: int
-    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[Job.State, str]] = ..., phase: _Optional[_Union[Job.Phase, str]] = ..., progress: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., epoch_seconds: _Optional[_Iterable[float]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., model_version: _Optional[str] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ...) -> None: ...
+    queue_position: int
+    waiting_reason: str
+    history: _containers.RepeatedCompositeFieldContainer[Attempt]
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[Job.State, str]] = ..., phase: _Optional[_Union[Job.Phase, str]] = ..., progress: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., epoch_seconds: _Optional[_Iterable[float]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., model_version: _Optional[str] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., queue_position: _Optional[int] = ..., waiting_reason: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ...) -> None: ...
+
+class Attempt(_message.Message):
+    __slots__ = ("number", "start_time", "end_time", "reason", "message")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    reason: str
+    message: str
+    def __init__(self, number: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("sequence", "time", "job", "measurement")
@@ -225,6 +277,18 @@ class ListJobsResponse(_message.Message):
     def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CancelJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class PauseJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ResumeJobRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str

@@ -57,6 +57,16 @@ class TrainingServiceStub:
                 request_serializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/lepton.api.training.v1.TrainingService/PauseJob',
+                request_serializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/lepton.api.training.v1.TrainingService/ResumeJob',
+                request_serializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.FromString,
+                _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/lepton.api.training.v1.TrainingService/DeleteJob',
                 request_serializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.DeleteJobRequest.SerializeToString,
@@ -114,6 +124,26 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """Makes a job give back what it holds, and returns at once with the job in
+        PAUSING or PAUSED. A job that trains writes a checkpoint first and goes on
+        from it when it is resumed; the time it is paused does not count against
+        its timeout. A job that is paused is returned as it is; FAILED_PRECONDITION
+        (JOB_NOT_PAUSABLE) when it has ended or is about to. Role developer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Puts a paused job back into the queue. A job that waits or runs is returned
+        as it is; FAILED_PRECONDITION (JOB_NOT_PAUSED) when it is about to pause,
+        is about to end or has ended. Role developer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteJob(self, request, context):
         """Deletes the record and files of a job that has ended; FAILED_PRECONDITION
         (JOB_ACTIVE) otherwise. Models it registered stay. Role developer.
@@ -166,6 +196,16 @@ def add_TrainingServiceServicer_to_server(servicer, server):
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
                     request_deserializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.CancelJobRequest.FromString,
+                    response_serializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.PauseJobRequest.FromString,
+                    response_serializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeJobRequest.FromString,
                     response_serializer=lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.SerializeToString,
             ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
@@ -298,6 +338,60 @@ class TrainingService:
             target,
             '/lepton.api.training.v1.TrainingService/CancelJob',
             lepton_dot_api_dot_training_dot_v1_dot_training__pb2.CancelJobRequest.SerializeToString,
+            lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.api.training.v1.TrainingService/PauseJob',
+            lepton_dot_api_dot_training_dot_v1_dot_training__pb2.PauseJobRequest.SerializeToString,
+            lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.api.training.v1.TrainingService/ResumeJob',
+            lepton_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeJobRequest.SerializeToString,
             lepton_dot_api_dot_training_dot_v1_dot_training__pb2.Job.FromString,
             options,
             channel_credentials,

@@ -48,6 +48,18 @@ class TrainingServiceStub:
     """Asks a job to stop and returns at once, with the job in CANCELLING or
     CANCELLED; a job that has ended is returned as it is. Role developer.
     """
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.PauseJobRequest, _training_pb2.Job]
+    """Makes a job give back what it holds, and returns at once with the job in
+    PAUSING or PAUSED. A job that trains writes a checkpoint first and goes on
+    from it when it is resumed; the time it is paused does not count against
+    its timeout. A job that is paused is returned as it is; FAILED_PRECONDITION
+    (JOB_NOT_PAUSABLE) when it has ended or is about to. Role developer.
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeJobRequest, _training_pb2.Job]
+    """Puts a paused job back into the queue. A job that waits or runs is returned
+    as it is; FAILED_PRECONDITION (JOB_NOT_PAUSED) when it is about to pause,
+    is about to end or has ended. Role developer.
+    """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.DeleteJobRequest, _empty_pb2.Empty]
     """Deletes the record and files of a job that has ended; FAILED_PRECONDITION
     (JOB_ACTIVE) otherwise. Models it registered stay. Role developer.
@@ -81,6 +93,18 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelJobRequest, _training_pb2.Job]  # type: ignore[assignment]
     """Asks a job to stop and returns at once, with the job in CANCELLING or
     CANCELLED; a job that has ended is returned as it is. Role developer.
+    """
+    PauseJob: _aio.UnaryUnaryMultiCallable[_training_pb2.PauseJobRequest, _training_pb2.Job]  # type: ignore[assignment]
+    """Makes a job give back what it holds, and returns at once with the job in
+    PAUSING or PAUSED. A job that trains writes a checkpoint first and goes on
+    from it when it is resumed; the time it is paused does not count against
+    its timeout. A job that is paused is returned as it is; FAILED_PRECONDITION
+    (JOB_NOT_PAUSABLE) when it has ended or is about to. Role developer.
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeJobRequest, _training_pb2.Job]  # type: ignore[assignment]
+    """Puts a paused job back into the queue. A job that waits or runs is returned
+    as it is; FAILED_PRECONDITION (JOB_NOT_PAUSED) when it is about to pause,
+    is about to end or has ended. Role developer.
     """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_training_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes the record and files of a job that has ended; FAILED_PRECONDITION
@@ -136,6 +160,30 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.Job, _abc.Awaitable[_training_pb2.Job]]:
         """Asks a job to stop and returns at once, with the job in CANCELLING or
         CANCELLED; a job that has ended is returned as it is. Role developer.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _training_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Job, _abc.Awaitable[_training_pb2.Job]]:
+        """Makes a job give back what it holds, and returns at once with the job in
+        PAUSING or PAUSED. A job that trains writes a checkpoint first and goes on
+        from it when it is resumed; the time it is paused does not count against
+        its timeout. A job that is paused is returned as it is; FAILED_PRECONDITION
+        (JOB_NOT_PAUSABLE) when it has ended or is about to. Role developer.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _training_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Job, _abc.Awaitable[_training_pb2.Job]]:
+        """Puts a paused job back into the queue. A job that waits or runs is returned
+        as it is; FAILED_PRECONDITION (JOB_NOT_PAUSED) when it is about to pause,
+        is about to end or has ended. Role developer.
         """
 
     @_abc_1.abstractmethod

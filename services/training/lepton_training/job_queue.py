@@ -1,0 +1,209 @@
+"""The queue: which waiting job goes first, and which may start now.
+
+Jobs are ordered by priority, which rises by one with each :attr:`Queue.aging` that a job has
+waited: a job of low priority overtakes everything in the end. Among equals the workspace goes
+first that runs least now, then the one that has used least lately; then the job that has
+waited longest.
+
+A job that does not fit keeps what it needs from those behind it, so that smaller ones do not
+overtake it for ever; one that waits for a GPU leaves the rest of the cores to others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lepton_training.job import Job, State
+from lepton_training.ports import JobRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this node has for jobs."""
+
+    cores: int
+    memory_mib: int = 0
+    """0 where it is not known: nothing is kept then."""
+    gpus: tuple[str, ...] = ()
+    """As CUDA_VISIBLE_DEVICES names them."""
+    core_ids: tuple[int, ...] = ()
+    """Processors, as many as ``cores``, that jobs are bound to; empty where they are not bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Of cores, memory and GPUs."""
+
+    cpus: int
+    memory_mib: int
+    gpus: int
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(
+            self.cpus - other.cpus, self.memory_mib - other.memory_mib, self.gpus - other.gpus
+        )
+
+    def lacks(self, needed: Amount) -> list[str]:
+        """What of ``needed`` is not there, in words."""
+        found = []
+        for word, one, wanted, there in (
+            ("cores", "core", needed.cpus, self.cpus),
+            ("MiB of memory", "MiB of memory", needed.memory_mib, self.memory_mib),
+            ("GPUs", "GPU", needed.gpus, self.gpus),
+        ):
+            if wanted > max(0, there):
+                name = one if wanted == 1 else word
+                found.append(f"{wanted} {name}, where {max(0, there)} are free")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A waiting job and its place."""
+
+    job: Job
+    position: int
+    """From 1, over all workspaces."""
+    starts: bool
+    """Whether this node may start it now."""
+    needs: Amount
+    reason: str
+    """What it waits for; empty when it starts."""
+
+
+class Queue:
+    """The waiting jobs of all nodes as this node sees them."""
+
+    def __init__(
+        self, repository: JobRepository, machine: Machine, node: str, aging: timedelta
+    ) -> None:
+        """
+        Args:
+            aging: Waiting so long raises a job's priority by one.
+        """
+        self._repository = repository
+        self._machine = machine
+        self._node = node
+        self._aging = aging
+
+    async def places(self, now: datetime) -> list[Place]:
+        """Every waiting job, in order."""
+        queued = await self._repository.queued()
+        if not queued:
+            return []
+        running = await self._repository.running()
+        usage = await self._repository.usage(now)
+        ordered = in_order(
+            queued, running, usage, machine=self._machine, now=now, aging=self._aging
+        )
+        return placed(ordered, running, self._machine, node=self._node, now=now)
+
+
+def in_order(
+    queued: Iterable[Job],
+    running: Iterable[Job],
+    usage: Mapping[str, float],
+    *,
+    machine: Machine,
+    now: datetime,
+    aging: timedelta,
+) -> list[Job]:
+    """The waiting jobs, who goes first first.
+
+    Each place is given with those before it counted as running already: workspaces take turns.
+
+    Args:
+        usage: Core-seconds that each workspace has used lately.
+    """
+    cores = Counter[str]()
+    for job in running:
+        cores[job.workspace] += job.cpus
+    levels: dict[int, dict[str, list[Job]]] = {}
+    for job in sorted(queued, key=lambda one: (one.waits_since, one.create_time, one.id)):
+        level = job.priority + max(0, (now - job.waits_since) // aging)
+        levels.setdefault(level, {}).setdefault(job.workspace, []).append(job)
+    ordered = []
+    for level in sorted(levels, reverse=True):
+        waiting = levels[level]
+        while waiting:
+            workspace = min(
+                waiting,
+                key=lambda one: (cores[one], usage.get(one, 0.0), waiting[one][0].waits_since, one),
+            )
+            job = waiting[workspace].pop(0)
+            if not waiting[workspace]:
+                del waiting[workspace]
+            cores[workspace] += job.cpus or machine.cores
+            ordered.append(job)
+    return ordered
+
+
+def placed(
+    ordered: Iterable[Job], running: Iterable[Job], machine: Machine, *, node: str, now: datetime
+) -> list[Place]:
+    """What becomes of each of ``ordered`` on this node, now."""
+    whole = Amount(machine.cores, machine.memory_mib, len(machine.gpus))
+    free = whole
+    for job in running:
+        if job.node == node:
+            free -= needs_of(job, machine)
+    promised = free
+    places = []
+    for position, job in enumerate(ordered, 1):
+        needs = needs_of(job, machine)
+        reason = _elsewhere(job, needs, whole, node) or _later(job, now)
+        if not reason:
+            lacking = free.lacks(needs)
+            if lacking:
+                reason = f"waits for {' and '.join(lacking)}"
+            elif promised.lacks(needs):
+                reason = "waits behind a job before it, which what is free is kept for"
+            else:
+                free -= needs
+            promised -= needs
+        places.append(Place(job, position, not reason, needs, reason))
+    return places
+
+
+def needs_of(job: Job, machine: Machine) -> Amount:
+    """What ``job`` takes of ``machine``."""
+    return Amount(
+        job.cpus or machine.cores,
+        job.memory_mib if machine.memory_mib else 0,
+        len(job.gpu_ids) if job.state is not State.QUEUED else job.gpus,
+    )
+
+
+def _elsewhere(job: Job, needs: Amount, whole: Amount, node: str) -> str:
+    """Why this node leaves ``job`` to another; empty where it does not."""
+    if job.node not in ("", node):
+        return f"waits for node {job.node}, which has its checkpoint"
+    lacking = whole.lacks(needs)
+    if lacking:
+        told = " and ".join(one.replace("are free", "exist") for one in lacking)
+        return f"waits for a larger machine than this one: it needs {told}"
+    return ""
+
+
+def _later(job: Job, now: datetime) -> str:
+    if job.not_before is None or job.not_before <= now:
+        return ""
+    last = f"the last one ended with {job.history[-1].reason}" if job.history else "it failed"
+    return (
+        f"attempt {job.attempts + 1} begins at {job.not_before:%Y-%m-%dT%H:%M:%SZ}, "
+        f"in {(job.not_before - now).total_seconds():.0f} s: {last}"
+    )
+
+
+def taken(running: Iterable[Job], node: str) -> tuple[set[int], set[str]]:
+    """Processors and GPUs that belong to jobs of ``node``."""
+    cores: set[int] = set()
+    gpus: set[str] = set()
+    for job in running:
+        if job.node == node:
+            cores.update(job.core_ids)
+            gpus.update(job.gpu_ids)
+    return cores, gpus

@@ -1,0 +1,220 @@
+"""Jobs that wait, pause, and are tried again; what they are given is theirs alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lepton_training import process
+from lepton_training.job import Event, Job, JobNotPausable, JobNotPaused, Phase, State
+from lepton_training.job_queue import Machine, Place
+from tests.integration.training_engine.conftest import Start, script, wait_for_file
+
+pytestmark = pytest.mark.integration
+
+DONE = (
+    "from lepton_training.events import EventWriter\n"
+    "EventWriter(d).write('succeeded', model_version='models/m/versions/1', metrics={})\n"
+)
+"""Ends a script as a job that succeeded."""
+UNTIL_GO = "while not (d.parent / 'go').exists(): time.sleep(0.02)\n"
+
+
+def in_state(state: State) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event.content, Job) and event.content.state is state
+
+
+async def place_of(training: Any, job_id: str) -> Place:
+    (place,) = (await training.jobs.waiting([await training.jobs.get("w", job_id)])).values()
+    return place
+
+
+async def test_a_paused_job_frees_its_cores(start: Start) -> None:
+    """Others run meanwhile; resumed, it goes on in its directory, and its clock stood still."""
+    body = "(d / 'seen').touch()\n" + UNTIL_GO + DONE
+    training = await start(script(body), cores=1, grace=0.2)
+    await training.create("first", resources={"cpus": 1, "timeout_seconds": 3600})
+    directory = training.files.directory("w", "first")
+    await wait_for_file(directory / "seen")
+    await training.create("second")
+    place = await place_of(training, "jobs/second")
+    assert (place.position, place.reason) == (1, "waits for 1 core, where 0 are free")
+
+    found = training.process_of("first")
+    assert (await training.jobs.pause("w", "jobs/first")).state is State.PAUSING
+    await training.until("first", in_state(State.PAUSED))
+    assert not process.group_alive(found)
+    paused = await training.jobs.pause("w", "jobs/first")
+    assert (paused.state, paused.phase, paused.end_time) == (State.PAUSED, Phase.NONE, None)
+    await training.until("second", in_state(State.RUNNING))
+
+    (directory.parent / "go").touch()
+    assert (await training.ended("second")).state is State.SUCCEEDED
+    assert (await training.jobs.get("w", "jobs/first")).run_seconds == paused.run_seconds
+    assert (directory / "seen").exists()
+    resumed = await training.jobs.resume("w", "jobs/first")
+    assert (resumed.state, resumed.start_time) == (State.QUEUED, paused.start_time)
+    job = await training.ended("first")
+    assert (job.state, job.attempts, job.crashes) == (State.SUCCEEDED, 2, 0)
+    assert [attempt.reason for attempt in job.history] == ["PAUSED", ""]
+    for action, error in (
+        (training.jobs.pause, JobNotPausable),
+        (training.jobs.resume, JobNotPaused),
+    ):
+        with pytest.raises(error, match="SUCCEEDED"):
+            await action("w", "jobs/first")
+
+
+async def test_a_pause_outlives_the_service(start: Start) -> None:
+    """What was asked while the service went down is done by its next life."""
+    body = "(d / 'seen').touch()\ntime.sleep(600)"
+    training = await start(script(body), grace=0.2)
+    await training.create("paused")
+    await wait_for_file(training.files.directory("w", "paused") / "seen")
+    found = training.process_of("paused")
+    await training.supervisor.close()
+    await training.jobs.pause("w", "jobs/paused")
+    with pytest.raises(JobNotPaused, match="wait until it is PAUSED"):
+        await training.jobs.resume("w", "jobs/paused")
+    assert process.is_alive(found)
+    training = await start(script(body), grace=0.2)
+    await training.until("paused", in_state(State.PAUSED))
+    assert not process.group_alive(found)
+    training = await start(script(body), grace=0.2)
+    assert (await training.jobs.get("w", "jobs/paused")).state is State.PAUSED
+
+    (training.files.directory("w", "paused") / "checkpoint.pt").touch()
+    assert (await training.jobs.cancel("w", "jobs/paused")).state is State.CANCELLED
+    kept = {path.name for path in training.files.directory("w", "paused").iterdir()}
+    assert not kept & {"checkpoint.pt", "access-token"}
+
+
+async def test_a_waiting_job_is_paused_at_once(start: Start) -> None:
+    """It never starts until it is resumed, and then waits as if it had just come."""
+    training = await start(script("time.sleep(600)"), cores=1)
+    await training.create("runs")
+    await training.until("runs", in_state(State.RUNNING))
+    await training.create("waits")
+    await training.create("behind")
+    assert (await training.jobs.pause("w", "jobs/waits")).state is State.PAUSED
+    assert (await place_of(training, "jobs/behind")).position == 1
+    assert (await training.jobs.resume("w", "jobs/waits")).attempts == 0
+    assert (await training.jobs.resume("w", "jobs/waits")).state is State.QUEUED
+    assert (await place_of(training, "jobs/waits")).position == 2
+
+
+async def test_the_most_urgent_job_starts_first(start: Start) -> None:
+    """Not the one that came first."""
+    training = await start(script(UNTIL_GO + DONE), cores=1)
+    await training.create("runs")
+    await training.until("runs", in_state(State.RUNNING))
+    for priority in ("LOW", "NORMAL", "HIGH"):
+        await training.create(priority.lower(), priority=priority)
+    (training.files.root / "w" / "go").touch()
+    ended = [await training.ended(name) for name in ("low", "normal", "high")]
+    by_start = sorted(ended, key=lambda job: job.history[0].start_time)
+    assert [job.id for job in by_start] == ["high", "normal", "low"]
+
+
+async def test_what_may_pass_is_tried_again(start: Start) -> None:
+    """After a pause that doubles, without its cores; the history has every attempt."""
+    body = (
+        "from lepton_training.events import EventWriter\n"
+        "from lepton_training.worker.execution import execute\n"
+        "from lepton_mesh.errors import Unavailable\n"
+        "def away(): raise Unavailable('storage is away')\n"
+        "n = len(list(d.glob('try*'))); (d / f'try{n}').touch()\n"
+        "if n == 1: os.kill(os.getpid(), 9)\n"
+        "if n < 3: sys.exit(execute(d, away))\n" + DONE
+    )
+    training = await start(script(body), cores=1)
+    retry = {"max_attempts": 4, "initial_backoff_seconds": 0.05, "max_backoff_seconds": 0.1}
+    await training.create("again", retry=retry)
+    job = await training.ended("again")
+    assert (job.state, job.attempts, job.crashes) == (State.SUCCEEDED, 4, 3)
+    assert [(one.number, one.reason) for one in job.history] == [
+        (1, "UNAVAILABLE"),
+        (2, "WORKER_KILLED"),
+        (3, "UNAVAILABLE"),
+        (4, ""),
+    ]
+    assert job.history[0].message == "storage is away"
+    pauses = [
+        (after.start_time - before.end_time).total_seconds()
+        for before, after in zip(job.history, job.history[1:], strict=False)
+    ]
+    assert all(pause >= least for pause, least in zip(pauses, (0.05, 0.1, 0.1), strict=True))
+    states = [
+        event.content.state
+        async for event in training.jobs.watch("w", "jobs/again", 0)
+        if isinstance(event.content, Job)
+    ]
+    assert states.count(State.QUEUED) == 4
+
+
+async def test_the_last_attempt_that_fails_is_the_end(start: Start) -> None:
+    """The reason of the last one is the job's; a pause in between counts for nothing."""
+    body = "(d / 'seen').touch()\nwhile not (d / 'go').exists(): time.sleep(0.02)\nos.kill(0, 9)"
+    training = await start(script(body), grace=0.2)
+    await training.create("dies", retry={"max_attempts": 2, "initial_backoff_seconds": 3600})
+    directory = training.files.directory("w", "dies")
+    await wait_for_file(directory / "seen")
+    await training.jobs.pause("w", "jobs/dies")
+    await training.until("dies", in_state(State.PAUSED))
+    (directory / "go").touch()
+    await training.jobs.resume("w", "jobs/dies")
+    await training.until("dies", lambda e: getattr(e.content, "crashes", 0) == 1)
+    place = await place_of(training, "jobs/dies")
+    assert place.reason.startswith("attempt 3 begins at ")
+    assert place.reason.endswith("the last one ended with WORKER_KILLED")
+    # Paused and resumed, it need not wait any longer.
+    await training.jobs.pause("w", "jobs/dies")
+    await training.jobs.resume("w", "jobs/dies")
+    job = await training.ended("dies")
+    assert (job.state, job.failure_reason, job.attempts) == (State.FAILED, "WORKER_KILLED", 3)
+    assert [one.reason for one in job.history] == ["PAUSED", "WORKER_KILLED", "WORKER_KILLED"]
+
+
+async def test_memory_is_bounded_over_all_processes(start: Start) -> None:
+    """A job whose processes take more than it asked for ends, and is not tried again."""
+    body = (
+        "import subprocess\n"
+        "hold = 'import time; x = bytearray(60 << 20); x[::4096] = x[::4096]; time.sleep(600)'\n"
+        "[subprocess.Popen([sys.executable, '-c', hold]) for _ in range(2)]\n"
+        "time.sleep(600)"
+    )
+    training = await start(script(body))
+    await training.create("large", resources={"cpus": 1, "memory_mib": 100})
+    job = await training.ended("large")
+    assert (job.failure_reason, job.attempts) == ("OUT_OF_MEMORY", 1)
+    assert "more than their 100" in job.failure_message
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+async def test_a_job_has_its_cores_and_gpus_for_itself(start: Start) -> None:
+    """Two at once share nothing; one that asks for none sees no GPU."""
+    body = (
+        "say = [sorted(os.sched_getaffinity(0)), os.environ['CUDA_VISIBLE_DEVICES']]\n"
+        "import json; (d / 'has.part').write_text(json.dumps(say))\n"
+        "(d / 'has.part').rename(d / 'has'); time.sleep(600)"
+    )
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    machine = Machine(2, 1000, gpus=("GPU-a", "GPU-b"), core_ids=(first, second))
+    training = await start(script(body), machine=machine, grace=0.2)
+    for name, gpus in (("one", 1), ("two", 0)):
+        await training.create(name, resources={"cpus": 1, "gpus": gpus})
+        await wait_for_file(training.files.directory("w", name) / "has")
+
+    def has(name: str) -> str:
+        return (training.files.directory("w", name) / "has").read_text()
+
+    assert has("one") == f'[[{first}], "GPU-a"]'
+    assert has("two") == f'[[{second}], ""]'
+    await training.jobs.cancel("w", "jobs/one")
+    await training.ended("one")
+    await training.create("both", resources={"cpus": 1, "gpus": 2})
+    await wait_for_file(training.files.directory("w", "both") / "has")
+    assert has("both") == f'[[{first}], "GPU-a,GPU-b"]'
