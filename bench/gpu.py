@@ -149,7 +149,7 @@ def _load(model: Model, *, on_cpu: bool, **execution: bool) -> Any:
     try:
         if on_cpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-        return onnx_runtime.load(model.path, settings, _TRIAL_SECONDS)
+        return onnx_runtime.load(model.path, settings, trial_seconds=_TRIAL_SECONDS)
     finally:
         if visible is None:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)

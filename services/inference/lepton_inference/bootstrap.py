@@ -13,7 +13,6 @@ from lepton_inference.adapters import onnx_runtime
 from lepton_inference.adapters.cuda_memory import CudaDevices
 from lepton_inference.adapters.mesh_models import MeshArtifacts, MeshRegistry
 from lepton_inference.adapters.model_cache import ModelCache
-from lepton_inference.adapters.model_process import Trials
 from lepton_inference.adapters.posix_shared_memory import PosixSharedMemory
 from lepton_inference.adapters.sql_endpoints import SqlEndpoints
 from lepton_inference.changes import Changes
@@ -52,7 +51,6 @@ class InferenceService:
         self._settings = settings
         self._database = database
         serving = Serving(runtime.telemetry)
-        self._trials = Trials()
         runtime.telemetry.registry.register(ServingCollector(serving))
         changes = Changes()
         endpoints = SqlEndpoints(database)
@@ -61,11 +59,7 @@ class InferenceService:
             artifacts=MeshArtifacts(runtime.channel("storage")),
             cache=ModelCache(settings.state_dir / "models"),
             serving=serving,
-            load=partial(
-                onnx_runtime.load,
-                trial_seconds=settings.model_trial_seconds,
-                trials=self._trials,
-            ),
+            load=partial(onnx_runtime.load, trial_seconds=settings.model_trial_seconds),
             platform=onnx_runtime.PLATFORM,
             changes=changes,
         )
@@ -107,7 +101,6 @@ class InferenceService:
             if self._shared is not None:
                 self._shared.memory.close()
             await self._deployer.close()
-            self._trials.close()
             await asyncio.to_thread(self._database.close)
 
         return Service(

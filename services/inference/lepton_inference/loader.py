@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from lepton_inference.endpoint import Endpoint, ModelVersion
+from lepton_inference.interruption import Interruption
 from lepton_inference.model import LoadedModel, ModelSource, Session
 from lepton_inference.ports import Artifacts, Models
 from lepton_inference.serving import Served
 from lepton_inference.settings import ModelSettings
 from lepton_inference.shadow import quietly, shadow_settings
 
-LoadSession = Callable[[Path, ModelSettings], Session]
-"""Loads and warms the model in a file, to be served so. Blocks."""
+LoadSession = Callable[[Path, ModelSettings, Interruption], Session]
+"""Loads and warms the model in a file, to be served so. Blocks; an interruption ends what may be
+ended of it, and it raises."""
 
-_LOADS_AT_ONCE = 2
+_LOADS_AT_ONCE = 3
+_LOADS_OF_A_WORKSPACE = 2
+"""So that models of one workspace which do not end leave a load to the others."""
 
 
 class ModelLoader:
@@ -38,6 +43,8 @@ class ModelLoader:
         self._platform = platform
         # A load takes all cores for its measurements; many at once would measure each other.
         self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """Of each workspace that loads now."""
 
     async def load(
         self, endpoint: Endpoint, version: ModelVersion, *, shadow: bool = False
@@ -55,22 +62,38 @@ class ModelLoader:
         settings = shadow_settings(endpoint.settings) if shadow else endpoint.settings
         content = self._artifacts.read(endpoint.workspace, version.artifact)
         path = await self._cache.get(version.sha256, version.artifact, content)
-        session = await self._session(path, settings, shadow=shadow)
+        session = await self._session(endpoint.workspace, path, settings, shadow=shadow)
         source = ModelSource(
             endpoint.id, version.number, self._platform, version.sha256, version.class_names
         )
         return LoadedModel(source, session, settings, background=shadow)
 
-    async def _session(self, path: Path, settings: ModelSettings, *, shadow: bool) -> Session:
+    async def _session(
+        self, workspace: str, path: Path, settings: ModelSettings, *, shadow: bool
+    ) -> Session:
         run = quietly if shadow else asyncio.to_thread
-        await self._loads.acquire()
-        loading = asyncio.ensure_future(run(self._load, path, settings))
-        loading.add_done_callback(lambda _: self._loads.release())
+        share = self._shares.setdefault(workspace, asyncio.Semaphore(_LOADS_OF_A_WORKSPACE))
+        # Its share first: what waits for that is not in the way of other workspaces.
+        await share.acquire()
+        try:
+            await self._loads.acquire()
+        except asyncio.CancelledError:
+            share.release()
+            raise
+        unwanted = Interruption()
+        loading = asyncio.ensure_future(run(self._load, path, settings, unwanted))
+
+        def over(_: asyncio.Future[Session]) -> None:
+            self._loads.release()
+            share.release()
+
+        loading.add_done_callback(over)
         try:
             return await asyncio.shield(loading)
         except asyncio.CancelledError:
-            # Its thread goes on, and counts as a load until it is done.
+            # Its thread goes on until it finds its trial ended, and counts as a load until then.
             loading.add_done_callback(_close_unwanted)
+            unwanted.interrupt()
             raise
 
     async def forget_unused(self, endpoints: Iterable[Endpoint], serving: Iterable[Served]) -> None:

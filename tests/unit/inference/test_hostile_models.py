@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from lepton_inference.adapters.model_messages import LoadOrder
-from lepton_inference.adapters.model_process import ModelProcess, Trials
+from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_runtime import load
+from lepton_inference.interruption import Interruption
 from lepton_inference.model_errors import (
     ModelCrashed,
     ModelDoesNotFit,
@@ -104,11 +105,11 @@ def test_nothing_is_left_of_the_process(tmp_path: Path) -> None:
     assert not Path(f"/proc/{process.pid}").exists()
 
 
-def test_a_trial_ends_with_the_service(tmp_path: Path) -> None:
-    """Nobody waits two minutes for a model that does not end; nor does one begin."""
-    trials = Trials()
+def test_a_trial_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
+    """Not two minutes later; nor does one begin that is unwanted by then."""
+    unwanted = Interruption()
     path = file(tmp_path, hostile.endless())
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(load, path, ModelSettings(), 120.0, trials)
-        trials.close()
-        assert isinstance(running.exception(), ModelDoesNotFit)
+        running = pool.submit(load, path, ModelSettings(), unwanted)
+        unwanted.interrupt()
+        assert isinstance(running.exception(60), ModelDoesNotFit)

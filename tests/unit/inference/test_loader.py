@@ -13,8 +13,10 @@ import pytest
 
 from lepton_inference.adapters.model_cache import ModelCache
 from lepton_inference.endpoint import Endpoint, ModelVersion, State, Target
+from lepton_inference.interruption import Interruption
 from lepton_inference.loader import ModelLoader
 from lepton_inference.model import LoadedModel, Session
+from lepton_inference.model_errors import ModelDoesNotFit
 from lepton_inference.serving import Served, ServingState
 from lepton_inference.settings import ModelSettings
 from tests.managed_inference import Models
@@ -39,11 +41,18 @@ def version(number: int) -> ModelVersion:
     return ModelVersion(f"models/m/versions/{number}", f"m/{number}", digest)
 
 
-def wants(number: int) -> Endpoint:
+def wants(number: int, *, workspace: str = "w") -> Endpoint:
     target = Target(version(number).name, 1, version(number))
     now = datetime.now(UTC)
     return Endpoint(
-        "w", "e", (target,), ModelSettings(), State.DEPLOYING, "somebody", created=now, updated=now
+        workspace,
+        "e",
+        (target,),
+        ModelSettings(),
+        State.DEPLOYING,
+        "somebody",
+        created=now,
+        updated=now,
     )
 
 
@@ -55,40 +64,100 @@ def digests(numbers: Iterable[int]) -> set[str]:
     return {version(number).sha256 for number in numbers}
 
 
+class Loads:
+    """Loads that go on until they are let go or interrupted; counts them by workspace."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.sessions: list[ClosableSession] = []
+        self.interrupted = 0
+
+    def load(self, path: Path, settings: ModelSettings, unwanted: Interruption) -> Session:
+        self.begun.release()
+        self.go_on.wait(10)
+        self.sessions.append(ClosableSession())
+        return self.sessions[-1]
+
+    def endable(self, path: Path, settings: ModelSettings, unwanted: Interruption) -> Session:
+        over = threading.Event()
+        with unwanted.during(over.set):
+            self.begun.release()
+            assert over.wait(10), "nobody ended it"
+        self.interrupted += 1
+        raise ModelDoesNotFit("ended")
+
+
 async def test_a_load_that_nobody_waits_for_is_let_go(tmp_path: Path) -> None:
     """It counts as a load until its thread is done, and what it made is closed."""
-    begun = threading.Semaphore(0)
-    go_on = threading.Event()
-    sessions: list[ClosableSession] = []
-
-    def load(path: Path, settings: ModelSettings) -> Session:
-        begun.release()
-        go_on.wait()
-        sessions.append(ClosableSession())
-        return sessions[-1]
-
-    loader = ModelLoader(Models(CONTENT), ModelCache(tmp_path), load, "test")
-    for number in (1, 2):
-        task = asyncio.create_task(loader.load(wants(number), version(number)))
-        await asyncio.to_thread(begun.acquire)
+    loads = Loads()
+    loader = ModelLoader(Models(CONTENT), ModelCache(tmp_path), loads.load, "test")
+    for number in (1, 2, 3):
+        endpoint = wants(number, workspace=f"w{number}")
+        task = asyncio.create_task(loader.load(endpoint, version(number)))
+        await asyncio.to_thread(loads.begun.acquire)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert loader._loads.locked()
-    go_on.set()
+    loads.go_on.set()
     model = await loader.load(wants(3), version(3))
-    unwanted = [session for session in sessions if session is not model.session]
-    assert len(unwanted) == 2
+    unwanted = [session for session in loads.sessions if session is not model.session]
+    assert len(unwanted) == 3
     for session in unwanted:
         assert await asyncio.to_thread(session.closed.wait, 10)
     await model.close()
+
+
+async def test_a_trial_that_nobody_waits_for_is_ended(tmp_path: Path) -> None:
+    """So that others are loaded at once, and not when it would have been given up."""
+    loads = Loads()
+    loader = ModelLoader(Models(CONTENT), ModelCache(tmp_path), loads.endable, "test")
+    for number in (1, 2, 3):
+        task = asyncio.create_task(loader.load(wants(number), version(number)))
+        await asyncio.to_thread(loads.begun.acquire)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with asyncio.timeout(5):
+        while loads.interrupted < 3:
+            await asyncio.sleep(0)
+
+
+async def test_models_that_do_not_end_are_in_the_way_of_their_own_workspace(
+    tmp_path: Path,
+) -> None:
+    """Others have their models loaded meanwhile; nothing is remembered of who has."""
+    hanging, quick = Loads(), Loads()
+    quick.go_on.set()
+
+    def load(path: Path, settings: ModelSettings, unwanted: Interruption) -> Session:
+        loads = quick if path.parent.name == version(3).sha256 else hanging
+        return loads.load(path, settings, unwanted)
+
+    loader = ModelLoader(Models(CONTENT), ModelCache(tmp_path), load, "test")
+    stuck = [
+        asyncio.create_task(loader.load(wants(1 + each % 2), version(1 + each % 2)))
+        for each in range(6)
+    ]
+    for _ in range(2):
+        await asyncio.to_thread(hanging.begun.acquire)
+    async with asyncio.timeout(5):
+        model = await loader.load(wants(3, workspace="other"), version(3))
+    assert not hanging.begun.acquire(blocking=False)
+    await model.close()
+    hanging.go_on.set()
+    for model in await asyncio.gather(*stuck):
+        await model.close()
+    del stuck
+    assert not loader._shares
 
 
 async def test_what_answers_stays_on_disk(tmp_path: Path) -> None:
     """Also where something else is wanted by now, which may never come to be served."""
     cache = ModelCache(tmp_path)
     session = ClosableSession()
-    loader = ModelLoader(Models(CONTENT), cache, lambda path, settings: session, "test")
+    loader = ModelLoader(Models(CONTENT), cache, lambda *_: session, "test")
     served = Served("e", ServingState.READY, models=[await loader.load(wants(1), version(1))])
     for number in (2, 3):
         await cache.get(

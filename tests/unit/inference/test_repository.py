@@ -82,7 +82,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         models,
         tmp_path / "inference.db",
         tmp_path / "cache",
-        load=onnx_runtime.examine,  # these are known: none is tried in a process of its own
+        # These are known: none is tried in a process of its own.
+        load=lambda path, settings, _: onnx_runtime.examine(path, settings),
     )
     yield World(managed)
     await managed.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
@@ -10,9 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -252,35 +250,6 @@ class ModelProcess:
         words = os.pread(self._said, _TAIL, max(0, size - _TAIL)).decode(errors="replace")
         log.warning("a model's process failed", extra={"pid": self.pid, "last_words": words})
         return words
-
-
-class Trials:
-    """The processes in which models are tried now, so that a service which ends waits for none."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._closed = False
-        self._processes: set[ModelProcess] = set()
-
-    @contextlib.contextmanager
-    def running(self, process: ModelProcess) -> Iterator[None]:
-        """While ``process`` tries a model."""
-        with self._lock:
-            self._processes.add(process)
-            if self._closed:
-                process.kill()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._processes.discard(process)
-
-    def close(self) -> None:
-        """Ends them, and those that are still to come."""
-        with self._lock:
-            self._closed = True
-            for process in self._processes:
-                process.kill()
 
 
 def _python() -> str:

@@ -21,8 +21,9 @@ from lepton_inference.adapters import devices, measurement
 from lepton_inference.adapters.gpu_session import GpuInstance, GpuSession, GraphInstance
 from lepton_inference.adapters.isolated_session import IsolatedSession
 from lepton_inference.adapters.model_messages import Found, LoadOrder
-from lepton_inference.adapters.model_process import ModelProcess, Trials
+from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_session import OnnxSession, open_session, signature_of
+from lepton_inference.interruption import Interruption
 from lepton_inference.placement import Placement
 from lepton_inference.settings import (
     EndpointInvalid,
@@ -43,27 +44,28 @@ TRIAL_SECONDS = 120.0
 def load(
     path: Path,
     settings: ModelSettings,
+    unwanted: Interruption | None = None,
     trial_seconds: float = TRIAL_SECONDS,
-    trials: Trials | None = None,
 ) -> OnnxSession | GpuSession | IsolatedSession:
     """Tries, loads and warms the model at ``path``. Blocks; takes seconds.
 
     Args:
         path: Its file.
         settings: How it is to be served.
+        unwanted: Ends the trial, where given: nobody waits for the model any more.
         trial_seconds: How long loading and measuring it may take.
-        trials: Which end it before that, where given.
 
     Raises:
         ModelInvalid: Not an ONNX model, or one whose weights lie outside of its folder, or
             with tensors of a kind the protocol does not have.
-        ModelCrashed, ModelTimeout, ModelDoesNotFit: What came of trying it.
+        ModelCrashed, ModelTimeout, ModelDoesNotFit: What came of trying it; the last one too where
+            it was ended.
         ProviderMissing: A GPU is there, and its execution provider did not load.
         EndpointInvalid: A setting has no effect on this model.
     """
     trial = ModelProcess.start()
     try:
-        with (trials or Trials()).running(trial):
+        with (unwanted or Interruption()).during(trial.kill):
             found = trial.load(LoadOrder(path, settings), trial_seconds)
         signature, placement = found
         check_effect(settings, batched=signature.batched, ragged=signature.ragged)
