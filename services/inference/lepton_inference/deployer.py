@@ -263,8 +263,9 @@ class Deployer:
         )
 
     async def _forget_unused(self) -> None:
-        endpoints = await self._endpoints.all()
-        await self._loader.forget_unused(endpoints, [served for _, served in self._serving.all()])
+        await self._loader.forget_unused(
+            self._endpoints.all, lambda: [served for _, served in self._serving.all()]
+        )
 
     def check_ensemble(self, endpoint: Endpoint, ensemble: Ensemble) -> None:
         """Raises EnsembleInvalid for steps that do not fit each other, as far as they are loaded

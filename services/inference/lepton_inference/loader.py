@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -96,23 +96,29 @@ class ModelLoader:
             unwanted.interrupt()
             raise
 
-    async def forget_unused(self, endpoints: Iterable[Endpoint], serving: Iterable[Served]) -> None:
+    async def forget_unused(
+        self,
+        endpoints: Callable[[], Awaitable[Iterable[Endpoint]]],
+        serving: Callable[[], Iterable[Served]],
+    ) -> None:
         """Removes from disk what is neither wanted nor served.
 
         Args:
-            endpoints: All there are.
-            serving: What answers now, which need not be what is wanted; a model in a process of
-                its own is read again when that process is lost.
+            endpoints: Finds all there are.
+            serving: Finds what answers now, which need not be what is wanted; a model in a process
+                of its own is read again when that process is lost.
         """
-        wanted = {
-            model.source.digest
-            for served in serving
-            for model in (*served.loaded, *served.draining)
-        }
-        for endpoint in endpoints:
-            wanted |= {target.version.sha256 for target in endpoint.targets}
-            if endpoint.shadow is not None:
-                wanted.add(endpoint.shadow.version.sha256)
+
+        async def wanted() -> set[str]:
+            found = set()
+            for endpoint in await endpoints():
+                found |= {target.version.sha256 for target in endpoint.targets}
+                if endpoint.shadow is not None:
+                    found.add(endpoint.shadow.version.sha256)
+            for served in serving():
+                found |= {model.source.digest for model in (*served.loaded, *served.draining)}
+            return found
+
         await self._cache.keep(wanted)
 
 

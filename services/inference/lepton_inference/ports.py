@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from pathlib import Path
 from typing import Protocol
 
@@ -71,8 +71,13 @@ class Models(Protocol):
         """
         ...
 
-    async def keep(self, digests: Set[str]) -> None:
-        """Removes every other model."""
+    async def keep(self, wanted: Callable[[], Awaitable[Set[str]]]) -> None:
+        """Removes models that nobody wants.
+
+        Args:
+            wanted: Finds the digests of all that are, or were when it began; what is asked for
+                by :meth:`get` meanwhile stays too.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,6 +58,13 @@ def wants(number: int, *, workspace: str = "w") -> Endpoint:
 
 def on_disk(folder: Path) -> set[str]:
     return {path.parent.name for path in folder.glob("*/model.onnx")}
+
+
+def listed(*endpoints: Endpoint) -> Callable[[], Awaitable[Iterable[Endpoint]]]:
+    async def found() -> Iterable[Endpoint]:
+        return endpoints
+
+    return found
 
 
 def digests(numbers: Iterable[int]) -> set[str]:
@@ -163,10 +170,31 @@ async def test_what_answers_stays_on_disk(tmp_path: Path) -> None:
         await cache.get(
             version(number).sha256, f"m/{number}", Models(CONTENT).read("w", f"m/{number}")
         )
-    await loader.forget_unused([wants(2)], [served])
+    await loader.forget_unused(listed(wants(2)), lambda: [served])
     assert on_disk(tmp_path) == digests((1, 2))
     (model,) = served.models
     assert isinstance(model, LoadedModel)
     await model.close()
-    await loader.forget_unused([wants(2)], [])
+    await loader.forget_unused(listed(wants(2)), list)
     assert on_disk(tmp_path) == digests((2,))
+    assert not cache._locks
+
+
+async def test_what_is_asked_for_while_others_are_removed_stays(tmp_path: Path) -> None:
+    """Whoever looks for what is wanted does not see an endpoint that is made meanwhile."""
+    cache = ModelCache(tmp_path)
+
+    async def get(number: int) -> Path:
+        content = Models(CONTENT).read("w", f"m/{number}")
+        return await cache.get(version(number).sha256, f"m/{number}", content)
+
+    async def wanted() -> set[str]:
+        await get(2)  # there already
+        await get(3)  # fetched anew
+        return set()
+
+    await get(1)
+    await get(2)
+    await cache.keep(wanted)
+    assert on_disk(tmp_path) == digests((2, 3))
+    assert not cache._locks

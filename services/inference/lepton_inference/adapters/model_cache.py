@@ -7,8 +7,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from lepton_mesh.errors import DataLoss, InvalidArgument
 
@@ -34,7 +35,10 @@ class ModelCache:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._fetching: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of each model that is fetched or removed now."""
+        self._asked: list[set[str]] = []
+        """For each removal that goes on, what was asked for since it began."""
 
     async def get(self, sha256: str, artifact: str, content: AsyncIterator[bytes]) -> Path:
         """The path of the model with that digest, fetched from ``content`` if it is not there.
@@ -46,17 +50,38 @@ class ModelCache:
         """
         if not _DIGEST.fullmatch(sha256):
             raise DigestInvalid(f"'{artifact}' is registered with the SHA-256 '{sha256}'")
+        for asked in self._asked:
+            asked.add(sha256)
         path = self._directory / sha256 / _FILE
         # Two endpoints that want one model fetch it once.
-        async with self._fetching.setdefault(sha256, asyncio.Lock()):
+        async with self._lock(sha256):
             if await asyncio.to_thread(_is_intact, path, sha256):
                 return path
             await self._fetch(path, sha256, artifact, content)
         return path
 
-    async def keep(self, digests: Set[str]) -> None:
-        """Removes every other model."""
-        await asyncio.to_thread(self._remove_others, digests)
+    async def keep(self, wanted: Callable[[], Awaitable[Set[str]]]) -> None:
+        """See :class:`lepton_inference.ports.Models`."""
+        # Who asks for a model after its removal was decided on finds it, or fetches it again.
+        asked: set[str] = set()
+        self._asked.append(asked)
+        try:
+            kept = await wanted()
+            for folder in await asyncio.to_thread(lambda: list(self._directory.glob("*"))):
+                if folder.name not in kept and not self._lock(folder.name).locked():
+                    # To the end, also where the deployment that asks for it is cancelled.
+                    await asyncio.shield(self._remove(folder, asked))
+        finally:
+            self._asked = [each for each in self._asked if each is not asked]
+
+    async def _remove(self, folder: Path, asked: Set[str]) -> None:
+        async with self._lock(folder.name):
+            if folder.name not in asked:
+                await asyncio.to_thread(shutil.rmtree, folder, True)
+
+    def _lock(self, sha256: str) -> asyncio.Lock:
+        """Held by whoever fetches or removes the model; forgotten once nobody does."""
+        return self._locks.setdefault(sha256, asyncio.Lock())
 
     async def _fetch(
         self, path: Path, sha256: str, artifact: str, content: AsyncIterator[bytes]
@@ -82,12 +107,6 @@ class ModelCache:
             await asyncio.to_thread(os.replace, partial, path)
         finally:
             await asyncio.to_thread(partial.unlink, True)
-
-    def _remove_others(self, digests: Set[str]) -> None:
-        for folder in self._directory.glob("*"):
-            locked = self._fetching.get(folder.name)
-            if folder.name not in digests and not (locked and locked.locked()):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_intact(path: Path, sha256: str) -> bool:
