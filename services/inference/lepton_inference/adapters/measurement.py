@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.random import default_rng
 
 from lepton_inference.signature import Signature
 from lepton_inference.tensors import TensorSpec, bfloat16_bits
@@ -168,7 +169,7 @@ def _sample(spec: TensorSpec, rows: int, batched: bool) -> np.ndarray[Any, Any]:
         return np.full(shape, "", dtype=object)
     if spec.datatype.dtype.kind == "f" or spec.datatype.name == "BF16":
         # Seeded: what is chosen at load must not change from one load to the next.
-        values = np.random.default_rng(7).standard_normal(shape)
+        values = default_rng(7).standard_normal(shape)
         if spec.datatype.name == "BF16":
             return bfloat16_bits(values)
         return values.astype(spec.datatype.dtype)
