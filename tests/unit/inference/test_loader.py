@@ -109,6 +109,9 @@ async def test_a_load_that_nobody_waits_for_is_let_go(tmp_path: Path) -> None:
     assert loader._loads.locked()
     loads.go_on.set()
     model = await loader.load(wants(3), version(3))
+    async with asyncio.timeout(10):
+        while len(loads.sessions) < 4:  # the others are about to be done as well
+            await asyncio.sleep(0)
     unwanted = [session for session in loads.sessions if session is not model.session]
     assert len(unwanted) == 3
     for session in unwanted:
