@@ -111,7 +111,7 @@ async def test_a_load_that_nobody_waits_for_is_let_go(tmp_path: Path) -> None:
     model = await loader.load(wants(3), version(3))
     async with asyncio.timeout(10):
         while len(loads.sessions) < 4:  # the others are about to be done as well
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
     unwanted = [session for session in loads.sessions if session is not model.session]
     assert len(unwanted) == 3
     for session in unwanted:
@@ -131,7 +131,7 @@ async def test_a_trial_that_nobody_waits_for_is_ended(tmp_path: Path) -> None:
             await task
     async with asyncio.timeout(5):
         while loads.interrupted < 3:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 async def test_models_that_do_not_end_are_in_the_way_of_their_own_workspace(
