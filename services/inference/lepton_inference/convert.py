@@ -18,6 +18,7 @@ from lepton_inference.settings import (
     Link,
     ModelSettings,
     SequenceSettings,
+    default_level,
 )
 from lepton_inference.shadow import Comparison
 from lepton_mesh.resources import check_id
@@ -156,7 +157,7 @@ def _batching(message: pb.Batching) -> BatchingSettings:
         preferred_rows=tuple(message.preferred_batch_rows),
         adaptive_delay=message.adaptive_delay,
         priority_levels=levels,
-        default_priority=message.default_priority or levels,
+        default_priority=default_level(message.default_priority, levels),
         pad_ragged=message.pad_ragged,
     )
 
@@ -169,7 +170,8 @@ def _batching_message(batching: BatchingSettings) -> pb.Batching:
         preferred_batch_rows=batching.preferred_rows,
         adaptive_delay=batching.adaptive_delay,
         priority_levels=batching.priority_levels,
-        default_priority=batching.default_priority,
+        # The level of the only one is not said: sent back, it would be refused.
+        default_priority=batching.default_priority if batching.priority_levels > 1 else 0,
         pad_ragged=batching.pad_ragged,
     )
 

@@ -15,7 +15,12 @@ from google.protobuf.message import Message
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.parameters import ParameterInvalid, ParameterUnsupported
 from lepton_inference.repository import Change
-from lepton_inference.settings import BatchingSettings, ExecutionSettings, ModelSettings
+from lepton_inference.settings import (
+    BatchingSettings,
+    ExecutionSettings,
+    ModelSettings,
+    default_level,
+)
 
 _MOST_CHARACTERS = 1 << 20
 """Parsing JSON holds up every other request."""
@@ -117,7 +122,7 @@ def _dynamic(batching: BatchingSettings, wanted: pb.ModelDynamicBatching) -> Bat
         max_delay_seconds=wanted.max_queue_delay_microseconds / 1e6,
         adaptive_delay=batching.adaptive_delay and wanted.max_queue_delay_microseconds > 0,
         priority_levels=levels,
-        default_priority=wanted.default_priority_level or levels,
+        default_priority=default_level(wanted.default_priority_level, levels),
         max_queue=wanted.default_queue_policy.max_queue_size or BatchingSettings.max_queue,
     )
 

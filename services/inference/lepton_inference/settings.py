@@ -135,6 +135,20 @@ def check_model_settings(settings: ModelSettings) -> None:
             )
 
 
+def default_level(asked: int, levels: int) -> int:
+    """The level of requests that name none: the one that was asked for, the last where it is 0.
+
+    Raises:
+        EndpointInvalid: One was asked for, and there are no levels to choose from.
+    """
+    if asked and levels <= 1:
+        raise EndpointInvalid(
+            "batching.default_priority has no effect without several batching.priority_levels",
+            field="batching.default_priority",
+        )
+    return asked or levels
+
+
 def check_effect(settings: ModelSettings, *, batched: bool, ragged: bool) -> None:
     """Raises EndpointInvalid for a setting that has no effect on a certain model.
 

@@ -104,6 +104,13 @@ def test_what_has_no_setting_is_refused_by_name(config: str, reason: str, names:
     assert names in caught.value.message
 
 
+def test_a_default_priority_needs_levels() -> None:
+    """Without them it would be without effect."""
+    config = '{"dynamic_batching": {"default_priority_level": 1}}'
+    with pytest.raises(LeptonError, match="default_priority"):
+        parse_config(config, "m")(ModelSettings())
+
+
 def test_a_cache_without_a_size_cannot_be_switched_on() -> None:
     """The message names the setting that has one."""
     with pytest.raises(LeptonError, match="response_cache_bytes"):

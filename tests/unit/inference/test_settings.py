@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -13,9 +14,28 @@ from lepton_inference.endpoint import Endpoint, ModelVersion, State, Target
 from lepton_inference.settings import (
     BatchingSettings,
     EndpointInvalid,
+    ModelSettings,
     check_effect,
     check_model_settings,
 )
+
+
+def shown(settings: ModelSettings) -> pb.Endpoint:
+    """An endpoint with those settings, as clients see it."""
+    version = ModelVersion("models/m/versions/1", "artifacts/a", "5" * 64)
+    now = datetime.now(UTC)
+    return endpoint_message(
+        Endpoint(
+            "lab",
+            "e",
+            (Target("models/m/versions/1", 1, version),),
+            settings,
+            State.READY,
+            creator="users/ada",
+            created=now,
+            updated=now,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,14 +57,15 @@ from lepton_inference.settings import (
         ({"priority_levels": -1}, "priority_levels"),
         ({"priority_levels": 2, "default_priority": 3}, "default_priority"),
         ({"default_priority": 2}, "default_priority"),
+        ({"default_priority": 1}, "default_priority has no effect"),
+        ({"default_priority": 1, "priority_levels": 1}, "default_priority has no effect"),
         ({"adaptive_delay": True}, "adaptive_delay"),
     ],
 )
 def test_what_cannot_be_is_refused(batching: dict[str, object], field: str) -> None:
     """The field is named."""
-    wanted = wanted_of(pb.Endpoint(batching=pb.Batching(**batching)))
     with pytest.raises(EndpointInvalid, match=field):
-        check_model_settings(wanted.settings)
+        check_model_settings(wanted_of(pb.Endpoint(batching=pb.Batching(**batching))).settings)
 
 
 def test_what_is_not_said_has_its_default() -> None:
@@ -53,6 +74,14 @@ def test_what_is_not_said_has_its_default() -> None:
     several = wanted_of(pb.Endpoint(batching=pb.Batching(priority_levels=3))).settings
     assert several.batching.default_priority == 3
     check_model_settings(several)
+
+
+@pytest.mark.parametrize("batching", [{}, {"priority_levels": 3, "default_priority": 2}])
+def test_what_is_shown_may_be_sent_back(batching: dict[str, Any]) -> None:
+    """It is what was asked, with the defaults of what was not, and asks for the same again."""
+    settings = wanted_of(pb.Endpoint(batching=pb.Batching(**batching))).settings
+    again = wanted_of(pb.Endpoint(batching=shown(settings).batching)).settings
+    assert again == settings
 
 
 @pytest.mark.parametrize(
@@ -142,21 +171,7 @@ def test_sequences_are_shown_as_they_are() -> None:
     asked = {"states": [LINK], "feed_back": [OTHER], "max_idle_us": "1500000", "max_steps": 9}
     settings = wanted_of(ParseDict({"sequences": asked}, pb.Endpoint())).settings
     check_model_settings(settings)
-    version = ModelVersion("models/m/versions/1", "artifacts/a", "5" * 64)
-    now = datetime.now(UTC)
-    shown = endpoint_message(
-        Endpoint(
-            "lab",
-            "e",
-            (Target("models/m/versions/1", 1, version),),
-            settings,
-            State.READY,
-            creator="users/ada",
-            created=now,
-            updated=now,
-        )
-    )
-    assert MessageToDict(shown.sequences, preserving_proto_field_name=True) == {
+    assert MessageToDict(shown(settings).sequences, preserving_proto_field_name=True) == {
         **asked,
         "max_sequences": 1024,
     }
