@@ -82,6 +82,9 @@ def _message_faults(value: Any, kind: _Descriptor, path: str) -> Iterator[str]:
 
 
 def _value_faults(field: FieldDescriptor, value: Any, path: str) -> Iterator[str]:
+    if not _is_exact(field, value):
+        yield f"{path}: {value!r} is not {_expected(field)}"
+        return
     containing: _Descriptor = field.containing_type
     holder = GetMessageClass(containing)()
     try:
@@ -89,6 +92,24 @@ def _value_faults(field: FieldDescriptor, value: Any, path: str) -> Iterator[str
     # The latter two come from keys that are no strings, which YAML allows.
     except (json_format.ParseError, TypeError, AttributeError):
         yield f"{path}: {value!r} is not {_expected(field)}"
+
+
+def _is_exact(field: FieldDescriptor, value: Any) -> bool:
+    """Whether protobuf's parser, if it takes the value, takes it for what it is.
+
+    It makes the enum's 3 of 3.5 and of "3", and the number 1 of true.
+    """
+    values = value if field.is_repeated and isinstance(value, list) else [value]
+    if field.enum_type is not None:
+        known = {key for each in field.enum_type.values for key in (each.name, each.number)}
+        return all(each is None or (_is_scalar(each) and each in known) for each in values)
+    if field.cpp_type in _FRACTIONS:
+        return not any(isinstance(each, bool) for each in values)
+    return True
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
 def _expected(field: FieldDescriptor) -> str:
@@ -103,10 +124,10 @@ def _expected(field: FieldDescriptor) -> str:
     return f"a list, each item {what}" if field.is_repeated else what
 
 
+_FRACTIONS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 _EXPECTED = {
     FieldDescriptor.CPPTYPE_STRING: "text",
     FieldDescriptor.CPPTYPE_BOOL: "true or false",
-    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
-    FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    **dict.fromkeys(_FRACTIONS, "a number"),
 }
 """What people call the values of scalar fields; all others are integers."""
