@@ -171,7 +171,7 @@ def sequence_of(parameters: Mapping[str, object]) -> SequenceStep | None:
             f"of 64 bits or text of at most {_LONGEST_ID} characters",
             parameter="sequence_id",
         )
-    start, end = _flag(parameters, "sequence_start"), _flag(parameters, "sequence_end")
+    start, end = flag_of(parameters, "sequence_start"), flag_of(parameters, "sequence_end")
     if id_:
         return SequenceStep(id_, start, end)
     if start or end:
@@ -197,11 +197,12 @@ def generation_of(parameters: Mapping[str, object]) -> Generation:
     return Generation(
         max_steps=_natural(parameters, "max_steps", "a number of steps"),
         end_value=end_value,
-        empty_final=_flag(parameters, "triton_enable_empty_final_response"),
+        empty_final=flag_of(parameters, "triton_enable_empty_final_response"),
     )
 
 
-def _flag(parameters: Mapping[str, object], name: str) -> bool:
+def flag_of(parameters: Mapping[str, object], name: str) -> bool:
+    """A parameter that is true or false; false if absent."""
     value = parameters.get(name, False)
     if not isinstance(value, bool):
         raise ParameterInvalid(

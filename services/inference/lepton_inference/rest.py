@@ -233,7 +233,9 @@ class Rest:
 
     async def _index(self, admitted: Admitted, target: _Target) -> Answer:
         ready = rest_codec.json_object(target.body or b"{}").get("ready", False)
-        request = pb.RepositoryIndexRequest(ready=bool(ready))
+        if not isinstance(ready, bool):
+            raise rest_codec.BodyInvalid("'ready' is neither true nor false; send one of these")
+        request = pb.RepositoryIndexRequest(ready=ready)
         index: Any = await self._protocol.answer("RepositoryIndex", admitted, request)
         return _ok([rest_json.index_entry(entry) for entry in index.models])
 

@@ -23,6 +23,7 @@ from lepton_inference.model import Model
 from lepton_inference.parameters import (
     SharedPart,
     classes_of,
+    flag_of,
     generation_of,
     priority_of,
     refuse_shared_memory,
@@ -61,6 +62,7 @@ class OutputNotFinite(FailedPrecondition):
 
 _RAW_ONLY = ("BF16",)
 """FP16 is written as the numbers that it holds, though Triton's client sends it raw as well."""
+_BINARY = "binary_data"
 _LENGTH_DIGITS = 19
 """More than any length has; Python refuses to convert thousands of them."""
 
@@ -113,6 +115,7 @@ def decode(
     wanted = {_text(output, "name"): _object(output, "parameters") for output in outputs}
     if len(wanted) != len(outputs):
         raise OutputRepeated("an output is asked for twice; name each once")
+    raw = {n: flag_of(given, _BINARY) for n, given in wanted.items() if _BINARY in given}
     return Asked(
         request=InferenceRequest(
             model=model,
@@ -134,9 +137,9 @@ def decode(
                 name: count for name, given in wanted.items() if (count := classes_of(name, given))
             },
         ),
-        binary=frozenset(n for n, given in wanted.items() if given.get("binary_data") is True),
-        all_binary=parameters.get("binary_data_output") is True,
-        not_binary=frozenset(n for n, given in wanted.items() if given.get("binary_data") is False),
+        binary=frozenset(name for name, is_raw in raw.items() if is_raw),
+        all_binary=flag_of(parameters, "binary_data_output"),
+        not_binary=frozenset(name for name, is_raw in raw.items() if not is_raw),
     )
 
 

@@ -95,6 +95,14 @@ BODIES: dict[str, tuple[bytes, dict[str, str], str]] = {
     "a timeout of many digits": (with_parameter("timeout", 10**400), {}, "PARAMETER_INVALID"),
     "a negative timeout": (with_parameter("timeout", -1), {}, "PARAMETER_INVALID"),
     "a priority of half a level": (with_parameter("priority", 1.5), {}, "PARAMETER_INVALID"),
+    "a word for raw outputs": (with_parameter("binary_data_output", "no"), {}, "PARAMETER_INVALID"),
+    "a word for a raw output": (
+        json.dumps(
+            rest() | {"outputs": [{"name": "scores", "parameters": {"binary_data": "false"}}]}
+        ).encode(),
+        {},
+        "PARAMETER_INVALID",
+    ),
     "a bad length": (b"{}", {LENGTH: "99"}, "BODY_INVALID"),
     "a negative length": (b"{}", {LENGTH: "-1"}, "BODY_INVALID"),
     "a length that is none": (b"{}", {LENGTH: "x"}, "BODY_INVALID"),
@@ -154,6 +162,14 @@ ROWS: dict[str, tuple[str, str, bytes, dict[str, str], int, str]] = {
         "JSON_TOO_LARGE",
     ),
     "an index of no object": ("POST", "/v2/repository/index", b"[]", {}, 400, "BODY_INVALID"),
+    "an index with a word for ready": (
+        "POST",
+        "/v2/repository/index",
+        b'{"ready": "false"}',
+        {},
+        400,
+        "BODY_INVALID",
+    ),
     **{
         name: ("POST", INFER, body, headers, 400, reason)
         for name, (body, headers, reason) in BODIES.items()
