@@ -207,9 +207,15 @@ class Signature:
                 tensor=spec.name,
                 expected=spec.datatype.name,
             )
+        if any(dim < 0 for dim in tensor.shape):
+            raise TensorInvalid(
+                f"input '{spec.name}' has the shape {list(tensor.shape)}; a request's "
+                "shape cannot be negative, also where the model takes any size (-1)",
+                tensor=spec.name,
+                expected=list(spec.shape),
+            )
         fits = len(tensor.shape) == len(spec.shape) and all(
-            want in (-1, have) and have >= 0
-            for want, have in zip(spec.shape, tensor.shape, strict=True)
+            want in (-1, have) for want, have in zip(spec.shape, tensor.shape, strict=True)
         )
         if not fits:
             raise TensorInvalid(
