@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+from google.api import field_behavior_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -53,8 +54,7 @@ def _faults(mapping: Mapping[Any, Any], kind: _Descriptor, path: str) -> Iterato
         field = fields.get(key)
         if field is None:
             here = f"the fields of {path[:-1]} are" if path else "the fields are"
-            known = ", ".join(each.name for each in kind.fields)
-            yield f"{path}{key}: there is no such field; {here} {known}"
+            yield f"{path}{key}: there is no such field; {here} {_settable(kind)}"
         elif _is_plain(field) or value is None:
             yield from _value_faults(field, value, path + key)
         elif not field.is_repeated:
@@ -77,8 +77,17 @@ def _message_faults(value: Any, kind: _Descriptor, path: str) -> Iterator[str]:
     if isinstance(value, Mapping):
         yield from _faults(value, kind, f"{path}.")
     else:
-        known = ", ".join(each.name for each in kind.fields)
-        yield f"{path}: write its fields, which are {known}"
+        yield f"{path}: write its fields, which are {_settable(kind)}"
+
+
+def _settable(kind: _Descriptor) -> str:
+    """The fields that have an effect when they are written; others are what servers say."""
+    behaviors = field_behavior_pb2.field_behavior
+    return ", ".join(
+        field.name
+        for field in kind.fields
+        if field_behavior_pb2.OUTPUT_ONLY not in field.GetOptions().Extensions[behaviors]
+    )
 
 
 def _value_faults(field: FieldDescriptor, value: Any, path: str) -> Iterator[str]:

@@ -43,3 +43,26 @@ def test_a_value_of_another_kind_is_refused(mapping: dict[str, Any], path: str) 
     """The field is named."""
     with pytest.raises(SpecError, match=rf"{path}: .* is not "):
         endpoint_from_mapping(mapping)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "fields"),
+    [
+        ({"shadows": {}}, "the fields are name, targets, batching, description, labels, etag, "),
+        ({"targets": [{"version": 3}]}, "fields of targets[0] are model_version, weight"),
+        ({"shadow": "models/m/versions/1"}, "which are model_version, percent, tolerance"),
+    ],
+)
+def test_fields_that_only_servers_write_are_not_offered(
+    mapping: dict[str, Any], fields: str
+) -> None:
+    """Where one is unknown, those are named that somebody may write."""
+    with pytest.raises(SpecError) as caught:
+        endpoint_from_mapping(mapping)
+    assert fields in str(caught.value)
+
+
+def test_what_a_server_has_written_may_be_sent_back() -> None:
+    """So that an endpoint may be read, edited and updated."""
+    endpoint = endpoint_from_mapping({"state": "READY", "targets": [{"sha256": "5" * 64}]})
+    assert endpoint.state == pb.Endpoint.READY

@@ -23,26 +23,51 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'lepton/api/inference/v1/inference.proto\x12\x17lepton.api.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Y\n\x06Target\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12\x18\n\x10resolved_version\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\xc8\x01\n\x08\x42\x61tching\x12\x16\n\x0emax_batch_rows\x18\x01 \x01(\x05\x12\x14\n\x0cmax_delay_us\x18\x02 \x01(\x05\x12\x11\n\tmax_queue\x18\x03 \x01(\x05\x12\x1c\n\x14preferred_batch_rows\x18\x04 \x03(\x05\x12\x17\n\x0fpriority_levels\x18\x05 \x01(\x05\x12\x18\n\x10\x64\x65\x66\x61ult_priority\x18\x06 \x01(\x05\x12\x16\n\x0e\x61\x64\x61ptive_delay\x18\x07 \x01(\x08\x12\x12\n\npad_ragged\x18\x08 \x01(\x08\"\x94\x02\n\tExecution\x12\x11\n\tinstances\x18\x01 \x01(\x05\x12?\n\tisolation\x18\x02 \x01(\x0e\x32,.lepton.api.inference.v1.Execution.Isolation\x12\x18\n\x10memory_limit_mib\x18\x03 \x01(\x05\x12\x12\n\nmax_run_ms\x18\x04 \x01(\x05\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\x05\x12\x13\n\x0b\x63uda_graphs\x18\x06 \x01(\x08\x12\x10\n\x08tensorrt\x18\x07 \x01(\x08\"M\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x08\n\x04\x41UTO\x10\x01\x12\n\n\x06SHARED\x10\x02\x12\x0f\n\x0bOWN_PROCESS\x10\x03\"\xfb\x01\n\x10SequenceBatching\x12>\n\x06states\x18\x01 \x03(\x0b\x32..lepton.api.inference.v1.SequenceBatching.Link\x12\x13\n\x0bmax_idle_us\x18\x02 \x01(\x03\x12\x15\n\rmax_sequences\x18\x03 \x01(\x05\x12\x41\n\tfeed_back\x18\x04 \x03(\x0b\x32..lepton.api.inference.v1.SequenceBatching.Link\x12\x11\n\tmax_steps\x18\x05 \x01(\x05\x1a%\n\x04Link\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\"\xdc\x02\n\x10ShadowComparison\x12\x10\n\x08\x63ompared\x18\x01 \x01(\x03\x12\x0e\n\x06\x61greed\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x03\x12G\n\x07outputs\x18\x05 \x03(\x0b\x32\x36.lepton.api.inference.v1.ShadowComparison.OutputsEntry\x1aZ\n\x06Output\x12\x1a\n\x12max_abs_difference\x18\x01 \x01(\x01\x12\x11\n\tdiffering\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x13\n\x0bsame_argmax\x18\x04 \x01(\x03\x1a`\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12?\n\x05value\x18\x02 \x01(\x0b\x32\x30.lepton.api.inference.v1.ShadowComparison.Output:\x02\x38\x01\"\xac\x01\n\x06Shadow\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\x12\x18\n\x10resolved_version\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x11\n\ttolerance\x18\x05 \x01(\x01\x12=\n\ncomparison\x18\x06 \x01(\x0b\x32).lepton.api.inference.v1.ShadowComparison\"\x9e\x02\n\x0c\x45nsembleStep\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x41\n\x06inputs\x18\x03 \x03(\x0b\x32\x31.lepton.api.inference.v1.EnsembleStep.InputsEntry\x12\x43\n\x07outputs\x18\x04 \x03(\x0b\x32\x32.lepton.api.inference.v1.EnsembleStep.OutputsEntry\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x08\x45nsemble\x12\x34\n\x05steps\x18\x01 \x03(\x0b\x32%.lepton.api.inference.v1.EnsembleStep\x12\x0f\n\x07outputs\x18\x02 \x03(\t\"\xe7\x06\n\x08\x45ndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07targets\x18\x02 \x03(\x0b\x32\x1f.lepton.api.inference.v1.Target\x12\x33\n\x08\x62\x61tching\x18\x03 \x01(\x0b\x32!.lepton.api.inference.v1.Batching\x12\x36\n\x05state\x18\x04 \x01(\x0e\x32\'.lepton.api.inference.v1.Endpoint.State\x12\x16\n\x0e\x66\x61ilure_reason\x18\x05 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x06 \x01(\t\x12\x1a\n\x12\x65xecution_provider\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t\x12=\n\x06labels\x18\t \x03(\x0b\x32-.lepton.api.inference.v1.Endpoint.LabelsEntry\x12\x0f\n\x07\x63reator\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x35\n\texecution\x18\x0e \x01(\x0b\x32\".lepton.api.inference.v1.Execution\x12/\n\x06shadow\x18\x0f \x01(\x0b\x32\x1f.lepton.api.inference.v1.Shadow\x12\x33\n\x08\x65nsemble\x18\x10 \x01(\x0b\x32!.lepton.api.inference.v1.Ensemble\x12<\n\tsequences\x18\x11 \x01(\x0b\x32).lepton.api.inference.v1.SequenceBatching\x12\x1c\n\x14response_cache_bytes\x18\x12 \x01(\x03\x12\x10\n\x08unloaded\x18\x13 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tDEPLOYING\x10\x01\x12\t\n\x05READY\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\x0c\n\x08UNLOADED\x10\x04\"a\n\x15\x43reateEndpointRequest\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x33\n\x08\x65ndpoint\x18\x02 \x01(\x0b\x32!.lepton.api.inference.v1.Endpoint\"\"\n\x12GetEndpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListEndpointsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"f\n\x15ListEndpointsResponse\x12\x34\n\tendpoints\x18\x01 \x03(\x0b\x32!.lepton.api.inference.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x15UpdateEndpointRequest\x12\x33\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32!.lepton.api.inference.v1.Endpoint\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"%\n\x15\x44\x65leteEndpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14WatchEndpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xb7\x06\n\x10InferenceService\x12}\n\x0e\x43reateEndpoint\x12..lepton.api.inference.v1.CreateEndpointRequest\x1a!.lepton.api.inference.v1.Endpoint\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/endpoints:\x01*\x12}\n\x0bGetEndpoint\x12+.lepton.api.inference.v1.GetEndpointRequest\x1a!.lepton.api.inference.v1.Endpoint\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=endpoints/*}\x12\x85\x01\n\rListEndpoints\x12-.lepton.api.inference.v1.ListEndpointsRequest\x1a..lepton.api.inference.v1.ListEndpointsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/endpoints\x12\x96\x01\n\x0eUpdateEndpoint\x12..lepton.api.inference.v1.UpdateEndpointRequest\x1a!.lepton.api.inference.v1.Endpoint\"1\x82\xd3\xe4\x93\x02+2\x1f/v1/{endpoint.name=endpoints/*}:\x08\x65ndpoint\x12x\n\x0e\x44\x65leteEndpoint\x12..lepton.api.inference.v1.DeleteEndpointRequest\x1a\x16.google.protobuf.Empty\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/v1/{name=endpoints/*}\x12\x89\x01\n\rWatchEndpoint\x12-.lepton.api.inference.v1.WatchEndpointRequest\x1a!.lepton.api.inference.v1.Endpoint\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=endpoints/*}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'lepton/api/inference/v1/inference.proto\x12\x17lepton.api.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x06Target\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12\x1e\n\x10resolved_version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\"\xc8\x01\n\x08\x42\x61tching\x12\x16\n\x0emax_batch_rows\x18\x01 \x01(\x05\x12\x14\n\x0cmax_delay_us\x18\x02 \x01(\x05\x12\x11\n\tmax_queue\x18\x03 \x01(\x05\x12\x1c\n\x14preferred_batch_rows\x18\x04 \x03(\x05\x12\x17\n\x0fpriority_levels\x18\x05 \x01(\x05\x12\x18\n\x10\x64\x65\x66\x61ult_priority\x18\x06 \x01(\x05\x12\x16\n\x0e\x61\x64\x61ptive_delay\x18\x07 \x01(\x08\x12\x12\n\npad_ragged\x18\x08 \x01(\x08\"\x94\x02\n\tExecution\x12\x11\n\tinstances\x18\x01 \x01(\x05\x12?\n\tisolation\x18\x02 \x01(\x0e\x32,.lepton.api.inference.v1.Execution.Isolation\x12\x18\n\x10memory_limit_mib\x18\x03 \x01(\x05\x12\x12\n\nmax_run_ms\x18\x04 \x01(\x05\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\x05\x12\x13\n\x0b\x63uda_graphs\x18\x06 \x01(\x08\x12\x10\n\x08tensorrt\x18\x07 \x01(\x08\"M\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x08\n\x04\x41UTO\x10\x01\x12\n\n\x06SHARED\x10\x02\x12\x0f\n\x0bOWN_PROCESS\x10\x03\"\xfb\x01\n\x10SequenceBatching\x12>\n\x06states\x18\x01 \x03(\x0b\x32..lepton.api.inference.v1.SequenceBatching.Link\x12\x13\n\x0bmax_idle_us\x18\x02 \x01(\x03\x12\x15\n\rmax_sequences\x18\x03 \x01(\x05\x12\x41\n\tfeed_back\x18\x04 \x03(\x0b\x32..lepton.api.inference.v1.SequenceBatching.Link\x12\x11\n\tmax_steps\x18\x05 \x01(\x05\x1a%\n\x04Link\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\"\xdc\x02\n\x10ShadowComparison\x12\x10\n\x08\x63ompared\x18\x01 \x01(\x03\x12\x0e\n\x06\x61greed\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x03\x12G\n\x07outputs\x18\x05 \x03(\x0b\x32\x36.lepton.api.inference.v1.ShadowComparison.OutputsEntry\x1aZ\n\x06Output\x12\x1a\n\x12max_abs_difference\x18\x01 \x01(\x01\x12\x11\n\tdiffering\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x13\n\x0bsame_argmax\x18\x04 \x01(\x03\x1a`\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12?\n\x05value\x18\x02 \x01(\x0b\x32\x30.lepton.api.inference.v1.ShadowComparison.Output:\x02\x38\x01\"\xbe\x01\n\x06Shadow\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\x12\x1e\n\x10resolved_version\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\ttolerance\x18\x05 \x01(\x01\x12\x43\n\ncomparison\x18\x06 \x01(\x0b\x32).lepton.api.inference.v1.ShadowComparisonB\x04\xe2\x41\x01\x03\"\x9e\x02\n\x0c\x45nsembleStep\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x41\n\x06inputs\x18\x03 \x03(\x0b\x32\x31.lepton.api.inference.v1.EnsembleStep.InputsEntry\x12\x43\n\x07outputs\x18\x04 \x03(\x0b\x32\x32.lepton.api.inference.v1.EnsembleStep.OutputsEntry\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x08\x45nsemble\x12\x34\n\x05steps\x18\x01 \x03(\x0b\x32%.lepton.api.inference.v1.EnsembleStep\x12\x0f\n\x07outputs\x18\x02 \x03(\t\"\x91\x07\n\x08\x45ndpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07targets\x18\x02 \x03(\x0b\x32\x1f.lepton.api.inference.v1.Target\x12\x33\n\x08\x62\x61tching\x18\x03 \x01(\x0b\x32!.lepton.api.inference.v1.Batching\x12<\n\x05state\x18\x04 \x01(\x0e\x32\'.lepton.api.inference.v1.Endpoint.StateB\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x66\x61ilure_reason\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0f\x66\x61ilure_message\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12 \n\x12\x65xecution_provider\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t\x12=\n\x06labels\x18\t \x03(\x0b\x32-.lepton.api.inference.v1.Endpoint.LabelsEntry\x12\x15\n\x07\x63reator\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x35\n\texecution\x18\x0e \x01(\x0b\x32\".lepton.api.inference.v1.Execution\x12/\n\x06shadow\x18\x0f \x01(\x0b\x32\x1f.lepton.api.inference.v1.Shadow\x12\x33\n\x08\x65nsemble\x18\x10 \x01(\x0b\x32!.lepton.api.inference.v1.Ensemble\x12<\n\tsequences\x18\x11 \x01(\x0b\x32).lepton.api.inference.v1.SequenceBatching\x12\x1c\n\x14response_cache_bytes\x18\x12 \x01(\x03\x12\x10\n\x08unloaded\x18\x13 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tDEPLOYING\x10\x01\x12\t\n\x05READY\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\x0c\n\x08UNLOADED\x10\x04\"a\n\x15\x43reateEndpointRequest\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x33\n\x08\x65ndpoint\x18\x02 \x01(\x0b\x32!.lepton.api.inference.v1.Endpoint\"\"\n\x12GetEndpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListEndpointsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"f\n\x15ListEndpointsResponse\x12\x34\n\tendpoints\x18\x01 \x03(\x0b\x32!.lepton.api.inference.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x15UpdateEndpointRequest\x12\x33\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32!.lepton.api.inference.v1.Endpoint\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"%\n\x15\x44\x65leteEndpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14WatchEndpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xb7\x06\n\x10InferenceService\x12}\n\x0e\x43reateEndpoint\x12..lepton.api.inference.v1.CreateEndpointRequest\x1a!.lepton.api.inference.v1.Endpoint\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/endpoints:\x01*\x12}\n\x0bGetEndpoint\x12+.lepton.api.inference.v1.GetEndpointRequest\x1a!.lepton.api.inference.v1.Endpoint\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=endpoints/*}\x12\x85\x01\n\rListEndpoints\x12-.lepton.api.inference.v1.ListEndpointsRequest\x1a..lepton.api.inference.v1.ListEndpointsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/endpoints\x12\x96\x01\n\x0eUpdateEndpoint\x12..lepton.api.inference.v1.UpdateEndpointRequest\x1a!.lepton.api.inference.v1.Endpoint\"1\x82\xd3\xe4\x93\x02+2\x1f/v1/{endpoint.name=endpoints/*}:\x08\x65ndpoint\x12x\n\x0e\x44\x65leteEndpoint\x12..lepton.api.inference.v1.DeleteEndpointRequest\x1a\x16.google.protobuf.Empty\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/v1/{name=endpoints/*}\x12\x89\x01\n\rWatchEndpoint\x12-.lepton.api.inference.v1.WatchEndpointRequest\x1a!.lepton.api.inference.v1.Endpoint\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=endpoints/*}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton.api.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TARGET'].fields_by_name['resolved_version']._loaded_options = None
+  _globals['_TARGET'].fields_by_name['resolved_version']._serialized_options = b'\342A\001\003'
+  _globals['_TARGET'].fields_by_name['sha256']._loaded_options = None
+  _globals['_TARGET'].fields_by_name['sha256']._serialized_options = b'\342A\001\003'
   _globals['_SHADOWCOMPARISON_OUTPUTSENTRY']._loaded_options = None
   _globals['_SHADOWCOMPARISON_OUTPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SHADOW'].fields_by_name['resolved_version']._loaded_options = None
+  _globals['_SHADOW'].fields_by_name['resolved_version']._serialized_options = b'\342A\001\003'
+  _globals['_SHADOW'].fields_by_name['sha256']._loaded_options = None
+  _globals['_SHADOW'].fields_by_name['sha256']._serialized_options = b'\342A\001\003'
+  _globals['_SHADOW'].fields_by_name['comparison']._loaded_options = None
+  _globals['_SHADOW'].fields_by_name['comparison']._serialized_options = b'\342A\001\003'
   _globals['_ENSEMBLESTEP_INPUTSENTRY']._loaded_options = None
   _globals['_ENSEMBLESTEP_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_ENSEMBLESTEP_OUTPUTSENTRY']._loaded_options = None
   _globals['_ENSEMBLESTEP_OUTPUTSENTRY']._serialized_options = b'8\001'
   _globals['_ENDPOINT_LABELSENTRY']._loaded_options = None
   _globals['_ENDPOINT_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_ENDPOINT'].fields_by_name['state']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['state']._serialized_options = b'\342A\001\003'
+  _globals['_ENDPOINT'].fields_by_name['failure_reason']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['failure_reason']._serialized_options = b'\342A\001\003'
+  _globals['_ENDPOINT'].fields_by_name['failure_message']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['failure_message']._serialized_options = b'\342A\001\003'
+  _globals['_ENDPOINT'].fields_by_name['execution_provider']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['execution_provider']._serialized_options = b'\342A\001\003'
+  _globals['_ENDPOINT'].fields_by_name['creator']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['creator']._serialized_options = b'\342A\001\003'
+  _globals['_ENDPOINT'].fields_by_name['create_time']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_ENDPOINT'].fields_by_name['update_time']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_INFERENCESERVICE'].methods_by_name['CreateEndpoint']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['CreateEndpoint']._serialized_options = b'\202\323\344\223\002\022\"\r/v1/endpoints:\001*'
   _globals['_INFERENCESERVICE'].methods_by_name['GetEndpoint']._loaded_options = None
@@ -55,54 +80,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCESERVICE'].methods_by_name['DeleteEndpoint']._serialized_options = b'\202\323\344\223\002\030*\026/v1/{name=endpoints/*}'
   _globals['_INFERENCESERVICE'].methods_by_name['WatchEndpoint']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['WatchEndpoint']._serialized_options = b'\202\323\344\223\002\036\022\034/v1/{name=endpoints/*}:watch'
-  _globals['_TARGET']._serialized_start=194
-  _globals['_TARGET']._serialized_end=283
-  _globals['_BATCHING']._serialized_start=286
-  _globals['_BATCHING']._serialized_end=486
-  _globals['_EXECUTION']._serialized_start=489
-  _globals['_EXECUTION']._serialized_end=765
-  _globals['_EXECUTION_ISOLATION']._serialized_start=688
-  _globals['_EXECUTION_ISOLATION']._serialized_end=765
-  _globals['_SEQUENCEBATCHING']._serialized_start=768
-  _globals['_SEQUENCEBATCHING']._serialized_end=1019
-  _globals['_SEQUENCEBATCHING_LINK']._serialized_start=982
-  _globals['_SEQUENCEBATCHING_LINK']._serialized_end=1019
-  _globals['_SHADOWCOMPARISON']._serialized_start=1022
-  _globals['_SHADOWCOMPARISON']._serialized_end=1370
-  _globals['_SHADOWCOMPARISON_OUTPUT']._serialized_start=1182
-  _globals['_SHADOWCOMPARISON_OUTPUT']._serialized_end=1272
-  _globals['_SHADOWCOMPARISON_OUTPUTSENTRY']._serialized_start=1274
-  _globals['_SHADOWCOMPARISON_OUTPUTSENTRY']._serialized_end=1370
-  _globals['_SHADOW']._serialized_start=1373
-  _globals['_SHADOW']._serialized_end=1545
-  _globals['_ENSEMBLESTEP']._serialized_start=1548
-  _globals['_ENSEMBLESTEP']._serialized_end=1834
-  _globals['_ENSEMBLESTEP_INPUTSENTRY']._serialized_start=1741
-  _globals['_ENSEMBLESTEP_INPUTSENTRY']._serialized_end=1786
-  _globals['_ENSEMBLESTEP_OUTPUTSENTRY']._serialized_start=1788
-  _globals['_ENSEMBLESTEP_OUTPUTSENTRY']._serialized_end=1834
-  _globals['_ENSEMBLE']._serialized_start=1836
-  _globals['_ENSEMBLE']._serialized_end=1917
-  _globals['_ENDPOINT']._serialized_start=1920
-  _globals['_ENDPOINT']._serialized_end=2791
-  _globals['_ENDPOINT_LABELSENTRY']._serialized_start=2662
-  _globals['_ENDPOINT_LABELSENTRY']._serialized_end=2707
-  _globals['_ENDPOINT_STATE']._serialized_start=2709
-  _globals['_ENDPOINT_STATE']._serialized_end=2791
-  _globals['_CREATEENDPOINTREQUEST']._serialized_start=2793
-  _globals['_CREATEENDPOINTREQUEST']._serialized_end=2890
-  _globals['_GETENDPOINTREQUEST']._serialized_start=2892
-  _globals['_GETENDPOINTREQUEST']._serialized_end=2926
-  _globals['_LISTENDPOINTSREQUEST']._serialized_start=2928
-  _globals['_LISTENDPOINTSREQUEST']._serialized_end=2989
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=2991
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=3093
-  _globals['_UPDATEENDPOINTREQUEST']._serialized_start=3095
-  _globals['_UPDATEENDPOINTREQUEST']._serialized_end=3220
-  _globals['_DELETEENDPOINTREQUEST']._serialized_start=3222
-  _globals['_DELETEENDPOINTREQUEST']._serialized_end=3259
-  _globals['_WATCHENDPOINTREQUEST']._serialized_start=3261
-  _globals['_WATCHENDPOINTREQUEST']._serialized_end=3297
-  _globals['_INFERENCESERVICE']._serialized_start=3300
-  _globals['_INFERENCESERVICE']._serialized_end=4123
+  _globals['_TARGET']._serialized_start=227
+  _globals['_TARGET']._serialized_end=328
+  _globals['_BATCHING']._serialized_start=331
+  _globals['_BATCHING']._serialized_end=531
+  _globals['_EXECUTION']._serialized_start=534
+  _globals['_EXECUTION']._serialized_end=810
+  _globals['_EXECUTION_ISOLATION']._serialized_start=733
+  _globals['_EXECUTION_ISOLATION']._serialized_end=810
+  _globals['_SEQUENCEBATCHING']._serialized_start=813
+  _globals['_SEQUENCEBATCHING']._serialized_end=1064
+  _globals['_SEQUENCEBATCHING_LINK']._serialized_start=1027
+  _globals['_SEQUENCEBATCHING_LINK']._serialized_end=1064
+  _globals['_SHADOWCOMPARISON']._serialized_start=1067
+  _globals['_SHADOWCOMPARISON']._serialized_end=1415
+  _globals['_SHADOWCOMPARISON_OUTPUT']._serialized_start=1227
+  _globals['_SHADOWCOMPARISON_OUTPUT']._serialized_end=1317
+  _globals['_SHADOWCOMPARISON_OUTPUTSENTRY']._serialized_start=1319
+  _globals['_SHADOWCOMPARISON_OUTPUTSENTRY']._serialized_end=1415
+  _globals['_SHADOW']._serialized_start=1418
+  _globals['_SHADOW']._serialized_end=1608
+  _globals['_ENSEMBLESTEP']._serialized_start=1611
+  _globals['_ENSEMBLESTEP']._serialized_end=1897
+  _globals['_ENSEMBLESTEP_INPUTSENTRY']._serialized_start=1804
+  _globals['_ENSEMBLESTEP_INPUTSENTRY']._serialized_end=1849
+  _globals['_ENSEMBLESTEP_OUTPUTSENTRY']._serialized_start=1851
+  _globals['_ENSEMBLESTEP_OUTPUTSENTRY']._serialized_end=1897
+  _globals['_ENSEMBLE']._serialized_start=1899
+  _globals['_ENSEMBLE']._serialized_end=1980
+  _globals['_ENDPOINT']._serialized_start=1983
+  _globals['_ENDPOINT']._serialized_end=2896
+  _globals['_ENDPOINT_LABELSENTRY']._serialized_start=2767
+  _globals['_ENDPOINT_LABELSENTRY']._serialized_end=2812
+  _globals['_ENDPOINT_STATE']._serialized_start=2814
+  _globals['_ENDPOINT_STATE']._serialized_end=2896
+  _globals['_CREATEENDPOINTREQUEST']._serialized_start=2898
+  _globals['_CREATEENDPOINTREQUEST']._serialized_end=2995
+  _globals['_GETENDPOINTREQUEST']._serialized_start=2997
+  _globals['_GETENDPOINTREQUEST']._serialized_end=3031
+  _globals['_LISTENDPOINTSREQUEST']._serialized_start=3033
+  _globals['_LISTENDPOINTSREQUEST']._serialized_end=3094
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=3096
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=3198
+  _globals['_UPDATEENDPOINTREQUEST']._serialized_start=3200
+  _globals['_UPDATEENDPOINTREQUEST']._serialized_end=3325
+  _globals['_DELETEENDPOINTREQUEST']._serialized_start=3327
+  _globals['_DELETEENDPOINTREQUEST']._serialized_end=3364
+  _globals['_WATCHENDPOINTREQUEST']._serialized_start=3366
+  _globals['_WATCHENDPOINTREQUEST']._serialized_end=3402
+  _globals['_INFERENCESERVICE']._serialized_start=3405
+  _globals['_INFERENCESERVICE']._serialized_end=4228
 # @@protoc_insertion_point(module_scope)
