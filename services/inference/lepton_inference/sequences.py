@@ -5,8 +5,12 @@ its state behind; one that fails, expires or is cancelled leaves the sequence as
 A sequence is kept until its end is said, until nobody has asked for a while, or until the
 stream breaks off by which it was last used.
 
+No owner keeps others out. Of n owners who keep some, each may begin another while it has fewer
+than a share of n + 1: what is left is there for who comes next. An owner who has more, from when
+there were fewer, keeps them, and begins none until it is below its share again.
+
     FailedPrecondition  <- SequenceUnknown    never begun here, or ended
-    ResourceExhausted   <- SequencesTooMany   as many are kept as may be
+    ResourceExhausted   <- SequencesTooMany   as many are kept as may be, or as the owner may
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from weakref import WeakSet
 
@@ -91,7 +95,7 @@ class Sequences:
 
     Args:
         zeros: The state in which a sequence begins.
-        limit: Sequences that are kept at a time.
+        limit: Sequences that are kept at a time, of all owners.
         idle_seconds: How long one is kept that nobody asks for.
         max_waiting: Requests that may wait for their turns.
         now: A clock, seconds.
@@ -113,6 +117,8 @@ class Sequences:
         self._now = now
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()
         """The one longest unused first."""
+        self._kept: Counter[str] = Counter()
+        """Owner -> how many of them; none who have none."""
         self._requests = 0
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -146,7 +152,8 @@ class Sequences:
         Raises:
             RequestExpired: Its turn did not come in time.
             SequenceUnknown: It is to go on, and is not kept.
-            SequencesTooMany: It is to begin, and as many as may be are kept.
+            SequencesTooMany: It is to begin, and as many as may be are kept, or the owner's share
+                of them.
             QueueFull: As many requests wait as may.
         """
         slot = self._enter((owner, step.id), step)
@@ -177,6 +184,7 @@ class Sequences:
         """Ends a sequence, if it is still the one that is kept; what runs of it leaves nothing."""
         if self._slots.get(slot.key) is slot:
             del self._slots[slot.key]
+            self._count(slot.key[0], -1)
             if not self._slots:
                 self._empty.set()
 
@@ -202,6 +210,7 @@ class Sequences:
     def close(self) -> None:
         """Ends every sequence."""
         self._slots.clear()
+        self._kept.clear()
         self._empty.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -229,20 +238,42 @@ class Sequences:
         return not slot.requests and slot.used + self._idle_seconds <= self._now()
 
     def _begin(self, key: Key) -> _Slot:
-        if len(self._slots) >= self._limit:
+        owner, _ = key
+        if self._is_refused(owner):
             left = self.expire()
-            if len(self._slots) >= self._limit:
-                raise self._too_many(left)
+            if self._is_refused(owner):
+                raise self._too_many(owner, left)
         slot = self._slots[key] = _Slot(key, self._zeros)
+        self._count(owner, 1)
         self._empty.clear()
         if self._timer is None:
             self._schedule(self._idle_seconds)
         return slot
 
-    def _too_many(self, seconds: float) -> SequencesTooMany:
+    def _is_refused(self, owner: str) -> bool:
+        return len(self._slots) >= self._limit or self._kept[owner] >= self._share(owner)
+
+    def _share(self, owner: str) -> int:
+        """How many the owner may keep; at least one."""
+        owners = len(self._kept) + (owner not in self._kept)
+        return max(1, self._limit // (owners + 1))
+
+    def _count(self, owner: str, more: int) -> None:
+        self._kept[owner] += more
+        if not self._kept[owner]:
+            del self._kept[owner]
+
+    def _too_many(self, owner: str, seconds: float) -> SequencesTooMany:
+        if len(self._slots) >= self._limit:
+            what = f"{self._limit} sequences are kept for this model already"
+        else:
+            what = (
+                f"you keep {self._kept[owner]} sequences of this model already, and your share of "
+                f"{self._limit} is {self._share(owner)}, with room for other callers"
+            )
         error = SequencesTooMany(
-            f"{self._limit} sequences are kept for this model already; end some with "
-            "'sequence_end', or raise the endpoint's sequences.max_sequences",
+            f"{what}; end some with 'sequence_end', or raise the endpoint's "
+            "sequences.max_sequences",
             limit=self._limit,
         )
         error.retry_after_seconds = min(max(seconds, 0.001), _LONGEST_RETRY_SECONDS)

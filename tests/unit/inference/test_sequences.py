@@ -141,9 +141,9 @@ async def test_an_id_is_its_owners() -> None:
 
 
 async def test_sequences_are_bounded() -> None:
-    """One more than may be is refused until one ends, and told when the next may expire."""
+    """One more than its owner may is refused until one ends, and told when the next may expire."""
     clock = Clock()
-    sequences = make(limit=2, clock=clock)
+    sequences = make(limit=4, clock=clock)
     await step(sequences, 1, start=True)
     clock.now = 4
     await step(sequences, 2, start=True)
@@ -157,10 +157,60 @@ async def test_sequences_are_bounded() -> None:
     sequences.close()
 
 
+async def test_nobody_keeps_others_out() -> None:
+    """However many one owner begins, there is room for another, and the shares become smaller."""
+    sequences = make(limit=12)
+
+    async def begun(owner: str) -> int:
+        for number in range(1, 20):
+            try:
+                await step(sequences, number, owner, start=True)
+            except SequencesTooMany:
+                return sum(sequences.holds((owner, each)) for each in range(1, 20))
+        return 20
+
+    assert await begun("ada") == 6
+    assert await begun("eve") == 4
+    assert await begun("bob") == 2  # all that is left of the three that are his share
+    with pytest.raises(SequencesTooMany, match="12 sequences are kept"):
+        await step(sequences, 1, "dan", start=True)
+    for number in range(1, 5):
+        await step(sequences, number, "ada", end=True)
+    with pytest.raises(SequencesTooMany, match=r"share of 12 is 2\b"):
+        for number in range(1, 4):
+            await step(sequences, number, "dan", start=True)
+    with pytest.raises(SequencesTooMany, match=r"you keep 2 .* share of 12 is 2\b"):
+        await step(sequences, 9, "ada", start=True)
+    assert await step(sequences, 5, "ada") == 1
+    sequences.close()
+
+
+async def test_an_owner_who_left_counts_no_more() -> None:
+    """The share of those who stay grows again."""
+    sequences = make(limit=6)
+    for owner in ("ada", "eve"):
+        await step(sequences, 1, owner, start=True)
+    await step(sequences, 2, start=True)
+    with pytest.raises(SequencesTooMany):
+        await step(sequences, 3, start=True)
+    await step(sequences, 1, "eve", end=True)
+    assert await step(sequences, 3, start=True) == 0
+    sequences.close()
+
+
+async def test_one_sequence_is_anybodys() -> None:
+    """Where no more may be kept, there is nothing to share."""
+    sequences = make(limit=1)
+    assert await step(sequences, start=True) == 0
+    with pytest.raises(SequencesTooMany):
+        await step(sequences, owner="eve", start=True)
+    sequences.close()
+
+
 async def test_idle_sequences_make_room() -> None:
     """The time counts from the last request; what waits for its turn is not idle."""
     clock = Clock()
-    sequences = make(limit=2, clock=clock)
+    sequences = make(limit=4, clock=clock)
     await step(sequences, 1, start=True)
     await step(sequences, 2, start=True)
     clock.now = 9
