@@ -178,22 +178,27 @@ async def _infer(
         with sampler.span(model.source) as traced:
             checked, outcome = await model.infer(request, gone)
             traced.answered(outcome)
-    if not request.classes:
-        return checked, outcome
-    views = outcome[0].views
-    if sum(len(view) for view in views if view is not None) <= _INLINE_BYTES:
-        return checked, ranked(model, request, checked, outcome)
-    # Sorting large outputs would hold up every other request.
-    return checked, await asyncio.to_thread(ranked, model, request, checked, outcome)
+    return checked, await ranked(model, request, checked, outcome)
 
 
-def ranked(model: Model, request: InferenceRequest, checked: Checked, outcome: Outcome) -> Outcome:
-    """The outcome, with the largest values ranked where the request wants no others."""
+async def ranked(
+    model: Model, request: InferenceRequest, checked: Checked, outcome: Outcome
+) -> Outcome:
+    """The outcome, with the largest values ranked where the request wants no others.
+
+    Raises:
+        ParameterInvalid: More classes are wanted than are given at a time.
+    """
     if not request.classes:
         return outcome
     signature = model.signature
     labels = signature.labels or model.source.labels
-    return classified(outcome, checked.rows, signature.outputs, request.classes, labels)
+    arguments = outcome, checked.rows, signature.outputs, request.classes, labels
+    views = outcome[0].views
+    if sum(len(view) for view in views if view is not None) <= _INLINE_BYTES:
+        return classified(*arguments)
+    # Sorting large outputs would hold up every other request.
+    return await asyncio.to_thread(classified, *arguments)
 
 
 def _column(region: Region, tensor: InputTensor, part: SharedPart, datatype: Datatype) -> Column:

@@ -203,7 +203,7 @@ class RequestStream:
                 async for checked, outcome, final in steps:
                     response = response_of(
                         model,
-                        ranked(model, request, checked, outcome),
+                        await ranked(model, request, checked, outcome),
                         checked.rows,
                         checked.outputs,
                         request.id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.adapters import onnx_runtime
+from lepton_inference.classification import classified
 from lepton_inference.model import CallerGone, LoadedModel, ModelSource
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Admitted, Served, Serving, ServingState
@@ -267,3 +269,30 @@ async def test_an_error_in_the_middle_ends_the_request_alone(server: Server) -> 
     assert "max_steps" in told["bad"]
     assert "not a ModelInferRequest" in told[""]
     assert told["good"] == ""
+
+
+@pytest.mark.parametrize("model", ["single", "fibonacci"])
+async def test_large_outputs_are_ranked_on_another_thread(
+    server: Server, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of models that answer once and of those that answer often."""
+    threads: list[int] = []
+
+    def spy(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return classified(*arguments)
+
+    monkeypatch.setattr("lepton_inference.shared_tensors._INLINE_BYTES", 7)
+    monkeypatch.setattr("lepton_inference.shared_tensors.classified", spy)
+    request = pb.ModelInferRequest.FromString(ask(model, **whole()))
+    if model == "fibonacci":
+        request.parameters["max_steps"].int64_param = 1
+    request.outputs.add(name="y").parameters["classification"].int64_param = 1
+    client = Client()
+    async with RequestStream(server.protocol, server.admitted, client.take) as stream:
+        stream.begin(request.SerializeToString(), None)
+        await stream.finish()
+    (answer,) = client.answers
+    assert answer.infer_response.raw_output_contents[0][4:] == b"1:0"
+    assert threads
+    assert threading.get_ident() not in threads
