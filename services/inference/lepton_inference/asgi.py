@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind
 from lepton_inference.batch import Outcome
 from lepton_inference.batcher import NO_DEADLINE
 from lepton_inference.bounds import MAX_PARSED_BYTES
-from lepton_inference.budget import Budget, Held
+from lepton_inference.budget import PUBLIC_BODY_BYTES, Budget, Held
 from lepton_inference.framing import (
     Frames,
     message_of,
@@ -49,8 +49,6 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = dict[bytes, bytes]
 
-_PUBLIC_BODY_BYTES = 4096
-"""The largest body read of a caller who need not say who they are."""
 _MODEL_INFER = f"/{SERVICES[0]}/ModelInfer"
 
 _GRPC_START = {
@@ -204,7 +202,7 @@ class Application:
             admitted = await self._gate.admit(path, headers)
             # Nothing of these is raw tensors.
             most = min(self._limit, MAX_PARSED_BYTES)
-            limit = _PUBLIC_BODY_BYTES if path in PUBLIC_PATHS else most
+            limit = PUBLIC_BODY_BYTES if path in PUBLIC_PATHS else most
             body = await self._whole_body(b"", receive, held, limit)
             content = unframe(body, headers.get(b"grpc-encoding", b""), most)
             if path == self._health_path:
@@ -294,7 +292,7 @@ class Application:
                 body = await self._whole_body(b"", receive, held)
                 plan = admitted.workspace.rest_plans.find(path, headers, body)
             else:
-                body = await self._whole_body(b"", receive, held, _PUBLIC_BODY_BYTES)
+                body = await self._whole_body(b"", receive, held, PUBLIC_BODY_BYTES)
             if plan is None:
                 status, answer_headers, answer = await self._rest.answer(
                     scope["method"], path, headers, body, gone

@@ -129,6 +129,7 @@ async def build_with_grpc(runtime: MeshRuntime, settings: InferenceSettings) -> 
         settings.max_message_bytes,
         settings.max_connection_age_seconds,
         telemetry=runtime.telemetry,
+        max_bytes_in_flight=settings.max_bytes_in_flight,
     )
     address = await port.start(
         server_credentials(runtime.identity), settings.listen_host, settings.oip_port

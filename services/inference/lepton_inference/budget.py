@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from lepton_mesh.errors import ResourceExhausted
 
+PUBLIC_BODY_BYTES = 4096
+"""The largest body taken of a caller who need not say who they are."""
+
 
 class BodiesTooMany(ResourceExhausted):
     """The bodies that are held already leave no room for another."""

@@ -27,8 +27,8 @@ class InferenceSettings(MeshSettings):
     """How long loading and measuring a model may take, seconds; beyond, its endpoint fails with
     ``MODEL_TIMEOUT``."""
     max_bytes_in_flight: int = Field(default=256 << 20, ge=1 << 20)
-    """Bytes of request bodies held at once, of those that come in several pieces; and again of
-    tensors that are copied out of shared memory."""
+    """Bytes of request bodies held at once, at Envoy's port of those in several pieces; and
+    again of tensors that are copied out of shared memory."""
     shared_memory_regions: int = Field(default=64, ge=0)
     """Shared-memory regions that one caller may have; 0 turns shared memory off."""
     shared_memory_caller_bytes: int = Field(default=1 << 30, ge=1)

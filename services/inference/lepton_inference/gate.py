@@ -27,8 +27,8 @@ from lepton_mesh.spiffe import InvalidSpiffeId, SpiffeId
 AUTHORIZATION = b"authorization"
 FORWARDED_CERTIFICATE = b"x-forwarded-client-cert"
 PEER_SERIAL = b"x-lepton-peer-serial"
-"""The serial number of the peer's certificate in hex. Envoy sets it, whatever a client sends;
-gRPC's own port, which looks it up itself, does not."""
+"""The serial number of the peer's certificate in hex. Envoy sets it, or gRPC's own port, whatever a
+client sends."""
 
 _Key = tuple[bytes | None, bytes | None, bytes | None]
 

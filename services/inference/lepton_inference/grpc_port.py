@@ -1,7 +1,8 @@
 """The Open Inference Protocol over grpc.aio: the fallback where Envoy or libpython is missing.
 
-The same protocol, gate and errors as the ASGI application; slower (a third of its requests a
-second on small models), and gRPC only.
+The same protocol, gate, bounds and errors as the ASGI application; slower (a third of its
+requests a second on small models), and gRPC only. gRPC hands over whole messages, which count
+against the budget from then on until they are answered.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from typing import Any
 import grpc
 from opentelemetry.trace import SpanKind
 
-from lepton_inference.gate import AUTHORIZATION, FORWARDED_CERTIFICATE, Gate
+from lepton_inference.budget import PUBLIC_BODY_BYTES, BodiesTooMany, Budget, Held
+from lepton_inference.framing import too_large
+from lepton_inference.gate import (
+    AUTHORIZATION,
+    FORWARDED_CERTIFICATE,
+    PEER_SERIAL,
+    PUBLIC_PATHS,
+    Gate,
+)
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.serving import Admitted
 from lepton_inference.streams import RequestStream
@@ -25,6 +34,7 @@ from lepton_mesh.interceptors.status import (
     public_message,
     to_status,
 )
+from lepton_mesh.peers import peer_certificate
 from lepton_mesh.server import server_options
 from lepton_mesh.spiffe import SpiffeId
 from lepton_mesh.telemetry import TRACEPARENT, Telemetry, parse_traceparent
@@ -40,7 +50,17 @@ class CannotListen(FailedPrecondition):
 
 
 class GrpcPort:
-    """A grpc.aio server of the protocol."""
+    """A grpc.aio server of the protocol.
+
+    Args:
+        protocol: What is served.
+        gate: Who may call.
+        check_peer: Who is at the other end of a call; raises where they may not be.
+        max_message_bytes: The largest request taken.
+        max_connection_age_seconds: After which clients are told to connect anew.
+        telemetry: Where the spans of sampled traces go; None for nowhere.
+        max_bytes_in_flight: Bytes of requests that are held at once.
+    """
 
     def __init__(
         self,
@@ -51,11 +71,13 @@ class GrpcPort:
         max_connection_age_seconds: float = 900.0,
         *,
         telemetry: Telemetry | None = None,
+        max_bytes_in_flight: int = 256 << 20,
     ) -> None:
         self._telemetry = telemetry
         self._protocol = protocol
         self._gate = gate
         self._check_peer = check_peer
+        self._budget = Budget(max_bytes_in_flight)
         self._server = grpc.aio.server(
             options=server_options(max_message_bytes, max_connection_age_seconds)
         )
@@ -90,9 +112,13 @@ class GrpcPort:
 
     async def unary(self, method: str, body: bytes, context: Context) -> bytes:
         """Answers one unary call."""
+        held = Held(self._budget)
 
         async def answer() -> bytes:
             admitted = await self._admit(method, context)
+            if method in PUBLIC_PATHS and len(body) > PUBLIC_BODY_BYTES:
+                raise too_large(PUBLIC_BODY_BYTES)
+            held.add(len(body))
             name = method.rpartition("/")[2]
             if name == "ModelInfer":
                 return await self._protocol.infer(admitted, body, context.time_remaining())
@@ -100,25 +126,53 @@ class GrpcPort:
                 return self._protocol.check_health(body)
             return await self._protocol.call(name, admitted, body, context.time_remaining())
 
-        with self._span(method, context):
-            return await _translated(method, context, answer)
+        try:
+            with self._span(method, context):
+                return await _translated(method, context, answer)
+        finally:
+            held.release()
 
     async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> None:
         """Answers ModelStreamInfer."""
+        held = Held(self._budget)
 
         async def answer() -> bytes:
             admitted = await self._admit(method, context)
-            # A caller who goes away cancels this.
-            async with RequestStream(self._protocol, admitted, context.write) as answers:
-                async for body in requests:
-                    await answers.room()
-                    # The time is for the whole stream.
-                    answers.begin(body, context.time_remaining())
-                await answers.finish()
+            await self._answer_stream(requests, context, admitted, held)
             return b""
 
-        with self._span(method, context):
-            await _translated(method, context, answer)
+        try:
+            with self._span(method, context):
+                await _translated(method, context, answer)
+        finally:
+            held.release()
+
+    async def _answer_stream(
+        self, requests: AsyncIterator[bytes], context: Context, admitted: Admitted, held: Held
+    ) -> None:
+        waiting = 0
+        refusal: BodiesTooMany | None = None
+
+        def keep() -> None:
+            held.keep(stream.bytes + waiting)
+
+        stream = RequestStream(self._protocol, admitted, context.write, settled=keep)
+        # A caller who goes away cancels this.
+        async with stream:
+            async for body in requests:
+                try:
+                    held.add(len(body))
+                except BodiesTooMany as error:
+                    refusal = error  # once what was begun is answered
+                    break
+                waiting = len(body)
+                await stream.room()
+                # The time is for the whole stream.
+                stream.begin(body, context.time_remaining())
+                waiting = 0
+            await stream.finish()
+        if refusal is not None:
+            raise refusal
 
     def _span(self, method: str, context: Context) -> contextlib.AbstractContextManager[Any]:
         """The span of a call that belongs to a trace; nothing for any other."""
@@ -133,6 +187,9 @@ class GrpcPort:
         peer = self._check_peer(context)
         # What the client itself says of its certificate counts for nothing.
         headers = {FORWARDED_CERTIFICATE: f"URI={peer}".encode()} if peer is not None else {}
+        certificate = peer_certificate(context.auth_context())
+        if certificate is not None:
+            headers[PEER_SERIAL] = certificate.serial.encode()
         authorization = metadata.get("authorization")
         if isinstance(authorization, str):
             headers[AUTHORIZATION] = authorization.encode()
