@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lepton_inference.batch import Batch, Outcome
-from lepton_inference.batcher import RequestExpired
+from lepton_inference.batch_queue import RequestExpired
 from lepton_inference.signature import Checked
 from lepton_inference.statistics import Statistics
 from lepton_inference.tensors import encode_bytes

@@ -22,7 +22,8 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from weakref import WeakSet
 
-from lepton_inference.batcher import QueueFull, RequestExpired
+from lepton_inference.batch_queue import RequestExpired
+from lepton_inference.batcher import QueueFull
 from lepton_inference.implicit_state import State
 from lepton_inference.parameters import SequenceId, SequenceStep
 from lepton_mesh.errors import FailedPrecondition, ResourceExhausted

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lepton_inference.batch_queue import RequestExpired
 from lepton_inference.batcher import (
     NO_DEADLINE,
     Batcher,
     InferenceFailed,
     ModelUnloaded,
     QueueFull,
-    RequestExpired,
 )
 from lepton_inference.model_errors import RunUnwanted
 from lepton_inference.settings import BatchingSettings

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lepton_inference.batcher import InferenceFailed, QueueFull, RequestExpired
+from lepton_inference.batch_queue import RequestExpired
+from lepton_inference.batcher import InferenceFailed, QueueFull
 from lepton_inference.ensemble import Ensemble, EnsembleInvalid, EnsembleStep
 from lepton_inference.ensemble_model import EnsembleModel, EnsembleNotReady
 from lepton_inference.model import CallerGone, LoadedModel, Model, ModelSource

@@ -20,7 +20,7 @@ from lepton_inference.adapters.isolated_session import IsolatedSession
 from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_runtime import load
 from lepton_inference.batch import Outcome
-from lepton_inference.batcher import RequestExpired
+from lepton_inference.batch_queue import RequestExpired
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.model_errors import (
     MemoryLimit,

@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from lepton_inference import reports
 from lepton_inference.adapters import onnx_runtime
-from lepton_inference.batcher import InferenceFailed, RequestExpired
+from lepton_inference.batch_queue import RequestExpired
+from lepton_inference.batcher import InferenceFailed
 from lepton_inference.implicit_state import StateLayout, StateMalformed
 from lepton_inference.metrics import ServingCollector
 from lepton_inference.model import LoadedModel, ModelDecoupled, ModelSource

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference.batcher import RequestExpired
+from lepton_inference.batch_queue import RequestExpired
 from lepton_inference.metrics import ServingCollector
 from lepton_inference.model import CallerGone, LoadedModel, ModelSource
 from lepton_inference.open_inference import OpenInference

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from lepton_inference.batcher import QueueFull, RequestExpired
+from lepton_inference.batch_queue import RequestExpired
+from lepton_inference.batcher import QueueFull
 from lepton_inference.parameters import SequenceId, SequenceStep
 from lepton_inference.sequences import (
     Sequences,
