@@ -8,61 +8,43 @@ three messages of which two are constants.
 from __future__ import annotations
 
 import asyncio
-import logging
-from asyncio import create_task
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
-from time import monotonic
-from typing import Any
 
 from opentelemetry.trace import SpanKind
 
+from lepton_inference.asgi_messages import (
+    GRPC_OK,
+    GRPC_START,
+    Call,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    client_gone,
+    grpc_timeout,
+    internal,
+    send_grpc_error,
+    whole_body,
+)
+from lepton_inference.asgi_stream import serve_stream
 from lepton_inference.batch import Outcome
 from lepton_inference.batcher import NO_DEADLINE
 from lepton_inference.bounds import MAX_PARSED_BYTES
 from lepton_inference.budget import PUBLIC_BODY_BYTES, Budget, Held
-from lepton_inference.framing import (
-    Frames,
-    message_of,
-    status_trailers,
-    timeout_seconds,
-    too_large,
-    unframe,
-)
+from lepton_inference.framing import too_large, unframe
 from lepton_inference.gate import PUBLIC_PATHS, Gate
-from lepton_inference.incoming import Incoming
 from lepton_inference.model import CallerGone, unless_gone
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.plans import Plan
 from lepton_inference.rest import Rest
 from lepton_inference.rest_plans import RestPlan
 from lepton_inference.serving import Admitted
-from lepton_inference.streams import RequestStream
 from lepton_inference.wire import frame
-from lepton_mesh.errors import Internal, LeptonError
+from lepton_mesh.errors import LeptonError
 from lepton_mesh.telemetry import Telemetry, parse_traceparent
 
-log = logging.getLogger(__name__)
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Headers = dict[bytes, bytes]
-
 _MODEL_INFER = f"/{SERVICES[0]}/ModelInfer"
-
-_GRPC_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"application/grpc")],
-    "trailers": True,
-}
-_GRPC_OK = {
-    "type": "http.response.trailers",
-    "headers": [(b"grpc-status", b"0")],
-    "more_trailers": False,
-}
-_GRPC_EMPTY = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class Application:
@@ -138,8 +120,8 @@ class Application:
             body: bytes = message.get("body", b"")
             if message.get("more_body"):
                 held = Held(self._budget)
-                body = await self._whole_body(body, receive, held)
-            timeout = _timeout(headers)
+                body = await whole_body(body, receive, held, self._limit)
+            timeout = grpc_timeout(headers)
             plan = admitted.workspace.plans.find(body)
             if plan is not None:
                 answer = plan.response(await _outcome(plan, body, timeout, receive))
@@ -148,18 +130,18 @@ class Application:
         except CallerGone:
             return
         except LeptonError as error:
-            await _send_error(send, error)
+            await send_grpc_error(send, error)
             return
         except Exception as error:
-            await _send_error(send, _internal(error, path))
+            await send_grpc_error(send, internal(error, path))
             return
         finally:
             if held is not None:
                 held.release()
         try:
-            await send(_GRPC_START)
+            await send(GRPC_START)
             await send({"type": "http.response.body", "body": answer})
-            await send(_GRPC_OK)
+            await send(GRPC_OK)
         except OSError:
             return  # the client is gone, and with it everything that was kept for it
 
@@ -172,7 +154,7 @@ class Application:
         receive: Receive,
     ) -> bytes:
         """The framed answer to a framed ModelInferRequest of which there is no plan."""
-        gone = partial(_gone, receive)
+        gone = partial(client_gone, receive)
         if len(body) > self._limit:
             raise too_large(self._limit)
         encoding = headers.get(b"grpc-encoding", b"")
@@ -203,84 +185,45 @@ class Application:
             # Nothing of these is raw tensors.
             most = min(self._limit, MAX_PARSED_BYTES)
             limit = PUBLIC_BODY_BYTES if path in PUBLIC_PATHS else most
-            body = await self._whole_body(b"", receive, held, limit)
+            body = await whole_body(b"", receive, held, limit)
             content = unframe(body, headers.get(b"grpc-encoding", b""), most)
             if path == self._health_path:
                 answer = self._protocol.check_health(content)
             else:
                 method = path.rpartition("/")[2]
-                answer = await self._protocol.call(method, admitted, content, _timeout(headers))
+                answer = await self._protocol.call(method, admitted, content, grpc_timeout(headers))
         except LeptonError as error:
-            await _send_error(send, error)
+            await send_grpc_error(send, error)
             return
         except Exception as error:
-            await _send_error(send, _internal(error, path))
+            await send_grpc_error(send, internal(error, path))
             return
         finally:
             held.release()
-        await send(_GRPC_START)
+        await send(GRPC_START)
         await send({"type": "http.response.body", "body": frame(answer)})
-        await send(_GRPC_OK)
+        await send(GRPC_OK)
 
     async def _serve_stream(
         self, path: str, headers: Headers, receive: Receive, send: Send
     ) -> None:
-        """ModelStreamInfer; see :mod:`lepton_inference.streams`."""
         try:
             admitted = await self._gate.admit(path, headers)
         except LeptonError as error:
-            await _send_error(send, error)
+            await send_grpc_error(send, error)
             return
-        await send(_GRPC_START)
-        frames, encoding = Frames(self._limit), headers.get(b"grpc-encoding", b"")
-        trailers = _GRPC_OK
-        # grpc-timeout is for the whole stream.
-        timeout, started = _timeout(headers), monotonic()
-        incoming, held = Incoming(receive), Held(self._budget)
-
-        async def send_on(answer: bytes) -> None:
-            await send({"type": "http.response.body", "body": frame(answer), "more_body": True})
-
-        def keep() -> None:
-            held.keep(frames.waiting + stream.bytes)
-
-        stream = RequestStream(self._protocol, admitted, send_on, settled=keep)
+        held = Held(self._budget)
         try:
-            async with stream:
-                try:
-                    while (chunk := await incoming.chunk()) is not None:
-                        held.add(len(chunk))
-                        for flag, content in frames.add(chunk):
-                            if flag:
-                                # zlib lets others run meanwhile, and a little may become much.
-                                content = await asyncio.to_thread(  # noqa: PLW2901  unpacked
-                                    message_of, flag, content, encoding, self._limit
-                                )
-                            if not stream.has_room:
-                                await unless_gone(create_task(stream.room()), incoming.gone)
-                            left = None if timeout is None else started + timeout - monotonic()
-                            stream.begin(content, left)
-                        keep()
-                except LeptonError as error:
-                    trailers = _trailers(error)  # once what was begun is answered
-                await unless_gone(create_task(stream.finish()), incoming.gone)
-        except CallerGone:
-            return
-        except OSError:
-            raise
-        except Exception as error:
-            trailers = _trailers(_internal(error, path))
+            call = Call(path, headers, receive, send)
+            await serve_stream(call, self._protocol, admitted, held, self._limit)
         finally:
-            incoming.close()
             held.release()
-        await send(_GRPC_EMPTY)
-        await send(trailers)
 
     async def _serve_rest(
         self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send
     ) -> None:
         held = Held(self._budget)
-        gone = partial(_gone, receive)
+        gone = partial(client_gone, receive)
         plan = None
         try:
             if scope["method"] == "POST":
@@ -289,10 +232,10 @@ class Application:
                 admitted = self._gate.known(headers) or await self._gate.admit(
                     _MODEL_INFER, headers
                 )
-                body = await self._whole_body(b"", receive, held)
+                body = await whole_body(b"", receive, held, self._limit)
                 plan = admitted.workspace.rest_plans.find(path, headers, body)
             else:
-                body = await self._whole_body(b"", receive, held, PUBLIC_BODY_BYTES)
+                body = await whole_body(b"", receive, held, PUBLIC_BODY_BYTES)
             if plan is None:
                 status, answer_headers, answer = await self._rest.answer(
                     scope["method"], path, headers, body, gone
@@ -305,30 +248,11 @@ class Application:
         except LeptonError as error:
             status, answer_headers, answer = self._rest.error(error)
         except Exception as error:
-            status, answer_headers, answer = self._rest.error(_internal(error, path))
+            status, answer_headers, answer = self._rest.error(internal(error, path))
         finally:
             held.release()
         await send({"type": "http.response.start", "status": status, "headers": answer_headers})
         await send({"type": "http.response.body", "body": answer})
-
-    async def _whole_body(
-        self, first: bytes, receive: Receive, held: Held, limit: int | None = None
-    ) -> bytes:
-        """The request's body; raises MessageTooLarge or BodiesTooMany as soon as it is."""
-        limit = self._limit if limit is None else limit
-        chunks, size = [first], len(first)
-        held.add(size)
-        more = True
-        while more:
-            message = await receive()
-            chunk = message.get("body", b"")
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise too_large(limit)
-            held.add(len(chunk))
-            more = message.get("more_body", False)
-        return b"".join(chunks)
 
 
 def _outcome(
@@ -342,7 +266,7 @@ def _outcome(
     future = batcher.submit((raw,), plan.rows, plan.tails, deadline)
     outcome: Awaitable[Outcome] = future
     if plan.rows > model.inline_rows:
-        outcome = unless_gone(future, partial(_gone, receive))
+        outcome = unless_gone(future, partial(client_gone, receive))
     # Each coroutine is a few percent of what all of this takes: most requests do without.
     sampled = plan.sampler is not None and plan.sampler.due()
     if sampled or model.shadow is not None:
@@ -363,38 +287,3 @@ async def _observed(
     if plan.model.shadow is not None:
         plan.model.shadow.offer((raw,), plan.rows, plan.tails, outcome)
     return outcome
-
-
-async def _gone(receive: Receive) -> bool:
-    """Whether the client of a request whose body was read is gone."""
-    # Asked for more than there is, a server says whether anybody is there.
-    return bool((await receive())["type"] == "http.disconnect")
-
-
-def _timeout(headers: Headers) -> float | None:
-    """The seconds that a gRPC client will wait; None for no bound."""
-    header = headers.get(b"grpc-timeout")
-    return None if header is None else timeout_seconds(header)
-
-
-def _trailers(error: LeptonError) -> dict[str, Any]:
-    return {
-        "type": "http.response.trailers",
-        "headers": status_trailers(error),
-        "more_trailers": False,
-    }
-
-
-async def _send_error(send: Send, error: LeptonError) -> None:
-    try:
-        await send(_GRPC_START)
-        await send(_GRPC_EMPTY)
-        await send(_trailers(error))
-    except OSError:
-        return  # the client is gone
-
-
-def _internal(error: Exception, path: str) -> Internal:
-    """What a caller hears of a bug: nothing but that there is one. The log has the rest."""
-    log.error("call failed", extra={"method": path}, exc_info=error)
-    return Internal("internal error")

@@ -12,7 +12,8 @@ import os
 import socket
 from contextlib import AsyncExitStack
 
-from lepton_inference.asgi import Application, Receive, Scope, Send
+from lepton_inference.asgi import Application
+from lepton_inference.asgi_messages import Receive, Scope, Send
 from lepton_inference.bootstrap import InferenceService
 from lepton_inference.config import NAME, InferenceSettings
 from lepton_inference.control import DESCRIPTOR, Control
