@@ -67,7 +67,9 @@ class InferenceService:
         manager = EndpointManager(endpoints, registry, self._deployer, changes)
         self._servicer = InferenceServicer(manager, runtime.draining)
         # Looked up late: the runtime's list is replaced once while the process starts.
-        self._shared = shared_tensors(settings, revoked=lambda serial: serial in runtime.denylist)
+        self._shared = build_shared_tensors(
+            settings, revoked=lambda serial: serial in runtime.denylist
+        )
         self.protocol = OpenInference(serving, Repository(manager, registry), self._shared)
         self.gate = TokenGate(
             serving,
@@ -138,7 +140,7 @@ async def build_with_grpc(runtime: MeshRuntime, settings: InferenceSettings) -> 
     return inference.service({"oip": address}, drained=lambda: port.stop(grace))
 
 
-def shared_tensors(
+def build_shared_tensors(
     settings: InferenceSettings, revoked: Callable[[str], bool]
 ) -> SharedTensors | None:
     """Shared memory as the settings bound it; None where they turn it off."""

@@ -336,9 +336,9 @@ class LoadedModel:
         except LeptonError as error:
             self.statistics.fail(error.reason)
             raise
-        return self._steps(self.recurrent.generate(request, checked, deadline, level))
+        return self._in_use_during(self.recurrent.generate(request, checked, deadline, level))
 
-    async def _steps(self, steps: AsyncGenerator[Step]) -> AsyncGenerator[Step]:
+    async def _in_use_during(self, steps: AsyncGenerator[Step]) -> AsyncGenerator[Step]:
         with self.in_use():
             async with contextlib.aclosing(steps):
                 async for step in steps:

@@ -95,7 +95,7 @@ class Recurrent:
         ends in any other way, it stays as it was before.
         """
         with self._counted():
-            steps = self._steps(request)
+            steps = self._most_steps(request)
         end_value = request.generation.end_value
         columns: Sequence[Column] = checked.columns
         async with self._turn(request, deadline) as turn:
@@ -147,7 +147,7 @@ class Recurrent:
             level,
         )
 
-    def _steps(self, request: InferenceRequest) -> int:
+    def _most_steps(self, request: InferenceRequest) -> int:
         asked, most = request.generation.max_steps, self.settings.max_steps
         if asked > most:
             raise ParameterInvalid(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference.bootstrap import shared_tensors
+from lepton_inference.bootstrap import build_shared_tensors
 from lepton_inference.budget import BodiesTooMany
 from lepton_inference.config import InferenceSettings
 from lepton_inference.model import LoadedModel, ModelSource
@@ -371,7 +371,7 @@ def test_the_settings_bound_it_or_turn_it_off(tmp_path: Path, regions: int) -> N
     settings = InferenceSettings(
         state_dir=tmp_path, shared_memory_regions=regions, max_bytes_in_flight=2 << 20
     )
-    shared = shared_tensors(settings, revoked=lambda _: False)
+    shared = build_shared_tensors(settings, revoked=lambda _: False)
     if regions == 0:
         assert shared is None
     else:
