@@ -16,7 +16,7 @@ from lepton_training.spec import JobSpecInvalid
 from lepton_training.worker import checkpoint
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.loading import load_problem
-from lepton_training.worker.evaluation import evaluate_samples
+from lepton_training.worker.evaluation import Judgement, evaluate_samples
 from lepton_training.worker.trainer import Moment, Trainer, predict
 from tests.training_jobs import PLAN, exported, spec_of, trained
 
@@ -31,7 +31,7 @@ def data(stripes: Path, tmp_path: Path) -> Path:
 
 def test_samples_come_near_what_was_trained_on(data: Path, tmp_path: Path) -> None:
     """One label: left halves bright; the served generator makes images of noise."""
-    spec = spec_of({"labels": [0]}, "dcgan", epochs=20, learning_rate=5e-3, **SMALL)
+    spec = spec_of({"labels": [0]}, "dcgan", epochs=20, learning_rate=5e-3, ema=0.9, **SMALL)
     problem = load_problem(data, spec)
     network = trained(problem, spec)
     images = predict(network, problem.test, problem.objective, PLAN)
@@ -102,15 +102,21 @@ def test_images_have_the_size_of_training(side: tuple[int, int]) -> None:
     pair = recipe.build(recipe.hyperparameters(), shape)
     images = pair.generator(torch.randn(2, 64))
     assert images.shape == (2, 1, *side)
-    assert pair.discriminator(images).shape == (2, 1)
+    assert pair.discriminator(images, torch.zeros(2, dtype=torch.int64)).shape == (2, 1)
 
 
 def test_samples_are_counted_by_what_the_judge_is_sure_of() -> None:
     """Three of four, of two classes."""
     probabilities = np.array([[0.95, 0.05, 0], [0.99, 0.01, 0], [0, 0.91, 0.09], [0.5, 0.5, 0]])
-    found = evaluate_samples(np.zeros((4, 2, 2), np.uint8), (probabilities, 0.98))
+    judged = Judgement(probabilities, accuracy=0.98, real_variety=10.0)
+    found = evaluate_samples(np.zeros((4, 2, 2), np.uint8), judged)
     assert (found.confident, found.classes, found.per_class) == (0.75, 2, (2, 1, 0))
     assert found.metrics()["judge_accuracy"] == 0.98
+    assert found.variety == 0
+    images = np.array(
+        [[[0]], [[20]], [[7]], [[5]]]
+    )  # all but the third are of one class
+    assert evaluate_samples(images, judged).variety == pytest.approx(np.std([0, 20, 5]) / 10)
 
 
 def test_what_does_not_go_with_generating_is_a_fault() -> None:
@@ -131,6 +137,25 @@ def test_what_does_not_go_with_generating_is_a_fault() -> None:
         "schedule",
         "beta1",
     ]
+
+
+def test_the_noise_says_the_class(data: Path, tmp_path: Path) -> None:
+    """Trained on both halves, the greater of the first two numbers says which is bright."""
+    spec = spec_of({}, "dcgan", epochs=25, learning_rate=5e-3, ema=0.9, judge_epochs=0, **SMALL)
+    problem = load_problem(data, spec)
+    assert "the greatest of the first 2 draws 0, 1" in problem.inputs[0].description
+    images = predict(trained(problem, spec), problem.test, problem.objective, PLAN)
+    noise = problem.test.inputs(slice(None))[0].numpy()
+    left = images[:, :, :4].mean(axis=(1, 2)) > images[:, :, 4:].mean(axis=(1, 2))
+    assert (left == (noise[:, 0] > noise[:, 1])).mean() > 0.9
+
+
+def test_there_is_a_number_for_each_label(data: Path) -> None:
+    """Or the spec is told so; without classes there is no need."""
+    with pytest.raises(JobSpecInvalid, match=r"hyperparameters\.latent: must be 2 or more"):
+        load_problem(data, spec_of({}, "dcgan", latent=1))
+    plain = load_problem(data, spec_of({}, "dcgan", latent=1, conditional=False))
+    assert plain.inputs[0].description == "standard normal numbers"
 
 
 def test_a_label_that_no_image_has_is_said(data: Path) -> None:

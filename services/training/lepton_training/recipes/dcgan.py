@@ -1,13 +1,14 @@
 """A generative adversarial network for grey images: a generator against a discriminator.
 
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional
-Generative Adversarial Networks" (2015), with two halvings of the side in place of four.
+Generative Adversarial Networks" (2015), with two halvings of the side in place of four. Both
+networks are told the class of each image (Mirza and Osindero 2014).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
 class DcganHyperparameters(FitHyperparameters):
     epochs: int = Field(10, ge=1, le=10_000, description="Passes over the training split.")
     learning_rate: float = Field(
-        4e-4, gt=0, le=10, description="The step size of both optimizers; the peak of a schedule."
+        2e-4, gt=0, le=10, description="The step size of both optimizers; the peak of a schedule."
+    )
+    schedule: Literal["constant", "cosine", "step", "one_cycle", "plateau"] = Field(
+        "constant", description="How the learning rate goes after warm-up; plateau does not go."
+    )
+    ema: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="Decay of an exponential moving average of the weights, which is then what is "
+        "evaluated and exported; 0 keeps none.",
     )
     beta1: float = Field(
         0.5,
@@ -33,6 +44,11 @@ class DcganHyperparameters(FitHyperparameters):
     )
     latent: int = Field(64, ge=1, le=4096, description="Numbers of noise that make an image.")
     width: int = Field(32, ge=4, le=512, description="Channels at half of the side.")
+    conditional: bool = Field(
+        True,
+        description="Whether both networks are told the labels; the served one takes noise alone: "
+        "the greatest of its first numbers, as many as there are labels, says which.",
+    )
     judge_epochs: int = Field(
         1,
         ge=0,
@@ -58,9 +74,14 @@ class DcganHyperparameters(FitHyperparameters):
 
 def build(hyperparameters: DcganHyperparameters, shape: ImageShape) -> nn.Module:
     """Both networks; the generator alone is served."""
-    from lepton_training.worker.networks import AdversarialPair
+    from lepton_training.worker.adversarial_networks import AdversarialPair
 
-    return AdversarialPair(shape, latent=hyperparameters.latent, width=hyperparameters.width)
+    return AdversarialPair(
+        shape,
+        latent=hyperparameters.latent,
+        width=hyperparameters.width,
+        conditional=hyperparameters.conditional,
+    )
 
 
 RECIPE = Recipe(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -158,6 +158,9 @@ class SampleEvaluation:
     """How many of those samples each class has."""
     judge_accuracy: float | None
     """The classifier's own, on real test images."""
+    variety: float | None
+    """How much samples of one class differ from each other, by how much real images of one do:
+    near 0 each class is drawn in a single way, however sure the classifier is."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -168,20 +171,35 @@ class SampleEvaluation:
             samples_confident=self.confident,
             samples_classes=self.classes,
             judge_accuracy=self.judge_accuracy,
+            samples_variety=self.variety,
         )
 
 
-def evaluate_samples(images: Array, judged: tuple[Array, float] | None) -> SampleEvaluation:
-    """Of generated ``images`` ``[N, H, W]``, and what a classifier says of them: probabilities
-    ``[N, classes]``, and its accuracy."""
-    confident, classes, accuracy = None, None, None
+class Judgement(NamedTuple):
+    """What a classifier says of generated images."""
+
+    probabilities: Array
+    """``[N, classes]``."""
+    accuracy: float
+    """Its own, on real test images."""
+    real_variety: float
+    """:func:`variety` of real images."""
+
+
+def evaluate_samples(images: Array, judged: Judgement | None) -> SampleEvaluation:
+    """Of generated ``images`` ``[N, H, W]``, and what a classifier says of them."""
+    confident, classes, accuracy, relative = None, None, None, None
     counts: tuple[int, ...] = ()
     if judged is not None:
-        probabilities, accuracy = judged
-        sure = probabilities.max(axis=1) > _SURE
-        found = np.bincount(probabilities[sure].argmax(axis=1), minlength=probabilities.shape[1])
+        sure = judged.probabilities.max(axis=1) > _SURE
+        found = np.bincount(
+            judged.probabilities[sure].argmax(axis=1), minlength=judged.probabilities.shape[1]
+        )
         confident, classes = float(sure.mean()), int((found > 0).sum())
         counts = tuple(int(count) for count in found)
+        accuracy = judged.accuracy
+        spread = variety(images, judged.probabilities.argmax(axis=1))
+        relative = spread / judged.real_variety if judged.real_variety else None
     return SampleEvaluation(
         samples=len(images),
         pixel_mean=float(images.mean()),
@@ -190,7 +208,16 @@ def evaluate_samples(images: Array, judged: tuple[Array, float] | None) -> Sampl
         classes=classes,
         per_class=counts,
         judge_accuracy=accuracy,
+        variety=relative,
     )
+
+
+def variety(images: Array, classes: Array) -> float:
+    """The deviation of ``images`` ``[N, H, W]`` of one class, mean over pixels and over the classes
+    that have two images or more; 0 without one."""
+    groups = [images[classes == one] for one in np.unique(classes)]
+    found = [float(group.std(axis=0).mean()) for group in groups if len(group) > 1]
+    return sum(found) / len(found) if found else 0.0
 
 
 def evaluate_classes(labels: Array, probabilities: Array) -> ClassEvaluation:

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
 from lepton_training.recipes.fitting import FitHyperparameters
-from lepton_training.worker.networks import AdversarialPair
+from lepton_training.worker.adversarial_networks import AdversarialPair
 from lepton_training.worker.objectives import Objective
 from lepton_training.worker.optimization import make_optimizer, take_step
 
@@ -92,16 +92,16 @@ class AdversarialLearner:
                 group["lr"] = rate
         (real,) = inputs
         noise = torch.randn(len(real), self._pair.latent)
-        fake = self._pair.generator(noise)
+        asked, fake = self._pair.asked(noise), self._pair.generator(noise)
 
-        told_real = self._pair.discriminator(real)
-        told_fake = self._pair.discriminator(fake.detach())
+        told_real = self._pair.discriminator(real, targets)
+        told_fake = self._pair.discriminator(fake.detach(), asked)
         wanted = torch.full_like(told_real, _REAL)
         loss = F.binary_cross_entropy_with_logits(told_real, wanted)
         loss = loss + F.binary_cross_entropy_with_logits(told_fake, torch.zeros_like(told_fake))
         self._update("discriminator", self._pair.discriminator, loss)
 
-        told = self._pair.discriminator(fake)
+        told = self._pair.discriminator(fake, asked)
         loss = F.binary_cross_entropy_with_logits(told, torch.ones_like(told))
         self._update("generator", self._pair.generator, loss)
         return loss.detach(), fake.detach()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -106,65 +105,6 @@ class Autoencoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         flat = pixels.flatten(1)
         return (self.layers(flat) - flat).square().mean(dim=1, keepdim=True)  # type: ignore[no-any-return]  # as above
-
-
-class AdversarialPair(nn.Module):
-    """A generator and a discriminator; called, it generates: FP32 noise ``[N, latent]`` to grey
-    pixels FP32 ``[N, H, W]``, 0 to 255."""
-
-    def __init__(self, shape: ImageShape, *, latent: int, width: int) -> None:
-        super().__init__()
-        self.latent = latent
-        self.generator = Generator(shape, latent=latent, width=width)
-        self.discriminator = Discriminator(shape, width=width)
-
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.generator(noise)[:, 0] * 255.0  # type: ignore[no-any-return]  # as above
-
-
-class Generator(nn.Module):
-    """FP32 noise ``[N, latent]`` to FP32 ``[N, 1, H, W]`` in [0, 1]."""
-
-    def __init__(self, shape: ImageShape, *, latent: int, width: int) -> None:
-        super().__init__()
-        self._size = (shape.height, shape.width)
-        self._first = (2 * width, math.ceil(shape.height / 4), math.ceil(shape.width / 4))
-        self.spread = nn.Linear(latent, math.prod(self._first), bias=False)
-        self.layers = nn.Sequential(
-            nn.BatchNorm2d(2 * width),
-            nn.ReLU(),
-            nn.ConvTranspose2d(2 * width, width, 4, 2, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.ConvTranspose2d(width, 1, 4, 2, padding=1),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, noise: Tensor) -> Tensor:
-        images = self.layers(self.spread(noise).unflatten(1, self._first))
-        height, width = self._size
-        return images[:, :, :height, :width]  # type: ignore[no-any-return]  # as above
-
-
-class Discriminator(nn.Module):
-    """FP32 ``[N, 1, H, W]`` in [0, 1] to a logit ``[N, 1]``: above 0 is taken for real."""
-
-    def __init__(self, shape: ImageShape, *, width: int) -> None:
-        super().__init__()
-        quarters = [math.ceil(side / 4) for side in (shape.height, shape.width)]
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, width, 3, 2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 3, 2, padding=1, bias=False),
-            nn.BatchNorm2d(2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Flatten(),
-            nn.Dropout(0.3),
-            nn.Linear(2 * width * math.prod(quarters), 1),
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.layers(pixels)  # type: ignore[no-any-return]  # as above
 
 
 def scale(images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpecInvalid
 from lepton_training.worker.evaluation import (
     Evaluation,
+    Judgement,
     evaluate_classes,
     evaluate_numbers,
     evaluate_samples,
@@ -25,8 +26,8 @@ from lepton_training.worker.evaluation import (
 )
 
 Array = npt.NDArray[Any]
-Judge = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float32], float]]
-"""From grey images ``[N, H, W]`` to class probabilities ``[N, classes]``, and its own accuracy."""
+Judge = Callable[[npt.NDArray[np.uint8]], Judgement]
+"""Of grey images ``[N, H, W]``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from torch import nn
 
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.data import GenerationSettings, ImageShape
-from lepton_training.spec import JobSpec
+from lepton_training.recipes.hyperparameters import Fault
+from lepton_training.spec import JobSpec, JobSpecInvalid
 from lepton_training.worker.data import idx, images
 from lepton_training.worker.data.examples import ArrayExamples
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.evaluation import Judgement, variety
 from lepton_training.worker.objectives import Generation
 from lepton_training.worker.platform import TensorSpec
 
@@ -35,6 +37,7 @@ def load(directory: Path, spec: JobSpec) -> Problem:
 
     Raises:
         DatasetInvalid: The files are damaged, the images too small, or none has such a label.
+        JobSpecInvalid: The noise has fewer numbers than there are labels to tell by them.
     """
     settings, hyperparameters = cast(GenerationSettings, spec.data), cast(Any, spec.hyperparameters)
     data = idx.load(directory)
@@ -62,28 +65,45 @@ def prepare(
 ) -> Problem:
     """``train``, to be generated; a judge knows the classes of ``data``."""
     height, width = train.images.shape[1:]
+    labels, codes = np.unique(train.labels, return_inverse=True)
+    told = len(labels) if hyperparameters.conditional and len(labels) > 1 else 0
+    if told > hyperparameters.latent:
+        fault = f"must be {told} or more, as many as there are labels; or set conditional to false"
+        raise JobSpecInvalid([Fault("spec.hyperparameters.latent", fault)])
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(_SAMPLES, hyperparameters.latent, generator=generator)
+    shown_noise = noise[_to_show(noise[:, :told].argmax(dim=1) if told else None)]
 
     def after_epoch(network: nn.Module, epoch: int) -> Mapping[str, float]:
         network.eval()
         with torch.inference_mode():
-            shown = network(noise[:_SHOWN]).numpy()
+            shown = network(shown_noise).numpy()
         _draw(samples, shown, epoch)
         return {"samples_mean": float(shown.mean()), "samples_deviation": float(shown.std())}
 
-    def judge(generated: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
+    def judge(generated: npt.NDArray[np.uint8]) -> Judgement:
         return _judged(generated, data, hyperparameters.judge_epochs, seed)
 
     return Problem(
-        about=f"{len(train.labels)} training images of {height}x{width}",
-        shape=ImageShape(height, width, 1),
-        train=images.ImageExamples(train),
+        about=f"{len(train.labels)} training images of {height}x{width}"
+        + (f" with {told} labels" if told else ""),
+        shape=ImageShape(height, width, len(labels)),
+        train=images.ImageExamples(LabelledImages(train.images, codes.astype(np.uint8))),
         validation=None,
         test=ArrayExamples((noise,), torch.zeros(_SAMPLES, dtype=torch.int64)),
         objective=Generation(judge if hyperparameters.judge_epochs else None),
         inputs=(
-            TensorSpec(INPUT, "FP32", (-1, hyperparameters.latent), "standard normal numbers"),
+            TensorSpec(
+                INPUT,
+                "FP32",
+                (-1, hyperparameters.latent),
+                "standard normal numbers"
+                + (
+                    f"; the greatest of the first {told} draws {', '.join(map(str, labels))}"
+                    if told
+                    else ""
+                ),
+            ),
         ),
         outputs=(TensorSpec(OUTPUT, "FP32", (-1, height, width), "grey pixels, 0 to 255"),),
         class_names=(),
@@ -91,6 +111,15 @@ def prepare(
         attachments=(SAMPLES_FILE,),
         after_epoch=after_epoch,
     )
+
+
+def _to_show(classes: torch.Tensor | None) -> list[int]:
+    """Rows of noise to draw in every epoch: of each class in turn, where there are any."""
+    if classes is None:
+        return list(range(_SHOWN))
+    found = classes.tolist()
+    turn = [found[:row].count(one) for row, one in enumerate(found)]
+    return sorted(range(len(found)), key=lambda row: (turn[row], found[row]))[:_SHOWN]
 
 
 def _draw(path: Path, shown: npt.NDArray[np.float32], epoch: int) -> None:
@@ -107,10 +136,8 @@ def _draw(path: Path, shown: npt.NDArray[np.float32], epoch: int) -> None:
     temporary.replace(path)
 
 
-def _judged(
-    generated: npt.NDArray[np.uint8], data: ImageData, epochs: int, seed: int
-) -> tuple[npt.NDArray[np.float32], float]:
-    """Class probabilities of ``generated`` images by a cnn trained on ``data``; its accuracy."""
+def _judged(generated: npt.NDArray[np.uint8], data: ImageData, epochs: int, seed: int) -> Judgement:
+    """What a cnn trained on ``data`` says of ``generated`` images."""
     from lepton_training.worker.trainer import Trainer, predict  # noqa: PLC0415 - it imports Problem
     from lepton_training.worker.tuning import Plan  # noqa: PLC0415 - as above
 
@@ -124,4 +151,5 @@ def _judged(
     test = predict(network, problem.test, problem.objective, plan)
     accuracy = float((test.argmax(axis=1) == data.test.labels).mean())
     split = LabelledImages(generated, np.zeros(len(generated), np.uint8))
-    return predict(network, images.ImageExamples(split), problem.objective, plan), accuracy
+    probabilities = predict(network, images.ImageExamples(split), problem.objective, plan)
+    return Judgement(probabilities, accuracy, variety(data.test.images, data.test.labels))
