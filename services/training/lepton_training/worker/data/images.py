@@ -320,18 +320,23 @@ def _scaling(images: Bytes, scaling: str) -> tuple[tuple[float, ...], tuple[floa
 
 
 def _raw_rows(source: Source) -> dict[str, Any]:
-    """Test images by which the exported model is compared: of the commonest size, and of others.
+    """Test images by which the exported model is compared: of the network's size, and of others.
 
-    Where an endpoint takes any size and all images have one, parts of them are another.
+    Where an endpoint takes any size and all files have that of the network, parts of them are
+    another.
     """
+    images = source.data.test.images
+    # From all over the split: it may be in order of the classes.
+    rows = {INPUT: images[:: max(1, len(images) // _PARITY_ROWS)][:_PARITY_ROWS]}
     if source.resizing is None:
-        return {"raw_rows": {INPUT: source.data.test.images[:_PARITY_ROWS]}}
+        return {"raw_rows": rows}
+    height, width = images.shape[1:3]
     by_size: dict[tuple[int, int], list[Bytes]] = {}
     for image in source.raw:
         by_size.setdefault((image.shape[0], image.shape[1]), []).append(image)
-    groups = [np.stack(images) for images in sorted(by_size.values(), key=len, reverse=True)]
-    if len(groups) == 1:
-        height, width = groups[0].shape[1:3]
-        groups.append(groups[0][:, : max(1, height * 3 // 4), : max(1, width * 2 // 3)])
-    first, *others = groups[: 1 + _SIZES_COMPARED]
-    return {"raw_rows": {INPUT: first}, "more_rows": tuple({INPUT: rows} for rows in others)}
+    by_size.pop((height, width), None)
+    groups = sorted(by_size.values(), key=len, reverse=True)[:_SIZES_COMPARED]
+    others = [np.stack(group) for group in groups]
+    if not others:
+        others = [rows[INPUT][:, : max(1, height * 3 // 4), : max(1, width * 2 // 3)]]
+    return {"raw_rows": rows, "more_rows": tuple({INPUT: one} for one in others)}
