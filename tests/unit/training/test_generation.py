@@ -113,9 +113,7 @@ def test_samples_are_counted_by_what_the_judge_is_sure_of() -> None:
     assert (found.confident, found.classes, found.per_class) == (0.75, 2, (2, 1, 0))
     assert found.metrics()["judge_accuracy"] == 0.98
     assert found.variety == 0
-    images = np.array(
-        [[[0]], [[20]], [[7]], [[5]]]
-    )  # all but the third are of one class
+    images = np.array([[[0]], [[20]], [[7]], [[5]]])  # all but the third are of one class
     assert evaluate_samples(images, judged).variety == pytest.approx(np.std([0, 20, 5]) / 10)
 
 
