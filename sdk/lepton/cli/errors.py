@@ -16,6 +16,7 @@ def exit_code_of(error: Exception) -> int | None:
     # Imported here: gRPC takes longer to import than most commands run.
     from lepton.client import (
         AuthenticationError,
+        EvaluationError,
         InvalidRequestError,
         LeptonError,
         NotFoundError,
@@ -34,6 +35,7 @@ def exit_code_of(error: Exception) -> int | None:
         (InvalidRequestError, 2),
         (SpecError, 2),
         (TensorError, 2),
+        (EvaluationError, 2),
         (TransferError, 2),
         (LeptonError, 1),
         (OSError, 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lepton.cli import model_evaluation
 from lepton.cli.completion import names_of
 from lepton.cli.output import (
     confirm,
@@ -43,6 +44,11 @@ _VERSIONS = (
 @click.group()
 def model() -> None:
     """Look at models and their versions."""
+
+
+model.add_command(model_evaluation.evaluation)
+model.add_command(model_evaluation.compare)
+model.add_command(model_evaluation.explain)
 
 
 @model.command("list")

@@ -32,10 +32,22 @@ def output_option(command: Command) -> Command:
     )(command)
 
 
+def document_option(command: Command) -> Command:
+    """Adds ``-o table|json|yaml``, for results that have no name."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json", "yaml"]),
+        default="table",
+        show_default=True,
+        help="Format of the result.",
+    )(command)
+
+
 def show_list(resources: Iterable[Message], output: str, columns: Columns) -> None:
     """Prints resources: a table, a JSON or YAML list, or one name a line."""
     if output == "table":
-        _table(list(resources), columns)
+        table(list(resources), columns)
     elif output == "name":
         for resource in resources:
             click.echo(_name(resource))
@@ -149,7 +161,8 @@ def _document(value: Any, output: str) -> None:
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _table(resources: Sequence[Any], columns: Columns) -> None:
+def table(resources: Sequence[Any], columns: Columns) -> None:
+    """Prints what may be no resources: a heading, and a row each."""
     rows = [[heading for heading, _ in columns]]
     rows += [[_cell(pick(resource)) for _, pick in columns] for resource in resources]
     widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]

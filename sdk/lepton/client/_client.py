@@ -107,7 +107,7 @@ class Client:
         self.open_inference = GRPCInferenceServiceStub(self.channel)
         self.data = DataClient(self.storage)
         self.jobs = JobClient(self.training)
-        self.models = ModelClient(self.registry)
+        self.models = ModelClient(self.registry, self.storage)
         self.endpoints = EndpointClient(self.inference, self.open_inference)
 
     def close(self) -> None:

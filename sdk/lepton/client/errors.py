@@ -10,6 +10,7 @@ LeptonError
 ├── TransferError            a local file that cannot be read, written or trusted
 ├── SpecError                a job spec that cannot be read
 ├── TensorError              an array or a tensor that the protocol cannot carry
+├── EvaluationError          a version without what was asked for, or two that cannot be compared
 └── EndpointFailedError      an endpoint that did not come up
 """
 
@@ -42,6 +43,10 @@ class SpecError(LeptonError):
 
 class TensorError(LeptonError):
     """An array or a tensor that the protocol cannot carry."""
+
+
+class EvaluationError(LeptonError):
+    """A version has no such evaluation or file, or two versions cannot be compared."""
 
 
 class EndpointFailedError(LeptonError):

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from lepton.api.registry.v1 import registry_pb2 as pb
 from lepton.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
-from lepton.client.errors import translated
+from lepton.api.storage.v1 import storage_pb2
+from lepton.api.storage.v1.storage_pb2_grpc import StorageServiceStub
+from lepton.client import transfer
+from lepton.client.errors import EvaluationError, translated
 from lepton.client.names import model_name, model_version_name
 from lepton.client.pages import items
+from lepton.client.specs import plain_struct
+from lepton.evaluation import Comparison, NotComparable, Predictions, PredictionsUnreadable, compare
+from lepton.evaluation.predictions import FILE as PREDICTIONS
 
 
 class ModelClient:
-    """Reads the registry. Every method raises :class:`lepton.client.ApiError`."""
+    """Reads the registry, and what is kept beside a version. Every method raises
+    :class:`lepton.client.ApiError`."""
 
-    def __init__(self, stub: RegistryServiceStub) -> None:
+    def __init__(self, stub: RegistryServiceStub, storage: StorageServiceStub) -> None:
         self._stub = stub
+        self._storage = storage
 
     def list(self) -> Iterator[pb.Model]:
         """Yields every model of the workspace, in order of name."""
@@ -66,3 +78,103 @@ class ModelClient:
         """Deletes a model with its versions and aliases."""
         with translated():
             self._stub.DeleteModel(pb.DeleteModelRequest(name=model_name(model)), timeout=60)
+
+    def fetch(self, version: pb.ModelVersion, attachment: str, target: Path) -> None:
+        """Writes one of a version's attachments, such as ``roc.png``, to ``target``.
+
+        Raises:
+            EvaluationError: It has no such attachment.
+            TransferError: The file cannot be written, or is not what was stored.
+        """
+        if attachment not in version.attachments:
+            has = ", ".join(sorted(version.attachments)) or "none"
+            raise EvaluationError(f"{version.name} has no {attachment}; its attachments: {has}")
+        with translated():
+            artifact = self._storage.GetArtifact(
+                storage_pb2.GetArtifactRequest(name=version.attachments[attachment]), timeout=30
+            )
+        transfer.download_artifact(self._storage, artifact, target)
+
+    def evaluation(self, version: pb.ModelVersion) -> dict[str, Any]:
+        """The whole evaluation of a version, as :meth:`version` returned it.
+
+        Raises:
+            EvaluationError: It has none.
+        """
+        found = plain_struct(version.evaluation)
+        if not found:
+            raise EvaluationError(
+                f"{version.name} has no evaluation: only models that a job trained have one"
+            )
+        if not found.get("left_out"):
+            return found
+        whole: dict[str, Any] = json.loads(self._content(version, "evaluation.json"))
+        return whole
+
+    def explanations(self, version: pb.ModelVersion) -> Sequence[dict[str, Any]]:
+        """Why a version answered as it did, of some rows of its test split: with ``row``,
+        ``predicted``, ``truth``, ``output``, ``baseline`` and ``parts`` (or ``pixels``) each.
+
+        Raises:
+            EvaluationError: It has none.
+        """
+        content = json.loads(self._content(version, "explanations.json"))
+        rows: Sequence[dict[str, Any]] = content["rows"]
+        return rows
+
+    def predictions(self, version: pb.ModelVersion) -> Predictions:
+        """What a version said of the rows of its test split.
+
+        Raises:
+            EvaluationError: They were not kept, or are not readable.
+        """
+        try:
+            return Predictions.read(self._content(version, PREDICTIONS))
+        except PredictionsUnreadable as error:
+            raise EvaluationError(f"{PREDICTIONS} of {version.name}: {error}") from None
+
+    def compare(
+        self,
+        first: pb.ModelVersion,
+        second: pb.ModelVersion,
+        *,
+        confidence: float = 0.95,
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> Comparison:
+        """Tests whether one version is better than the other on the rows of their test split.
+
+        Raises:
+            EvaluationError: They were not asked about the same rows, or nothing was kept.
+        """
+        digests = [_test_digest(version) for version in (first, second)]
+        if all(digests) and digests[0] != digests[1]:
+            raise _not_comparable(first, second, "their test splits differ")
+        try:
+            return compare(
+                self.predictions(first),
+                self.predictions(second),
+                confidence=confidence,
+                resamples=resamples,
+                seed=seed,
+            )
+        except NotComparable as error:
+            raise _not_comparable(first, second, str(error)) from None
+
+    def _content(self, version: pb.ModelVersion, attachment: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / attachment
+            self.fetch(version, attachment, target)
+            return target.read_bytes()
+
+
+def _test_digest(version: pb.ModelVersion) -> str:
+    test_set = plain_struct(version.evaluation).get("test_set", {})
+    return str(test_set.get("digest", ""))
+
+
+def _not_comparable(first: pb.ModelVersion, second: pb.ModelVersion, why: str) -> EvaluationError:
+    return EvaluationError(
+        f"{first.name} and {second.name} cannot be compared: {why}. Train both on "
+        "the same test rows: name the test file in data.test, or give both one seed"
+    )

@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import Struct
 
 from lepton.api.inference.v1 import inference_pb2
 from lepton.api.training.v1 import training_pb2
@@ -38,6 +39,12 @@ def endpoint_fields(mapping: Mapping[str, Any]) -> tuple[str, ...]:
         for field in inference_pb2.Endpoint.DESCRIPTOR.fields
         if field.name in mapping or field.json_name in mapping
     )
+
+
+def plain_struct(struct: Struct) -> dict[str, Any]:
+    """A Struct as plain data; empty for an empty one."""
+    found: dict[str, Any] = json_format.MessageToDict(struct)
+    return found
 
 
 def _parsed(mapping: Mapping[str, Any], message: M, kind: str) -> M:

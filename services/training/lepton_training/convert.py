@@ -26,6 +26,7 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
         "model": spec.model,
         "hyperparameters": json_format.MessageToDict(spec.hyperparameters),
         "data": json_format.MessageToDict(spec.data),
+        "evaluation": json_format.MessageToDict(spec.evaluation),
         "seed": spec.seed,
         "resources": {
             "cpus": spec.resources.cpus,
@@ -46,9 +47,10 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
 
 def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:
     """A spec as kept in a job's record."""
-    hyperparameters, data = Struct(), Struct()
+    hyperparameters, data, evaluation = Struct(), Struct(), Struct()
     hyperparameters.update(spec["hyperparameters"])
     data.update(spec.get("data", {}))
+    evaluation.update(spec.get("evaluation", {}))
     return pb.JobSpec(
         recipe=spec["recipe"],
         dataset=spec["dataset"],
@@ -61,6 +63,7 @@ def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:
         priority=spec.get("priority"),
         retry=pb.Retry(**spec["retry"]) if "retry" in spec else None,
         deterministic=spec.get("deterministic", False),
+        evaluation=evaluation,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from lepton_mesh.errors import InvalidArgument
 from lepton_mesh.resources import ID_PATTERN
+from lepton_training.evaluation_settings import EvaluationSettings, evaluation_conflicts
 from lepton_training.job import Priority
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.hyperparameters import (
@@ -34,6 +35,7 @@ _FIELDS = (
     "model",
     "hyperparameters",
     "data",
+    "evaluation",
     "seed",
     "resources",
     "labels",
@@ -114,6 +116,9 @@ class JobSpec:
     retry: Retry = Retry()
     deterministic: bool = False
     """Whether the same spec gives the same weights bit for bit, on machines of one kind."""
+    evaluation: EvaluationSettings = field(
+        default_factory=lambda: EvaluationSettings.model_validate({})
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that :func:`parse_spec` reads back."""
@@ -129,6 +134,7 @@ class JobSpec:
             "priority": self.priority,
             "retry": asdict(self.retry),
             "deterministic": self.deterministic,
+            "evaluation": self.evaluation.model_dump(),
         }
 
 
@@ -150,6 +156,7 @@ def parse_spec(
     recipe = _text(document, "recipe", faults)
     hyperparameters: Hyperparameters | None = None
     data: DataSettings | None = None
+    evaluation = _settings(document, "evaluation", EvaluationSettings, faults)
     if recipe:
         found = RECIPES.get(recipe)
         if found is None:
@@ -161,6 +168,8 @@ def parse_spec(
             data = _settings(document, "data", found.data.settings, faults)
             if hyperparameters is not None and data is not None:
                 faults += found.conflicts(hyperparameters, data)
+            if evaluation is not None:
+                faults += evaluation_conflicts(evaluation, found.data)
     dataset = _text(document, "dataset", faults)
     if dataset and not _DATASET.fullmatch(dataset):
         faults.append(
@@ -188,7 +197,7 @@ def parse_spec(
     deterministic = document.get("deterministic") or False
     if not isinstance(deterministic, bool):
         faults.append(Fault("spec.deterministic", f"expected true or false, got {deterministic!r}"))
-    if faults or hyperparameters is None or data is None:
+    if faults or hyperparameters is None or data is None or evaluation is None:
         raise JobSpecInvalid(faults)
     return JobSpec(
         recipe,
@@ -202,6 +211,7 @@ def parse_spec(
         priority=priority,
         retry=retry,
         deterministic=bool(deterministic),
+        evaluation=evaluation,
     )
 
 

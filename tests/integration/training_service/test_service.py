@@ -160,7 +160,15 @@ async def test_a_job_ends_as_a_registered_model(stack: Stack, tmp_path: Path) ->
     assert version.metrics["test_accuracy"] == last.metrics["test_accuracy"] > 0.8
     assert list(version.signature.inputs[0].shape) == [-1, 8, 8]
     assert version.parity["agrees"] is True
-    assert set(version.attachments) == {"data.json", "evaluation.json", "parity.json"}
+    assert set(version.attachments) >= {
+        "data.json",
+        "evaluation.json",
+        "parity.json",
+        "predictions.npz",
+        "roc.png",
+        "confusion.png",
+        "explanations.png",
+    }
     content = b"".join(
         [
             chunk.data

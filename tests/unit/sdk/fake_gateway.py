@@ -136,6 +136,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         self.uploads: dict[str, storage_pb2.Upload] = {}
         self.datasets: dict[str, storage_pb2.Dataset] = {}
         self.versions: dict[str, storage_pb2.DatasetVersion] = {}
+        self.artifacts: dict[str, bytes] = {}
 
     def CreateUpload(self, request: Any, context: Any) -> Any:
         upload = storage_pb2.Upload(
@@ -210,6 +211,18 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         version = self.versions[request.name]
         (digest,) = [file.sha256 for file in version.files if file.path == request.path]
         data = self.blobs[digest][request.offset :]
+        yield storage_pb2.DataChunk(offset=request.offset, data=data, crc32=zlib.crc32(data))
+
+    def GetArtifact(self, request: Any, context: Any) -> Any:
+        content = self.artifacts[request.name]
+        return storage_pb2.Artifact(
+            name=request.name,
+            size_bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+
+    def ReadArtifact(self, request: Any, context: Any) -> Iterator[Any]:
+        data = self.artifacts[request.name][request.offset :]
         yield storage_pb2.DataChunk(offset=request.offset, data=data, crc32=zlib.crc32(data))
 
 
@@ -313,7 +326,7 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
 
 
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
-    """One model with one version, until it is deleted."""
+    """One model with one version, until it is deleted; and versions that a test adds."""
 
     def __init__(self) -> None:
         self.models = {
@@ -330,6 +343,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
                 inputs=[registry_pb2.TensorSpec(name="image", datatype="UINT8", shape=[-1, 2])]
             ),
         )
+        self.added: dict[str, registry_pb2.ModelVersion] = {}
 
     def ListModels(self, request: Any, context: Any) -> Any:
         return registry_pb2.ListModelsResponse(models=self.models.values())
@@ -348,6 +362,8 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         return registry_pb2.ListModelVersionsResponse(model_versions=[self.version])
 
     def GetModelVersion(self, request: Any, context: Any) -> Any:
+        if request.name in self.added:
+            return self.added[request.name]
         if request.name not in {self.version.name, "models/digits/versions/latest"}:
             not_found(context, request.name)
         return self.version

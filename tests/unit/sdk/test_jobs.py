@@ -124,7 +124,7 @@ def test_a_spec_as_people_write_it() -> None:
         ({"recipe": 3}, "recipe"),
         ({"seed": "many"}, "seed"),
         ({"seed": 1.5}, "seed"),
-        ({"resources": {"gpus": 1}}, "gpus"),
+        ({"resources": {"tpus": 1}}, "gpus"),
         ({"resources": [1]}, "resources"),
         ({"hyperparameters": 3}, "hyperparameters"),
         ({"hyperparameters": {"epochs": datetime.date(2026, 1, 1)}}, "epochs"),
@@ -143,7 +143,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     wrong = {
         "recipee": "cnn",
         "seed": "many",
-        "resources": {"gpus": 1, "cpus": "two"},
+        "resources": {"tpus": 1, "cpus": "two"},
         "labels": {"a": 1},
     }
     with pytest.raises(SpecError) as caught:
@@ -151,10 +151,10 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     assert str(caught.value) == (
         "the job spec is not valid: "
         "recipee: there is no such field; the fields are recipe, dataset, model, "
-        "hyperparameters, seed, resources, labels, data; "
+        "hyperparameters, seed, resources, labels, data, priority, retry, deterministic, evaluation; "
         "seed: 'many' is not a whole number in range; "
-        "resources.gpus: there is no such field; the fields of resources are cpus, memory_mib, "
-        "timeout_seconds; "
+        "resources.tpus: there is no such field; the fields of resources are cpus, memory_mib, "
+        "timeout_seconds, gpus; "
         "resources.cpus: 'two' is not a whole number in range; "
         "labels: {'a': 1} is not a mapping of text to text"
     )

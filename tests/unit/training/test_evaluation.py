@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from lepton_training.worker.calibration import calibration_error, reliability
 from lepton_training.worker.evaluation import (
     average_precision,
-    calibration_error,
     evaluate_classes,
     evaluate_numbers,
     evaluate_scores,
@@ -115,3 +115,32 @@ def test_calibration_is_the_gap_between_confidence_and_accuracy() -> None:
     """Right four times of five at a confidence of 0.9."""
     right = np.array([True, True, True, True, False])
     assert calibration_error(np.full(5, 0.9), right) == pytest.approx(0.1)
+
+
+def test_a_reliability_diagram_has_the_confidence_and_accuracy_of_each_bin() -> None:
+    """Its gaps, weighed by their examples, are the calibration error."""
+    confidence = np.array([0.05, 0.9, 0.92, 1.0, 1.0], np.float32)
+    right = np.array([False, True, False, True, True])
+    bins = reliability(confidence, right)
+    assert [each.examples for each in bins] == [1, *[0] * 12, 2, 2]
+    assert (bins[13].confidence, bins[13].accuracy) == pytest.approx((0.91, 0.5))
+    assert bins[1].confidence is None and bins[1].accuracy is None
+    gaps = [each.examples * abs(each.confidence - each.accuracy) for each in bins if each.examples]
+    assert sum(gaps) / 5 == pytest.approx(calibration_error(confidence, right))
+
+
+def test_a_target_of_zero_has_no_share_in_mape() -> None:
+    """And is counted, so that nobody takes the figure for that of all rows."""
+    found = evaluate_numbers(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]))
+    assert (found.mape, found.zero_targets) == (0.5, 1)
+
+
+def test_the_commonest_confusions_come_first() -> None:
+    labels = np.array([0, 0, 0, 1, 2])
+    predicted = np.eye(3, dtype=np.float32)[[1, 1, 2, 1, 0]]
+    found = evaluate_classes(labels, predicted).confusions
+    assert [(each.label, each.predicted, each.examples) for each in found] == [
+        (0, 1, 2),
+        (0, 2, 1),
+        (2, 0, 1),
+    ]

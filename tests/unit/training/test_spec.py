@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lepton_training.convert import spec_document, spec_message
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.fitting import batch_size_for
 from lepton_training.recipes.hyperparameters import describe
@@ -244,3 +245,55 @@ def test_an_unknown_setting_of_the_data_is_named() -> None:
     """With the one that was meant."""
     found = faults(GOOD | {"data": {"heigth": 8}})["spec.data.heigth"]
     assert "unknown setting; did you mean 'height'?" in found
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "path", "message"),
+    [
+        ({"slice": ["sex"]}, "slice", "did you mean 'slices'?"),
+        ({"slices": "sex"}, "slices", "list"),
+        ({"slices": [3]}, "slices[0]", "expected a column, or {column: age, bins: [30, 50]}"),
+        ({"slices": ["a", {"bins": [1]}]}, "slices[1].column", "the name of a column"),
+        ({"slices": [{"column": "a", "edges": [1]}]}, "slices[0].edges", "known: bins, column"),
+        ({"slices": [{"column": "a", "bins": [2, 1]}]}, "slices[0].bins", "must rise"),
+        ({"slices": [{"column": "a", "bins": ["1"]}]}, "slices[0].bins", "expected numbers"),
+        ({"slices": ["a", {"column": "a", "bins": [1]}]}, "slices[1]", "'a' is there already"),
+        ({"small_slice": 5}, "small_slice", "has no effect without slices"),
+        ({"resamples": 10_001}, "resamples", "less than or equal to 10000"),
+        ({"resamples": 0, "confidence": 0.9}, "confidence", "has no effect without resamples"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_a_fault(
+    evaluation: dict[str, Any], path: str, message: str
+) -> None:
+    """With the path of what is wrong, down to the slice."""
+    table = {"recipe": "tabular", "data": {"target": "y"}}
+    found = faults(GOOD | table | {"evaluation": evaluation})
+    assert list(found) == [f"spec.evaluation.{path}"]
+    assert message in found[f"spec.evaluation.{path}"]
+
+
+def test_images_have_no_columns_to_evaluate_by() -> None:
+    """What would have no effect is a fault."""
+    evaluation = {"slices": ["sex"], "importance_repeats": 9}
+    found = faults(GOOD | {"evaluation": evaluation})
+    assert list(found) == ["spec.evaluation.slices", "spec.evaluation.importance_repeats"]
+    generated = GOOD | {"recipe": "dcgan", "evaluation": {"explanations": 3}}
+    assert list(faults(generated)) == ["spec.evaluation.explanations"]
+
+
+def test_an_evaluation_survives_its_record() -> None:
+    """Slices too, whose numbers come as doubles."""
+    document = GOOD | {
+        "recipe": "tabular",
+        "data": {"target": "y"},
+        "evaluation": {"slices": ["sex", {"column": "age", "bins": [30.0, 50]}], "resamples": 9.0},
+    }
+    spec = parse_spec(document, cores=2)
+    assert parse_spec(spec.to_dict(), cores=2) == spec
+    message = spec_message(spec.to_dict())
+    assert parse_spec(spec_document(message), cores=2) == spec
+    assert [(each.column, each.edges) for each in spec.evaluation.columns] == [
+        ("sex", ()),
+        ("age", (30.0, 50.0)),
+    ]

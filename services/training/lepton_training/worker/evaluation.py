@@ -13,9 +13,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lepton_training.worker.calibration import ReliabilityBin, calibration_error, reliability
+
 Array = npt.NDArray[Any]
 
-_CALIBRATION_BINS = 15
+_MATRIX_CLASSES = 256
+_CONFUSIONS = 100
 _SURE = 0.9
 _NORMAL_SHARE = 0.95
 """Of the normal rows, that stay below the threshold at which anomalies are counted."""
@@ -46,6 +49,15 @@ class ClassFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Confusion:
+    """A class that is taken for another."""
+
+    label: int
+    predicted: int
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClassEvaluation:
     """Of classes."""
 
@@ -70,9 +82,13 @@ class ClassEvaluation:
     less than 1.2e-7, as in scikit-learn."""
     calibration_error: float
     """Expected calibration error (Guo et al. 2017) of the predicted class over 15 equal bins."""
+    reliability: tuple[ReliabilityBin, ...]
+    """Those bins."""
     per_class: tuple[ClassFigures, ...]
     confusion_matrix: tuple[tuple[int, ...], ...]
-    """Row: true class; column: predicted class."""
+    """Row: true class; column: predicted class. Empty with more than 256 classes."""
+    confusions: tuple[Confusion, ...]
+    """The commonest, at most 100 and the commonest first."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -101,6 +117,8 @@ class NumberEvaluation:
     r2: float | None
     mape: float | None
     """Mean absolute error by the true value's size, over true values that are not 0."""
+    zero_targets: int
+    """True values that are 0, which have no share in MAPE."""
     baselines: Mapping[str, float]
     """RMSE on the same rows of what needs no training, such as ``mean``."""
 
@@ -225,14 +243,13 @@ def evaluate_classes(labels: Array, probabilities: Array) -> ClassEvaluation:
     truth = labels.astype(np.int64)
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
-    matrix = np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(
-        classes, classes
-    )
-    hits, support = matrix.diagonal(), matrix.sum(axis=1)
-    precision = _ratio(hits, matrix.sum(axis=0))
+    right = predicted == truth
+    hits = np.bincount(truth[right], minlength=classes)
+    support, guesses = (np.bincount(labels, minlength=classes) for labels in (truth, predicted))
+    precision = _ratio(hits, guesses)
     recall = _ratio(hits, support)
-    f1 = _ratio(2 * hits, matrix.sum(axis=0) + support)
-    seen = (matrix.sum(axis=0) + support) > 0
+    f1 = _ratio(2 * hits, guesses + support)
+    seen = (guesses + support) > 0
     share = support / len(truth)
     chosen = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     areas = [
@@ -252,7 +269,8 @@ def evaluate_classes(labels: Array, probabilities: Array) -> ClassEvaluation:
         roc_auc=_mean([area for area, _ in counted]),
         pr_auc=_mean([area for _, area in counted]),
         log_loss=float(-np.log(np.maximum(chosen, np.finfo(np.float32).eps)).mean()),
-        calibration_error=calibration_error(probabilities.max(axis=1), predicted == truth),
+        calibration_error=calibration_error(probabilities.max(axis=1), right),
+        reliability=reliability(probabilities.max(axis=1), right),
         per_class=tuple(
             ClassFigures(
                 label,
@@ -264,7 +282,8 @@ def evaluate_classes(labels: Array, probabilities: Array) -> ClassEvaluation:
             )
             for label in range(classes)
         ),
-        confusion_matrix=tuple(tuple(int(cell) for cell in row) for row in matrix),
+        confusion_matrix=_confusion_matrix(truth, predicted, classes),
+        confusions=_confusions(truth[~right], predicted[~right], classes),
     )
 
 
@@ -286,6 +305,7 @@ def evaluate_numbers(
         rmse=_rmse(errors),
         r2=1 - float((errors**2).sum()) / spread if spread else None,
         mape=float(np.abs(errors[sized] / truth[sized]).mean()) if sized.any() else None,
+        zero_targets=int((~sized).sum()),
         baselines={
             name: _rmse(values.astype(np.float64) - truth)
             for name, values in (baselines or {}).items()
@@ -335,11 +355,18 @@ def average_precision(positive: Array, scores: Array) -> float | None:
     return float((precision * np.diff(found[last], prepend=0)).sum() / positives)
 
 
-def calibration_error(confidence: Array, right: Array) -> float:
-    """Mean gap between confidence and accuracy, over equal bins of confidence."""
-    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(np.int64), _CALIBRATION_BINS - 1)
-    gap = np.bincount(bins, weights=right - confidence.astype(np.float64))
-    return float(np.abs(gap).sum() / len(right))
+def _confusion_matrix(truth: Array, predicted: Array, classes: int) -> tuple[tuple[int, ...], ...]:
+    if classes > _MATRIX_CLASSES:
+        return ()
+    cells = np.bincount(truth * classes + predicted, minlength=classes * classes)
+    return tuple(tuple(row) for row in cells.reshape(classes, classes).tolist())
+
+
+def _confusions(truth: Array, predicted: Array, classes: int) -> tuple[Confusion, ...]:
+    """Of rows that are wrong."""
+    pairs, counts = np.unique(truth * classes + predicted, return_counts=True)
+    first = np.argsort(-counts, kind="stable")[:_CONFUSIONS]
+    return tuple(Confusion(*divmod(int(pairs[at]), classes), int(counts[at])) for at in first)
 
 
 def _numbers(**values: float | None) -> dict[str, float]:

@@ -28,14 +28,16 @@ class TabularNetwork(nn.Module):
         self._has_numbers = shape.numbers > 0
         self._sizes = shape.categories
         self.embeddings = nn.ModuleList()
+        self._widths = list(shape.categories)
         width = shape.numbers
-        for size in shape.categories:
+        for number, size in enumerate(shape.categories):
             if one_hot:
                 width += size
                 continue
             dimensions = embedding or min(50, round(1.6 * size**0.56))
             # What training did not see is 0: it says nothing.
             self.embeddings.append(nn.Embedding(size, dimensions, padding_idx=0))
+            self._widths[number] = dimensions
             width += dimensions
         layers: list[nn.Module] = []
         for units in hidden:
@@ -45,6 +47,10 @@ class TabularNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        return self.decide(self.embed(*inputs))
+
+    def embed(self, *inputs: Tensor) -> Tensor:
+        """FP32 ``[N, width]``: numbers, then what stands for each category."""
         parts = [inputs[0]] if self._has_numbers else []
         if self._sizes:
             columns = inputs[-1].unbind(1)
@@ -57,4 +63,16 @@ class TabularNetwork(nn.Module):
                     F.one_hot(codes, size).float()
                     for codes, size in zip(columns, self._sizes, strict=True)
                 ]
-        return self.layers(torch.cat(parts, dim=1))  # type: ignore[no-any-return]  # modules are Any
+        return torch.cat(parts, dim=1)
+
+    def decide(self, embedded: Tensor, *_inputs: Tensor) -> Tensor:
+        """The outputs for what ``embed`` gave."""
+        return self.layers(embedded)  # type: ignore[no-any-return]  # modules are Any
+
+    def sources(self, columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        """The column of each place of what ``embed`` gives; ``columns`` has those of the inputs."""
+        found = list(columns[0]) if self._has_numbers else []
+        categories = columns[-1] if self._sizes else ()
+        for name, width in zip(categories, self._widths, strict=True):
+            found += [name] * width
+        return tuple(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
@@ -36,6 +37,54 @@ class BagNetwork(nn.Module):
         self.dense = nn.Linear(dimensions, shape.outputs)
 
     def forward(self, codes: Tensor) -> Tensor:
+        bag = self._bag(codes)
+        return self._decide(self.embedding(bag), bag)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """FP32 ``[N, grams, dimensions]``, in the order of the grams' codes."""
+        return self.embedding(self._bag(codes))  # type: ignore[no-any-return]  # modules are Any
+
+    def decide(self, embedded: Tensor, codes: Tensor) -> Tensor:
+        """The outputs for what ``embed`` gave of ``codes``."""
+        return self._decide(embedded, self._bag(codes))
+
+    def _decide(self, embedded: Tensor, bag: Tensor) -> Tensor:
+        new = F.pad(bag[:, 1:] != bag[:, :-1], (1, 0), value=True)
+        weight = (new & (bag > 1)).float()  # neither padding nor unknown
+        if self.training and self._dropout:
+            weight = weight * (torch.rand_like(weight) >= self._dropout)
+        total = (embedded * weight.unsqueeze(2)).sum(dim=1)
+        norm = weight.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+        return self.dense(total / norm)  # type: ignore[no-any-return]  # modules are Any
+
+    def spread(self, codes: Tensor, attributions: Tensor) -> Tensor:
+        """What ``attributions`` ``[grams, dimensions]`` of ``codes`` ``[1, length]`` come to for
+        each token, ``[length]``: a gram's is shared by all tokens of all places where it stands."""
+        grams = self._grams(codes)[0]
+        kinds, of_bag = map(
+            torch.from_numpy, np.unique(self._bag(codes)[0].numpy(), return_inverse=True)
+        )
+        sums = torch.zeros(len(kinds)).index_add_(0, of_bag, attributions.sum(dim=1))
+        of_gram = torch.searchsorted(kinds, grams)
+        counts = torch.bincount(of_gram, minlength=len(kinds))
+        each = sums[of_gram] / counts[of_gram]
+        length = codes.shape[1]
+        found, begin = torch.zeros(length), 0
+        for size in range(1, self._ngrams + 1):
+            places = max(0, length - size + 1)
+            share = each[begin : begin + places] / size
+            begin += places
+            for offset in range(size):
+                found[offset : offset + places] += share
+        return found
+
+    def _bag(self, codes: Tensor) -> Tensor:
+        """All n-grams in the order of their codes, so that the same ones are neighbours."""
+        bag, _ = self._grams(codes).sort(dim=1)
+        return bag
+
+    def _grams(self, codes: Tensor) -> Tensor:
+        """Codes ``[N, grams]`` of all n-grams as they stand, the shorter ones first."""
         grams = [codes]
         joined = codes
         for size in range(2, self._ngrams + 1):
@@ -43,14 +92,7 @@ class BagNetwork(nn.Module):
             # A gram that reaches into the padding is none.
             there = (codes[:, size - 1 :] != 0).long()
             grams.append((joined % self._buckets + self._vocabulary) * there)
-        bag, _ = torch.cat(grams, dim=1).sort(dim=1)
-        new = F.pad(bag[:, 1:] != bag[:, :-1], (1, 0), value=True)
-        weight = (new & (bag > 1)).float()  # neither padding nor unknown
-        if self.training and self._dropout:
-            weight = weight * (torch.rand_like(weight) >= self._dropout)
-        total = (self.embedding(bag) * weight.unsqueeze(2)).sum(dim=1)
-        norm = weight.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
-        return self.dense(total / norm)  # type: ignore[no-any-return]  # modules are Any
+        return torch.cat(grams, dim=1)
 
 
 class RecurrentNetwork(nn.Module):
@@ -79,9 +121,17 @@ class RecurrentNetwork(nn.Module):
         self.dense = nn.Linear(2 * hidden * len(self.directions), shape.outputs)
 
     def forward(self, codes: Tensor) -> Tensor:
+        return self.decide(self.embed(codes), codes)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """FP32 ``[N, length, dimensions]``."""
+        return self.embedding(codes)  # type: ignore[no-any-return]  # modules are Any
+
+    def decide(self, embedded: Tensor, codes: Tensor) -> Tensor:
+        """The outputs for what ``embed`` gave of ``codes``."""
         there = (codes != 0).unsqueeze(2)
         length = there.sum(dim=1)
-        vectors = self.drop(self.embedding(codes))
+        vectors = self.drop(embedded)
         parts = []
         for index, direction in enumerate(self.directions):
             given = vectors
@@ -121,8 +171,16 @@ class EncoderNetwork(nn.Module):
         self.dense = nn.Linear(2 * dimensions, shape.outputs)
 
     def forward(self, codes: Tensor) -> Tensor:
+        return self.decide(self.embed(codes), codes)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """FP32 ``[N, length, dimensions]``."""
+        return self.embedding(codes)  # type: ignore[no-any-return]  # modules are Any
+
+    def decide(self, embedded: Tensor, codes: Tensor) -> Tensor:
+        """The outputs for what ``embed`` gave of ``codes``."""
         there = codes != 0
-        vectors = self.embedding(codes) * math.sqrt(self._dimensions) + self._positions(codes)
+        vectors = embedded * math.sqrt(self._dimensions) + self._positions(codes)
         summary = self.summary.expand(codes.shape[0], -1, -1)
         hidden = self.drop(torch.cat([summary, vectors], dim=1))
         seen = F.pad(there, (1, 0), value=True)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor
 
+from lepton.evaluation.predictions import Kind
 from lepton_training.recipes.fitting import SupervisedHyperparameters
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpecInvalid
@@ -55,6 +56,10 @@ class Objective(Protocol):
     """A network's task; batches are in dimension 0 of all tensors."""
 
     @property
+    def kind(self) -> Kind | None:
+        """What predictions are; None where nothing is predicted."""
+
+    @property
     def activation(self) -> Activation: ...
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -73,6 +78,8 @@ class Objective(Protocol):
 class Classification:
     """One of several classes: outputs are logits ``[N, classes]``; targets INT64 ``[N]``, or of
     mixed examples the share of each class, FP32 ``[N, classes]``."""
+
+    kind: Kind | None = "classification"
 
     def __init__(self, hyperparameters: SupervisedHyperparameters, weights: Tensor | None) -> None:
         """``weights``: FP32 ``[classes]``, what an example of each class counts."""
@@ -139,6 +146,8 @@ def class_weights(
 class Regression:
     """Numbers: outputs are standardized FP32 ``[N, outputs]``, targets are in their own unit."""
 
+    kind: Kind | None = "regression"
+
     def __init__(
         self,
         hyperparameters: Any,
@@ -194,6 +203,8 @@ class Regression:
 class AnomalyScores:
     """Outputs are scores FP32 ``[N, 1]``, low in training; targets are 1 for anomalies."""
 
+    kind: Kind | None = "anomaly"
+
     @property
     def activation(self) -> Activation:
         return Activation("linear")
@@ -213,6 +224,8 @@ class AnomalyScores:
 
 class Generation:
     """Outputs are grey images FP32 ``[N, H, W]``, 0 to 255, made of noise; there are no targets."""
+
+    kind: Kind | None = None
 
     def __init__(self, judge: Judge | None) -> None:
         self._judge = judge

@@ -28,10 +28,10 @@ from lepton_training.recipes import RECIPES
 from lepton_training.recipes.fitting import FitHyperparameters, batch_size_for
 from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.worker import checkpoint as checkpoints
+from lepton_training.worker.assessment import Assessment, assess
 from lepton_training.worker.data import cleaning
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.data.problem import Problem
-from lepton_training.worker.evaluation import Evaluation
 from lepton_training.worker.export_request import ExportRequest
 from lepton_training.worker.platform import Platform, Publication
 from lepton_training.worker.trainer import Moment, Stopped, Trainer, predict
@@ -109,11 +109,17 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     # The exporter needs seconds to load what it needs: it does so while this one evaluates.
     exporter = _start_export(directory, spec, network, problem)
     try:
-        evaluation = problem.objective.evaluate(
-            problem.test.targets.numpy(), predict(network, problem.test, problem.objective, plan)
+        assessment = assess(
+            directory,
+            problem,
+            predict(network, problem.test, problem.objective, plan),
+            spec.evaluation,
+            network=network,
+            plan=plan,
+            seed=spec.seed,
         )
-        log.info("%s", ", ".join(f"{n} {v:.4f}" for n, v in evaluation.metrics().items()))
-        _write_json(directory / "evaluation.json", _figures(evaluation, problem))
+        figures = assessment.evaluation.metrics()
+        log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         _write_json(
             directory / "data.json",
             {
@@ -131,7 +137,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
 
     _enter(events, Phase.REGISTERING)
     metrics = {
-        **evaluation.metrics(),
+        **figures,
         "parity_max_abs_error": float(parity["max_abs_error"]),
         "seconds_per_epoch": float(np.mean(epoch_seconds)),
     }
@@ -141,7 +147,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
             request=request,
             spec=spec,
             problem=problem,
-            evaluation=evaluation,
+            assessment=assessment,
             parity=parity,
             metrics=metrics,
         )
@@ -263,7 +269,7 @@ def _publication(
     request: Mapping[str, Any],
     spec: JobSpec,
     problem: Problem,
-    evaluation: Evaluation,
+    assessment: Assessment,
     parity: Mapping[str, Any],
     metrics: Mapping[str, float],
 ) -> Publication:
@@ -274,13 +280,13 @@ def _publication(
         model_file=directory / "model.onnx",
         attachments={
             name: directory / name
-            for name in ("evaluation.json", "parity.json", "data.json", *problem.attachments)
+            for name in ("parity.json", "data.json", *assessment.attachments, *problem.attachments)
         },
         inputs=problem.inputs,
         outputs=problem.outputs,
         class_names=problem.class_names,
         metrics=finite,
-        evaluation=_figures(evaluation, problem),
+        evaluation=assessment.for_version(),
         parity=parity,
         dataset_version=spec.dataset,
         dataset_digest=request["dataset_digest"],
@@ -288,12 +294,6 @@ def _publication(
         recipe=spec.recipe,
         hyperparameters=spec.hyperparameters.model_dump(),
     )
-
-
-def _figures(evaluation: Evaluation, problem: Problem) -> dict[str, Any]:
-    """What the version's evaluation has: the figures, and how many rows they are not about."""
-    told = {"cleaning": problem.report["cleaning"]} if "cleaning" in problem.report else {}
-    return {**evaluation.to_dict(), **told}
 
 
 def code_version() -> str:

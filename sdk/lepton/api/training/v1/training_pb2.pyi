@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobSpec(_message.Message):
-    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data", "priority", "retry", "deterministic")
+    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data", "priority", "retry", "deterministic", "evaluation")
     class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PRIORITY_UNSPECIFIED: _ClassVar[JobSpec.Priority]
@@ -43,6 +43,7 @@ class JobSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
     DETERMINISTIC_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
     recipe: str
     dataset: str
     model: str
@@ -54,7 +55,8 @@ class JobSpec(_message.Message):
     priority: JobSpec.Priority
     retry: Retry
     deterministic: bool
-    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., priority: _Optional[_Union[JobSpec.Priority, str]] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., deterministic: _Optional[bool] = ...) -> None: ...
+    evaluation: _struct_pb2.Struct
+    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., priority: _Optional[_Union[JobSpec.Priority, str]] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., deterministic: _Optional[bool] = ..., evaluation: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class Retry(_message.Message):
     __slots__ = ("max_attempts", "initial_backoff_seconds", "max_backoff_seconds")

@@ -10,6 +10,7 @@ import numpy as np
 from lepton_training.recipes.data import AnomalySettings, ImageShape
 from lepton_training.spec import JobSpec
 from lepton_training.worker.data import idx
+from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.images import INPUT, ImageExamples, split_off
 from lepton_training.worker.data.problem import Problem
@@ -63,4 +64,5 @@ def prepare(
         ),
         class_names=(),
         raw_rows={INPUT: data.test.images[:_PARITY_ROWS]},
+        test_digest=digest_of_arrays(data.test.images, strange),
     )

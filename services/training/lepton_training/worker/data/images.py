@@ -20,6 +20,7 @@ from lepton_training.worker.augmentation import Augmentation
 from lepton_training.worker.data import idx
 from lepton_training.worker.data.cleaning import BLANK, UNKNOWN, LeftOut, settle
 from lepton_training.worker.data.examples import held_out
+from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.networks import scale
@@ -191,6 +192,7 @@ def prepare(
         preprocessing=source.resizing,
         report={**source.report, "mean": list(mean), "deviation": list(deviation)},
         **_raw_rows(source),
+        test_digest=digest_of_arrays(data.test.images, data.test.labels),
     )
 
 

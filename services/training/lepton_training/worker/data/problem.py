@@ -13,6 +13,7 @@ from torch import nn
 from lepton_training.worker.data.examples import Examples
 from lepton_training.worker.objectives import Objective
 from lepton_training.worker.platform import TensorSpec
+from lepton_training.worker.slices import Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,14 @@ class Problem:
     """Files in the job's directory that are kept with the model."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """What was read, left out and fitted, as plain data: kept with the model."""
+    test_digest: str = ""
+    """Of the rows of the test split and what is true of them; empty where there are none."""
+    slices: tuple[Slice, ...] = ()
+    """Parts of the test split that are measured by themselves."""
+    columns: tuple[tuple[str, ...], ...] = ()
+    """For each of the network's inputs, the raw column that each place of its last dimension comes
+    from; empty where inputs are no columns."""
+    tokens: tuple[str, ...] = ()
+    """Of texts, those that codes from 2 on stand for."""
+    raw_test: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """All raw rows of the test split by column, of tables: what explanations show."""

@@ -15,6 +15,7 @@ from lepton_training.spec import JobSpec
 from lepton_training.worker.data.cleaning import settle
 from lepton_training.worker.data.examples import ArrayExamples
 from lepton_training.worker.data.files import Table, parse_numbers, read_tables, split_files
+from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.objectives import Regression
@@ -141,6 +142,8 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         ),
         class_names=(),
         raw_rows={INPUT: test.past[:_PARITY_ROWS]},
+        test_digest=digest_of_arrays(test.after),
+        columns=((settings.target, *settings.features),),
         preprocessing=content,
         report={
             "cleaning": cleaning,

@@ -22,6 +22,7 @@ from lepton_training.worker.data.files import (
     read_tables,
     split_files,
 )
+from lepton_training.worker.data.identity import digest_of_texts
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.objectives import (
@@ -32,6 +33,7 @@ from lepton_training.worker.objectives import (
 )
 from lepton_training.worker.platform import TensorSpec
 from lepton_training.worker.preprocessing import Graph, Preprocessor, scale_of, stand_in
+from lepton_training.worker.slices import cut
 
 _PARITY_ROWS = 256
 _CLASSES_MAX = 10_000
@@ -75,10 +77,11 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         },
         max_invalid_fraction=settings.max_invalid_fraction,
     )
+    slices = cut(test_table.columns, spec.evaluation.columns, settings.missing)
     kept, out = held_out(len(whole.targets), hyperparameters.validation, spec.seed)
     train = whole.take(kept.numpy())
 
-    preprocessing, shape, fitted = _fit(train, settings, numbers, len(classes) or 1)
+    preprocessing, shape, sources, fitted = _fit(train, settings, numbers, len(classes) or 1)
     preprocessor = Preprocessor(preprocessing)
     objective: Objective
     if classes:
@@ -117,6 +120,10 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         outputs=(output,),
         class_names=tuple(classes),
         raw_rows={name: values[:_PARITY_ROWS] for name, values in test.raw.items()},
+        test_digest=digest_of_texts(test_table.columns),
+        slices=slices,
+        columns=sources,
+        raw_test=test.raw,
         preprocessing=preprocessing,
         report={"cleaning": cleaning, **fitted},
     )
@@ -202,8 +209,8 @@ def _clean(
 
 def _fit(
     train: _Split, settings: TableSettings, numbers: list[str], outputs: int
-) -> tuple[bytes, TableShape, dict[str, Any]]:
-    """The graph, what the network is told, and what was fitted."""
+) -> tuple[bytes, TableShape, tuple[tuple[str, ...], ...], dict[str, Any]]:
+    """The graph, what the network is told, the columns of its inputs, and what was fitted."""
     graph = Graph()
     names = {
         name: graph.input(name, "FP32" if name in numbers else "BYTES", ["batch", 1])
@@ -211,7 +218,7 @@ def _fit(
     }
     categories = [name for name in train.raw if name not in numbers]
     fitted: dict[str, Any] = {"numbers": {}, "categories": {}}
-    features = 0
+    sources: list[tuple[str, ...]] = []
     if numbers:
         matrix = np.concatenate([train.raw[name] for name in numbers], axis=1).astype(np.float64)
         joined = graph.add("Concat", *(names[name] for name in numbers), axis=1)
@@ -223,7 +230,8 @@ def _fit(
             names=numbers,
             fitted=fitted["numbers"],
         )
-        graph.output(scaled, "numbers", "FP32", ["batch", features])
+        sources.append(tuple(features))
+        graph.output(scaled, "numbers", "FP32", ["batch", len(features)])
     sizes = []
     if categories:
         codes = []
@@ -235,7 +243,9 @@ def _fit(
         graph.output(
             graph.add("Concat", *codes, axis=1), "categories", "INT64", ["batch", len(codes)]
         )
-    return graph.build(), TableShape(features, tuple(sizes), outputs), fitted
+        sources.append(tuple(categories))
+    width = len(sources[0]) if numbers else 0
+    return graph.build(), TableShape(width, tuple(sizes), outputs), tuple(sources), fitted
 
 
 def _numbers(
@@ -246,8 +256,8 @@ def _numbers(
     settings: TableSettings,
     names: list[str],
     fitted: dict[str, Any],
-) -> tuple[str, int]:
-    """Imputed and scaled numbers ``[N, features]``, and which were missing; how many features."""
+) -> tuple[str, list[str]]:
+    """Imputed and scaled numbers ``[N, features]``, and which were missing; the column of each."""
     absent = np.isnan(matrix)
     fill = np.array(
         [
@@ -266,9 +276,10 @@ def _numbers(
             "maximum": float(column.max()),
         }
     if settings.scaling == "quantile":
-        whole, features = _between_quantiles(graph, whole, filled, settings.bins)
+        whole, columns = _between_quantiles(graph, whole, filled, settings.bins)
+        features = [names[column] for column in columns]
     else:
-        features = matrix.shape[1]
+        features = list(names)
         shift, width = scale_of(filled, settings.scaling)
         whole = graph.add(
             "Div",
@@ -279,13 +290,14 @@ def _numbers(
     if len(some):
         which = graph.add("Gather", missing, graph.constant(some, np.int64), axis=1)
         whole = graph.add("Concat", whole, graph.add("Cast", which, to=1), axis=1)
-    return whole, features + len(some)
+    return whole, features + [names[column] for column in some]
 
 
 def _between_quantiles(
     graph: Graph, whole: str, filled: npt.NDArray[np.float64], bins: int
-) -> tuple[str, int]:
-    """For each piece between two quantiles how much of it lies below the value, 0 to 1."""
+) -> tuple[str, list[int]]:
+    """For each piece between two quantiles how much of it lies below the value, 0 to 1; and which
+    column the piece is of."""
     columns, lower, width = [], [], []
     for column, values in enumerate(filled.T):
         edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)).astype(np.float32))
@@ -298,7 +310,7 @@ def _between_quantiles(
     above = graph.add("Sub", spread, graph.constant(lower, np.float32))
     share = graph.add("Div", above, graph.constant(width, np.float32))
     zero, one = graph.constant(0, np.float32), graph.constant(1, np.float32)
-    return graph.add("Clip", share, zero, one), len(columns)
+    return graph.add("Clip", share, zero, one), columns
 
 
 def _category(

@@ -21,6 +21,7 @@ from lepton_training.worker.data.cleaning import UNKNOWN as UNKNOWN_CLASS
 from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.examples import held_out
 from lepton_training.worker.data.files import read_tables, split_of
+from lepton_training.worker.data.identity import digest_of_texts
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.objectives import Classification, class_weights
@@ -149,6 +150,10 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         ),
         class_names=tuple(classes),
         raw_rows={INPUT: test.texts[:_PARITY_ROWS]},
+        test_digest=digest_of_texts(
+            {"text": test.texts[:, 0], "class": [classes[label] for label in test.labels]}
+        ),
+        tokens=tuple(tokens),
         preprocessing=preprocessing,
         report={"cleaning": cleaning, "known_tokens": len(tokens)},
     )
