@@ -107,7 +107,7 @@ class Attendant:
             issued = await engine.credentials.issue(
                 job.workspace,
                 job.name,
-                reads=[job.spec["dataset"]],
+                reads=_reads(job),
                 writes=[job.spec["model"], job.name],
                 ttl_seconds=self._token_seconds(),
             )
@@ -380,3 +380,10 @@ class Attendant:
 
     async def _pause(self, seconds: float) -> None:
         await wait_any(self._interrupt, seconds)
+
+
+def _reads(job: Job) -> list[str]:
+    """What the job's process may read: its data, and what it begins with."""
+    warm = job.spec.get("warm_start") or {}
+    retained = [warm["retain"]["dataset"]] if warm.get("retain") else []
+    return [job.spec["dataset"], *retained, *(artifact for artifact, _ in job.warm_files.values())]

@@ -14,7 +14,7 @@ from lepton_mesh.database import Database
 from lepton_mesh.process import Served, Service
 from lepton_mesh.runtime import MeshRuntime
 from lepton_training.adapters.machine import describe_machine
-from lepton_training.adapters.mesh import MeshCredentials, MeshDatasets
+from lepton_training.adapters.mesh import MeshCredentials, MeshDatasets, MeshModels
 from lepton_training.adapters.sql_jobs import SqlJobs
 from lepton_training.changes import Changes
 from lepton_training.config import TrainingSettings
@@ -75,6 +75,7 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
         repository=repository,
         files=files,
         datasets=MeshDatasets(runtime),
+        models=MeshModels(runtime),
         supervisor=supervisor,
         changes=changes,
         machine=machine,

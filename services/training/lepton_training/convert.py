@@ -42,6 +42,7 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
             "max_backoff_seconds": spec.retry.max_backoff_seconds,
         },
         "deterministic": spec.deterministic,
+        "warm_start": _warm_start_document(spec) if spec.HasField("warm_start") else None,
     }
 
 
@@ -64,6 +65,7 @@ def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:
         retry=pb.Retry(**spec["retry"]) if "retry" in spec else None,
         deterministic=spec.get("deterministic", False),
         evaluation=evaluation,
+        warm_start=_warm_start_message(spec.get("warm_start")),
     )
 
 
@@ -115,6 +117,27 @@ def recipe_message(recipe: Recipe) -> pb.Recipe:
         hyperparameters=_described(recipe.hyperparameters),
         data=_described(recipe.data.settings),
         card=CARDS[recipe.id],
+    )
+
+
+def _warm_start_document(spec: pb.JobSpec) -> dict[str, Any]:
+    warm = spec.warm_start
+    retain = {"dataset": warm.retain.dataset, "max_drop": warm.retain.max_drop}
+    return {
+        "model_version": warm.model_version,
+        "partial": warm.partial,
+        "retain": retain if warm.HasField("retain") else None,
+    }
+
+
+def _warm_start_message(warm: Mapping[str, Any] | None) -> pb.WarmStart | None:
+    if warm is None:
+        return None
+    retain = warm["retain"]
+    return pb.WarmStart(
+        model_version=warm["model_version"],
+        partial=warm["partial"],
+        retain=None if retain is None else pb.Retain(**retain),
     )
 
 

@@ -166,6 +166,8 @@ class Job:
     """When the next attempt may begin, after one that failed."""
     core_ids: tuple[int, ...] = ()
     """Processors that are its own; empty where it may use all."""
+    warm_files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """File name -> artifact and SHA-256 of what it begins with; empty where that is nothing."""
     gpu_ids: tuple[str, ...] = ()
     """GPUs that are its own, as CUDA_VISIBLE_DEVICES names them."""
 

@@ -50,6 +50,7 @@ class JobFiles:
             "dataset_digest": job.dataset_digest,
             "cpus": job.cpus,
             "events_offset": job.events_offset,
+            "warm_files": {name: list(file) for name, file in job.warm_files.items()},
         }
         write_private(directory / JOB_FILE, json.dumps(request).encode())
         write_private(directory / JOIN_TOKEN_FILE, join_token.encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,11 +25,13 @@ from lepton_training.job import (
 )
 from lepton_training.job_files import JobFiles
 from lepton_training.job_queue import Machine, Place, Queue
-from lepton_training.ports import Datasets, JobRepository
+from lepton_training.ports import Datasets, DatasetVersion, JobRepository, Models
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.hyperparameters import Fault
-from lepton_training.spec import JobSpecInvalid, parse_spec
+from lepton_training.spec import JobSpec, JobSpecInvalid, parse_spec
 from lepton_training.supervisor import Supervisor
+from lepton_training.warm_origin import check_origin
+from lepton_training.warm_start import PAPERS_FILE, PREPROCESSING_FILE, WEIGHTS_FILE
 
 _REQUEST_ID_MAX = 128
 PAGE_KEY = (int, str)
@@ -66,6 +68,7 @@ class Jobs:
         repository: JobRepository,
         files: JobFiles,
         datasets: Datasets,
+        models: Models,
         supervisor: Supervisor,
         changes: Changes,
         machine: Machine,
@@ -82,6 +85,7 @@ class Jobs:
         self._repository = repository
         self._files = files
         self._datasets = datasets
+        self._models = models
         self._supervisor = supervisor
         self._changes = changes
         self._machine = machine
@@ -118,18 +122,8 @@ class Jobs:
             memory_mib=self._machine.memory_mib,
             gpus=len(self._machine.gpus),
         )
-        version = await self._datasets.resolve(spec.dataset)
-        formats = RECIPES[spec.recipe].data.formats
-        if version.format not in formats:
-            raise JobSpecInvalid(
-                [
-                    Fault(
-                        "spec.dataset",
-                        f"{version.name} has format {version.format}; recipe '{spec.recipe}' "
-                        f"trains on {' or '.join(formats)}",
-                    )
-                ]
-            )
+        version = await self._dataset(spec.recipe, "spec.dataset", spec.dataset)
+        spec, warm_files = await self._warm(spec)
         job = Job(
             workspace=workspace,
             id=job_id or f"{spec.recipe.replace('_', '-')}-{secrets.token_hex(4)}",
@@ -138,6 +132,7 @@ class Jobs:
             create_time=datetime.now(UTC),
             cpus=spec.resources.cpus,
             dataset_digest=version.digest,
+            warm_files=warm_files,
             request_id=request_id,
         )
         if validate_only:
@@ -146,6 +141,46 @@ class Jobs:
         created = await self._repository.create(job)
         self._supervisor.wake()
         return created
+
+    async def _dataset(self, recipe: str, path: str, name: str) -> DatasetVersion:
+        """The version, of a format that the recipe reads. Raises JobSpecInvalid."""
+        version = await self._datasets.resolve(name)
+        formats = RECIPES[recipe].data.formats
+        if version.format not in formats:
+            raise JobSpecInvalid(
+                [
+                    Fault(
+                        path,
+                        f"{version.name} has format {version.format}; recipe '{recipe}' "
+                        f"trains on {' or '.join(formats)}",
+                    )
+                ]
+            )
+        return version
+
+    async def _warm(self, spec: JobSpec) -> tuple[JobSpec, dict[str, tuple[str, str]]]:
+        """The spec with what it begins with resolved, and the files of that with their digests.
+
+        Raises JobSpecInvalid.
+        """
+        warm = spec.warm_start
+        if warm is None:
+            return spec, {}
+        version = await self._models.resolve(warm.model_version)
+        check_origin(version, spec.recipe)
+        files = {
+            name: (version.attachments[name], await self._models.digest(version.attachments[name]))
+            for name in (WEIGHTS_FILE, PAPERS_FILE, PREPROCESSING_FILE)
+            if name in version.attachments
+        }
+        retain = warm.retain
+        if retain is not None:
+            older = await self._dataset(
+                spec.recipe, "spec.warm_start.retain.dataset", retain.dataset or version.dataset
+            )
+            retain = replace(retain, dataset=older.name)
+        resolved = replace(warm, model_version=version.name, retain=retain)
+        return replace(spec, warm_start=resolved), files
 
     async def _check_free(self, job: Job) -> None:
         try:

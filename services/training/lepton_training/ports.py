@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -95,6 +95,30 @@ class DatasetVersion:
     digest: str
     format: str
     """As in the storage API, such as ``DATASET_FORMAT_IDX``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """What the service must know of a registered version."""
+
+    name: str
+    """With its number, never an alias."""
+    recipe: str
+    """Empty for an imported model."""
+    dataset: str
+    """Dataset version that it was trained on; empty where it does not say."""
+    attachments: Mapping[str, str]
+    """File name -> ``artifacts/{artifact}``."""
+
+
+class Models(Protocol):
+    """The registry and its files, asked with the caller's own rights."""
+
+    async def resolve(self, name: str) -> ModelVersion:
+        """A version by name or alias; raises what the registry answers, such as NotFound."""
+
+    async def digest(self, artifact: str) -> str:
+        """SHA-256 of a file; raises what storage answers."""
 
 
 class Datasets(Protocol):

@@ -26,6 +26,7 @@ from lepton_training.recipes.hyperparameters import (
     Settings,
     parse_settings,
 )
+from lepton_training.warm_start import WarmStart, parse_warm_start
 
 _DATASET = re.compile(rf"datasets/{ID_PATTERN}/versions/([1-9][0-9]{{0,17}}|latest)")
 _MODEL = re.compile(rf"models/{ID_PATTERN}")
@@ -42,6 +43,7 @@ _FIELDS = (
     "priority",
     "retry",
     "deterministic",
+    "warm_start",
 )
 _LABELS_MAX = 64
 _SEED_MAX = 2**63 - 1
@@ -114,6 +116,7 @@ class JobSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     priority: str = Priority.NORMAL.name
     retry: Retry = Retry()
+    warm_start: WarmStart | None = None
     deterministic: bool = False
     """Whether the same spec gives the same weights bit for bit, on machines of one kind."""
     evaluation: EvaluationSettings = field(
@@ -135,6 +138,7 @@ class JobSpec:
             "retry": asdict(self.retry),
             "deterministic": self.deterministic,
             "evaluation": self.evaluation.model_dump(),
+            "warm_start": None if self.warm_start is None else asdict(self.warm_start),
         }
 
 
@@ -194,6 +198,7 @@ def parse_spec(
     labels = _labels(_mapping(document, "labels", faults), faults)
     priority = _priority(document, faults)
     retry = _retry(_mapping(document, "retry", faults), faults)
+    warm_start = parse_warm_start(document.get("warm_start"), faults)
     deterministic = document.get("deterministic") or False
     if not isinstance(deterministic, bool):
         faults.append(Fault("spec.deterministic", f"expected true or false, got {deterministic!r}"))
@@ -212,6 +217,7 @@ def parse_spec(
         retry=retry,
         deterministic=bool(deterministic),
         evaluation=evaluation,
+        warm_start=warm_start,
     )
 
 

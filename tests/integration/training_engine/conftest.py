@@ -25,7 +25,7 @@ from lepton_training.job import Event, Job
 from lepton_training.job_files import JobFiles
 from lepton_training.job_queue import Machine, Queue
 from lepton_training.jobs import Jobs
-from lepton_training.ports import DatasetVersion, JobCredentials
+from lepton_training.ports import DatasetVersion, JobCredentials, ModelVersion
 from lepton_training.supervisor import Supervisor
 
 HERE = Path(__file__).parent
@@ -61,6 +61,18 @@ class FakeDatasets:
         resolved = name.replace("latest", "7")
         kind = "DATASET_FORMAT_CSV" if "table" in name else "DATASET_FORMAT_IDX"
         return DatasetVersion(resolved, "sha256:" + "0" * 64, kind)
+
+
+class FakeModels:
+    """``Models`` that has one version of everything, which an mlp trained."""
+
+    async def resolve(self, name: str) -> ModelVersion:
+        files = {name: f"artifacts/{name}" for name in ("weights.pt", "training.json", "x.json")}
+        version = name.replace("aliases/best", "versions/4")
+        return ModelVersion(version, "mlp", "datasets/older/versions/2", files)
+
+    async def digest(self, artifact: str) -> str:
+        return f"digest of {artifact}"
 
 
 @dataclass
@@ -196,6 +208,7 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
             repository=repository,
             files=files,
             datasets=FakeDatasets(),
+            models=FakeModels(),
             supervisor=supervisor,
             changes=changes,
             machine=machine,

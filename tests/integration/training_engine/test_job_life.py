@@ -218,3 +218,27 @@ async def test_a_job_has_its_cores_and_gpus_for_itself(start: Start) -> None:
     await training.create("both", resources={"cpus": 1, "gpus": 2})
     await wait_for_file(training.files.directory("w", "both") / "has")
     assert has("both") == f'[[{first}], "GPU-a,GPU-b"]'
+
+
+async def test_a_job_may_read_what_it_begins_with(start: Start) -> None:
+    """An alias is resolved when the job is made; the data that it is held to is the version's."""
+    training = await start(script(DONE))
+    warm = {"model_version": "models/m/aliases/best", "retain": {"max_drop": 0.1}}
+    job = await training.create("warm", warm_start=warm)
+    assert job.spec["warm_start"] == {
+        "model_version": "models/m/versions/4",
+        "partial": False,
+        "retain": {"dataset": "datasets/older/versions/2", "max_drop": 0.1},
+    }
+    await training.ended("warm")
+    ((_, _, reads, _),) = training.credentials.asked
+    assert set(reads) == {
+        "datasets/digits/versions/7",
+        "datasets/older/versions/2",
+        "artifacts/weights.pt",
+        "artifacts/training.json",
+    }
+    assert job.warm_files["weights.pt"] == (
+        "artifacts/weights.pt",
+        "digest of artifacts/weights.pt",
+    )

@@ -168,7 +168,17 @@ async def test_a_job_ends_as_a_registered_model(stack: Stack, tmp_path: Path) ->
         "roc.png",
         "confusion.png",
         "explanations.png",
+        "training.json",
+        "weights.pt",
     }
+    # A later job may begin with it, by name or alias, and is held to what it was trained on.
+    warm = pb.WarmStart(model_version=version.name, retain=pb.Retain(max_drop=0.5))
+    checked = await stack.training.CreateJob(
+        pb.CreateJobRequest(spec=spec(recipe="cnn", warm_start=warm), validate_only=True),
+        metadata=stack.metadata,
+    )
+    assert checked.spec.warm_start.model_version == version.name
+    assert checked.spec.warm_start.retain.dataset == DATASET
     content = b"".join(
         [
             chunk.data

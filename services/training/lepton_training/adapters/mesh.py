@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
+from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
 from lepton_mesh.caller import acting_as_service
 from lepton_mesh.errors import Unavailable
 from lepton_mesh.runtime import MeshRuntime
-from lepton_training.ports import DatasetVersion, JobCredentials
+from lepton_training.ports import DatasetVersion, JobCredentials, ModelVersion
 
 _CALL_SECONDS = 15.0
 
@@ -36,6 +37,40 @@ class MeshDatasets:
         return DatasetVersion(
             version.name, version.digest, storage_pb2.DatasetFormat.Name(version.format)
         )
+
+
+class MeshModels:
+    """``Models``: registry and storage, asked with the rights of the call that is served."""
+
+    def __init__(self, runtime: MeshRuntime) -> None:
+        self._registry: Any = registry_pb2_grpc.RegistryServiceStub(
+            runtime.channel(
+                "registry",
+                idempotent={"/lepton.api.registry.v1.RegistryService/GetModelVersion"},
+            )
+        )
+        self._storage: Any = storage_pb2_grpc.StorageServiceStub(
+            runtime.channel(
+                "storage", idempotent={"/lepton.api.storage.v1.StorageService/GetArtifact"}
+            )
+        )
+
+    async def resolve(self, name: str) -> ModelVersion:
+        version: registry_pb2.ModelVersion = await self._registry.GetModelVersion(
+            registry_pb2.GetModelVersionRequest(name=name), timeout=_CALL_SECONDS
+        )
+        return ModelVersion(
+            version.name,
+            version.lineage.recipe,
+            version.lineage.dataset_version,
+            dict(version.attachments),
+        )
+
+    async def digest(self, artifact: str) -> str:
+        found: storage_pb2.Artifact = await self._storage.GetArtifact(
+            storage_pb2.GetArtifactRequest(name=artifact), timeout=_CALL_SECONDS
+        )
+        return found.sha256
 
 
 class MeshCredentials:

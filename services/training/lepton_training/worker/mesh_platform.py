@@ -78,6 +78,14 @@ class MeshPlatform:
                 self._run(self._again(partial(self._download, version, file, out)))
             temporary.replace(target)
 
+    def fetch_artifact(self, name: str, sha256: str, target: Path) -> None:
+        if target.exists() and _sha256(target) == sha256:
+            return  # an earlier attempt fetched it
+        temporary = target.with_name(target.name + ".part")
+        with temporary.open("wb") as out:
+            self._run(self._again(partial(self._read_artifact, name, sha256, out)))
+        temporary.replace(target)
+
     def publish(self, publication: Publication) -> str:
         return self._run(self._publish(publication))
 
@@ -139,6 +147,21 @@ class MeshPlatform:
                 f"'{file.path}' of {version} arrived with SHA-256 {digest.hexdigest()}, and the "
                 f"version says {file.sha256}; push the dataset again",
                 file=file.path,
+            )
+
+    async def _read_artifact(self, name: str, sha256: str, out: BinaryIO) -> None:
+        """Writes an artifact; raises unless it came whole and has its digest."""
+        out.seek(0)
+        out.truncate()
+        digest = hashlib.sha256()
+        request = storage_pb2.ReadArtifactRequest(name=name)
+        async for chunk in self._storage.ReadArtifact(request, timeout=_TRANSFER_SECONDS):
+            digest.update(chunk.data)
+            out.write(chunk.data)
+        if digest.hexdigest() != sha256:
+            raise DatasetDamaged(
+                f"'{name}' arrived with SHA-256 {digest.hexdigest()}, and should have {sha256}",
+                file=name,
             )
 
     async def _publish(self, publication: Publication) -> str:

@@ -25,8 +25,9 @@ from lepton_training.events import EventWriter
 from lepton_training.job import Phase
 from lepton_training.job_files import CHECKPOINT_FILE, read_request
 from lepton_training.recipes import RECIPES
-from lepton_training.recipes.fitting import FitHyperparameters, batch_size_for
+from lepton_training.recipes.fitting import batch_size_for
 from lepton_training.spec import JobSpec, parse_spec
+from lepton_training.warm_start import PAPERS_FILE, PREPROCESSING_FILE, WEIGHTS_FILE
 from lepton_training.worker import checkpoint as checkpoints
 from lepton_training.worker.assessment import Assessment, assess
 from lepton_training.worker.data import cleaning
@@ -36,6 +37,7 @@ from lepton_training.worker.export_request import ExportRequest
 from lepton_training.worker.platform import Platform, Publication
 from lepton_training.worker.trainer import Moment, Stopped, Trainer, predict
 from lepton_training.worker.tuning import Plan, choose_plan, fixed_plan
+from lepton_training.worker.warm_start import Retention, WarmStart, papers
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,8 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
 
     _enter(events, Phase.PREPARING)
     platform.fetch_dataset(spec.dataset, directory / "data")
-    problem = load_problem(directory / "data", spec)
+    warm = WarmStart.fetch(platform, directory, spec, request.get("warm_files", {}))
+    problem = load_problem(directory / "data", spec, warm.fitted if warm else None)
     log.info("%s: %s", spec.dataset, problem.about)
     for line in cleaning.lines(problem.report):
         log.info("%s", line)
@@ -80,13 +83,14 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     hyperparameters: Any = spec.hyperparameters
     torch.manual_seed(spec.seed)
     network = RECIPES[spec.recipe].build(hyperparameters, problem.shape)
+    if warm is not None:
+        warm.load_into(network)
     state = checkpoints.load(directory / CHECKPOINT_FILE)
-    if state is not None:
-        plan = state.plan
-    elif spec.deterministic:
-        plan = fixed_plan(network, cpus=cpus)
-    else:
-        plan = _measure(network, problem, hyperparameters, cpus)
+    plan = state.plan if state else _plan(network, problem, spec, cpus)
+
+    retention = Retention.begin(
+        platform, directory, spec, problem=problem, network=network, plan=plan
+    )
 
     _enter(events, Phase.TRAINING)
     trainer = Trainer(
@@ -104,6 +108,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
         log.info("resuming at step %d", state.step)
         trainer.resume(state)
     epoch_seconds = _train(trainer)
+    retained = retention.check(network) if retention else {}
 
     _enter(events, Phase.EVALUATING)
     # The exporter needs seconds to load what it needs: it does so while this one evaluates.
@@ -129,6 +134,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
                 **problem.report,
             },
         )
+        _write_json(directory / PAPERS_FILE, papers(spec, problem))
         _enter(events, Phase.EXPORTING)
         parity = _finish_export(directory, exporter)
     finally:
@@ -138,6 +144,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     _enter(events, Phase.REGISTERING)
     metrics = {
         **figures,
+        **retained,
         "parity_max_abs_error": float(parity["max_abs_error"]),
         "seconds_per_epoch": float(np.mean(epoch_seconds)),
     }
@@ -165,9 +172,10 @@ def _with_batch_size(spec: JobSpec, examples: int) -> JobSpec:
     return replace(spec, hyperparameters=hyperparameters.model_copy(update=chosen))
 
 
-def _measure(
-    network: nn.Module, problem: Problem, hyperparameters: FitHyperparameters, cpus: int
-) -> Plan:
+def _plan(network: nn.Module, problem: Problem, spec: JobSpec, cpus: int) -> Plan:
+    if spec.deterministic:
+        return fixed_plan(network, cpus=cpus)
+    hyperparameters: Any = spec.hyperparameters
     plan, milliseconds = choose_plan(network, problem, hyperparameters, cpus=cpus)
     measured = "; ".join(
         f"{tried} {took:.1f}" for tried, took in milliseconds.items() if math.isfinite(took)
@@ -222,22 +230,22 @@ def _start_export(
 ) -> subprocess.Popen[bytes]:
     # Contiguous: the exporter has a network of its own and no need of the training's format.
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    torch.save(weights, directory / "weights.pt")
+    torch.save(weights, directory / WEIGHTS_FILE)
     np.savez(directory / "rows.npz", allow_pickle=True, **problem.raw_rows)
     more_rows = [f"rows-{number}.npz" for number in range(len(problem.more_rows))]
     for name, rows in zip(more_rows, problem.more_rows, strict=True):
         np.savez(directory / name, allow_pickle=True, **rows)
     if problem.preprocessing is not None:
-        (directory / "preprocessing.onnx").write_bytes(problem.preprocessing)
+        (directory / PREPROCESSING_FILE).write_bytes(problem.preprocessing)
     request = ExportRequest(
         recipe=spec.recipe,
         hyperparameters=spec.hyperparameters.model_dump(),
         shape=asdict(problem.shape),
         activation=asdict(problem.objective.activation),
         output=problem.outputs[0].name,
-        weights="weights.pt",
+        weights=WEIGHTS_FILE,
         rows="rows.npz",
-        preprocessing="preprocessing.onnx" if problem.preprocessing is not None else "",
+        preprocessing=PREPROCESSING_FILE if problem.preprocessing is not None else "",
         more_rows=more_rows,
     )
     _write_json(directory / "export.json", asdict(request))
@@ -280,7 +288,16 @@ def _publication(
         model_file=directory / "model.onnx",
         attachments={
             name: directory / name
-            for name in ("parity.json", "data.json", *assessment.attachments, *problem.attachments)
+            for name in (
+                "parity.json",
+                "data.json",
+                # What a later job begins with.
+                PAPERS_FILE,
+                WEIGHTS_FILE,
+                *([PREPROCESSING_FILE] if problem.preprocessing is not None else []),
+                *assessment.attachments,
+                *problem.attachments,
+            )
         },
         inputs=problem.inputs,
         outputs=problem.outputs,

@@ -49,6 +49,9 @@ class Platform(Protocol):
     def fetch_dataset(self, version: str, directory: Path) -> None:
         """Writes the version's files below ``directory``, each checked against its digest."""
 
+    def fetch_artifact(self, name: str, sha256: str, target: Path) -> None:
+        """Writes an artifact to ``target``, checked against that digest."""
+
     def publish(self, publication: Publication) -> str:
         """Uploads and registers; returns ``models/{model}/versions/{n}``.
 

@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobSpec(_message.Message):
-    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data", "priority", "retry", "deterministic", "evaluation")
+    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data", "priority", "retry", "warm_start", "deterministic", "evaluation")
     class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PRIORITY_UNSPECIFIED: _ClassVar[JobSpec.Priority]
@@ -42,6 +42,7 @@ class JobSpec(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
+    WARM_START_FIELD_NUMBER: _ClassVar[int]
     DETERMINISTIC_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     recipe: str
@@ -54,9 +55,28 @@ class JobSpec(_message.Message):
     data: _struct_pb2.Struct
     priority: JobSpec.Priority
     retry: Retry
+    warm_start: WarmStart
     deterministic: bool
     evaluation: _struct_pb2.Struct
-    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., priority: _Optional[_Union[JobSpec.Priority, str]] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., deterministic: _Optional[bool] = ..., evaluation: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., priority: _Optional[_Union[JobSpec.Priority, str]] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., warm_start: _Optional[_Union[WarmStart, _Mapping]] = ..., deterministic: _Optional[bool] = ..., evaluation: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class WarmStart(_message.Message):
+    __slots__ = ("model_version", "partial", "retain")
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    RETAIN_FIELD_NUMBER: _ClassVar[int]
+    model_version: str
+    partial: bool
+    retain: Retain
+    def __init__(self, model_version: _Optional[str] = ..., partial: _Optional[bool] = ..., retain: _Optional[_Union[Retain, _Mapping]] = ...) -> None: ...
+
+class Retain(_message.Message):
+    __slots__ = ("dataset", "max_drop")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    MAX_DROP_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    max_drop: float
+    def __init__(self, dataset: _Optional[str] = ..., max_drop: _Optional[float] = ...) -> None: ...
 
 class Retry(_message.Message):
     __slots__ = ("max_attempts", "initial_backoff_seconds", "max_backoff_seconds")

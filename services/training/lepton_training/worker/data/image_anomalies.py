@@ -10,6 +10,7 @@ import numpy as np
 from lepton_training.recipes.data import AnomalySettings, ImageShape
 from lepton_training.spec import JobSpec
 from lepton_training.worker.data import idx
+from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.images import INPUT, ImageExamples, split_off
@@ -20,7 +21,7 @@ from lepton_training.worker.platform import TensorSpec
 _PARITY_ROWS = 256
 
 
-def load(directory: Path, spec: JobSpec) -> Problem:
+def load(directory: Path, spec: JobSpec, _fitted: Fitted | None = None) -> Problem:
     """The images in ``directory``; those of the labels in ``data.anomalies`` are anomalies.
 
     Raises:

@@ -18,6 +18,7 @@ from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpec, JobSpecInvalid
 from lepton_training.worker.data import idx, images
 from lepton_training.worker.data.examples import ArrayExamples
+from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.evaluation import Judgement, variety
@@ -32,7 +33,7 @@ _PARITY_ROWS = 256
 _JUDGE_BATCH = 64
 
 
-def load(directory: Path, spec: JobSpec) -> Problem:
+def load(directory: Path, spec: JobSpec, _fitted: Fitted | None = None) -> Problem:
     """The images in ``directory``, to be generated; samples are drawn beside it.
 
     Raises:

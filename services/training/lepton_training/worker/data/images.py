@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from lepton_training.worker.augmentation import Augmentation
 from lepton_training.worker.data import idx
 from lepton_training.worker.data.cleaning import BLANK, UNKNOWN, LeftOut, settle
 from lepton_training.worker.data.examples import held_out
+from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.problem import Problem
@@ -100,19 +101,20 @@ class Source:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load(directory: Path, spec: JobSpec) -> Problem:
+def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Problem:
     """The images in ``directory``, to be classified.
 
     Raises:
         DatasetInvalid: The files are damaged, or do not go with the recipe or the spec.
         TooManyInvalid: More images cannot be used than the spec allows.
+        WarmStartMismatch: There are classes that ``fitted`` does not know.
     """
     settings = cast(ImageSettings, spec.data)
     if any((directory / name).exists() for name in idx.FILES):
         source = _of_idx(directory, settings)
     else:
         source = _of_files(directory, settings, spec.seed)
-    data = source.data
+    data = source.data if fitted is None else _with_classes(source.data, fitted)
     smallest_side = RECIPES[spec.recipe].smallest_side
     height, width = data.train.images.shape[1:3]
     if min(height, width) < smallest_side:
@@ -120,7 +122,37 @@ def load(directory: Path, spec: JobSpec) -> Problem:
             f"{spec.dataset} has images of {height}x{width}; recipe '{spec.recipe}' needs "
             f"{smallest_side}x{smallest_side} or more: use 'mlp', or set data.height and data.width"
         )
-    return prepare(data, spec.hyperparameters, seed=spec.seed, settings=settings, source=source)
+    return prepare(
+        data,
+        spec.hyperparameters,
+        seed=spec.seed,
+        settings=settings,
+        source=source,
+        fitted=fitted,
+    )
+
+
+def _with_classes(data: ImageData, fitted: Fitted) -> ImageData:
+    """``data`` with the classes of ``fitted``, where it has any, and their numbers."""
+    if not fitted.class_names:
+        return data
+    names = data.names or tuple(str(label) for label in range(data.classes))
+    fitted.require_known(names[label] for label in np.unique(data.train.labels))
+    # Images of the test split whose label training lacks were left out.
+    numbers = np.array(
+        [fitted.class_names.index(name) if name in fitted.class_names else 0 for name in names],
+        np.int64,
+    )
+    train, test = (
+        LabelledImages(split.images, numbers[split.labels]) for split in (data.train, data.test)
+    )
+    return replace(
+        data,
+        train=train,
+        test=test,
+        classes=len(fitted.class_names),
+        names=fitted.class_names,
+    )
 
 
 def prepare(
@@ -130,12 +162,14 @@ def prepare(
     seed: int,
     settings: ImageSettings | None = None,
     source: Source | None = None,
+    fitted: Fitted | None = None,
 ) -> Problem:
     """The images in ``data``, to be classified.
 
     Args:
         settings: How pixels are scaled, and what the network is shown beside them.
         source: Where ``data`` comes from; without it an endpoint takes images of its size.
+        fitted: Of an earlier model, whose scaling is used.
 
     Raises:
         JobSpecInvalid: There is not a weight for each class, or the settings ask for colors of
@@ -146,7 +180,10 @@ def prepare(
     height, width = data.train.images.shape[1:3]
     rgb = data.train.images.ndim == 4
     train, validation = split_off(data.train, hyperparameters.validation, seed)
-    mean, deviation = _scaling(train.images, settings.scaling)
+    if fitted is None:
+        mean, deviation = _scaling(train.images, settings.scaling)
+    else:
+        mean, deviation = tuple(fitted.shape["mean"]), tuple(fitted.shape["deviation"])
     augmentation = Augmentation.of(hyperparameters)
     names = data.names or tuple(str(label) for label in range(data.classes))
     kind = "colored" if rgb else "grey"

@@ -7,17 +7,22 @@ from pathlib import Path
 
 from lepton_training.recipes import RECIPES
 from lepton_training.spec import JobSpec
+from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.problem import Problem
 
 
-def load_problem(directory: Path, spec: JobSpec) -> Problem:
+def load_problem(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Problem:
     """The dataset version below ``directory``, prepared for the spec's recipe.
+
+    Args:
+        fitted: Of an earlier model, to be used in place of what would be fitted.
 
     Raises:
         DatasetInvalid: Names the file, what is wrong with it and what to do.
         JobSpecInvalid: The spec does not go with what is in the files.
+        WarmStartMismatch: The files do not go with ``fitted``.
     """
     # Only what this kind of data needs: images start without ONNX, which takes a second to load.
     loader = importlib.import_module(f"{__package__}.{RECIPES[spec.recipe].data.id}")
-    problem: Problem = loader.load(directory, spec)
+    problem: Problem = loader.load(directory, spec, fitted)
     return problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -15,6 +16,7 @@ from lepton_training.spec import JobSpec
 from lepton_training.worker.data.cleaning import settle
 from lepton_training.worker.data.examples import ArrayExamples
 from lepton_training.worker.data.files import Table, parse_numbers, read_tables, split_files
+from lepton_training.worker.data.fitted import Fitted, WarmStartMismatch
 from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.problem import Problem
@@ -56,13 +58,14 @@ class _Part(NamedTuple):
     """Of all windows of the split, those that are here: all of what followed is known."""
 
 
-def load(directory: Path, spec: JobSpec) -> Problem:
+def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Problem:
     """The series in ``directory``, to be forecast.
 
     Raises:
         DatasetInvalid: A file is damaged, has not the columns that the spec names, or is too
             short for a window.
         TooManyInvalid: More steps cannot be used than the spec allows.
+        WarmStartMismatch: ``fitted`` is of other windows.
     """
     settings, hyperparameters = cast(SeriesSettings, spec.data), cast(Any, spec.hyperparameters)
     train_files, test_files = split_files(directory, settings)
@@ -90,34 +93,45 @@ def load(directory: Path, spec: JobSpec) -> Problem:
             )
 
     features = ["target", *settings.features]
-    fitted = _fit(steps.values[:first_held], settings)
-    content = _graph(fitted, settings)
+    scaling = _fit(steps.values[:first_held], settings)
+    content = _graph(scaling, settings)
+    last = test.past[:, -1:, 0]
+    last = np.where(np.isnan(last), scaling.fill[0], last)
+    baselines = {"persistence": np.repeat(last, settings.horizon, axis=1)}
+    if steps.days is not None:
+        sizes = (len(test.known), settings.horizon)
+        baselines["seasonal"] = _seasonal(steps, steps.days, first_held, sizes)[test.known]
+    target = _filled(steps.values[:first_held], scaling.fill)[:, 0]
+    mean, deviation = float(target.mean()), float(target.std()) or 1.0
+    shape = SeriesShape(
+        settings.window,
+        len(features),
+        settings.horizon,
+        last_factor=float(scaling.width[0]) / deviation,
+        last_shift=(float(scaling.shift[0]) - mean) / deviation,
+    )
+    if fitted is not None and fitted.preprocessing is not None:
+        taken = SeriesShape(**fitted.shape)
+        if (taken.window, taken.features) != (shape.window, shape.features):
+            raise WarmStartMismatch(
+                f"{fitted.version} takes windows of {taken.window} steps and {taken.features} "
+                f"columns, and these have {shape.window} and {shape.features}; set data.window "
+                "and data.features as they were"
+            )
+        content, mean, deviation = fitted.preprocessing, fitted.mean, fitted.deviation
+        shape = replace(taken, outputs=settings.horizon)
     preprocessor = Preprocessor(content)
 
     def examples(part: _Part) -> ArrayExamples:
         (scaled,) = preprocessor.in_pieces({INPUT: part.past})
         return ArrayExamples((torch.from_numpy(scaled),), torch.from_numpy(part.after))
 
-    last = test.past[:, -1:, 0]
-    last = np.where(np.isnan(last), fitted.fill[0], last)
-    baselines = {"persistence": np.repeat(last, settings.horizon, axis=1)}
-    if steps.days is not None:
-        shape = (len(test.known), settings.horizon)
-        baselines["seasonal"] = _seasonal(steps, steps.days, first_held, shape)[test.known]
-    target = _filled(steps.values[:first_held], fitted.fill)[:, 0]
-    mean, deviation = float(target.mean()), float(target.std()) or 1.0
     return Problem(
         about=f"{len(train.past)} training"
         + (f", {len(validation.past)} validation" if len(validation.past) else "")
         + f" and {len(test.past)} test windows of {settings.window} steps and {len(features)} "
         "columns",
-        shape=SeriesShape(
-            settings.window,
-            len(features),
-            settings.horizon,
-            last_factor=float(fitted.width[0]) / deviation,
-            last_shift=(float(fitted.shift[0]) - mean) / deviation,
-        ),
+        shape=shape,
         train=examples(train),
         validation=examples(validation) if len(validation.past) else None,
         test=examples(test),
@@ -150,7 +164,7 @@ def load(directory: Path, spec: JobSpec) -> Problem:
             "numbers": {
                 name: dict(zip(("imputed", "shift", "width"), map(float, column), strict=True))
                 for name, column in zip(
-                    [settings.target, *settings.features], zip(*fitted, strict=True), strict=True
+                    [settings.target, *settings.features], zip(*scaling, strict=True), strict=True
                 )
             },
         },

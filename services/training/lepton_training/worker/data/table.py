@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from onnx import TensorProto
 
 from lepton_training.recipes.data import TableSettings, TableShape
 from lepton_training.spec import JobSpec
@@ -22,6 +23,7 @@ from lepton_training.worker.data.files import (
     read_tables,
     split_files,
 )
+from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_texts
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.problem import Problem
@@ -52,12 +54,13 @@ class _Split:
         return _Split({name: v[rows] for name, v in self.raw.items()}, self.targets[rows])
 
 
-def load(directory: Path, spec: JobSpec) -> Problem:
+def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Problem:
     """The tables in ``directory``, one column of which is to be predicted.
 
     Raises:
         DatasetInvalid: A file is damaged, or has not the columns that the spec names.
         JobSpecInvalid: There is not a weight for each class.
+        WarmStartMismatch: There is what ``fitted`` does not know.
     """
     settings, hyperparameters = cast(TableSettings, spec.data), cast(Any, spec.hyperparameters)
     train_files, test_files = split_files(directory, settings)
@@ -68,7 +71,12 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         kept, out = held_out(len(table), settings.test_share, spec.seed)
         table, test_table = _divided(table, kept.numpy(), out.numpy())
     numbers = _number_columns(table, settings)
-    whole, classes = _clean(table, settings, numbers, None)
+    if fitted is not None:
+        numbers = _columns_of(fitted, table, settings)
+    known = list(fitted.class_names) if fitted is not None and fitted.class_names else None
+    if known is not None and fitted is not None and settings.task != "regression":
+        fitted.require_known(_classes(table, settings))
+    whole, classes = _clean(table, settings, numbers, known)
     test, _ = _clean(test_table, settings, numbers, classes)
     cleaning = settle(
         {
@@ -81,7 +89,14 @@ def load(directory: Path, spec: JobSpec) -> Problem:
     kept, out = held_out(len(whole.targets), hyperparameters.validation, spec.seed)
     train = whole.take(kept.numpy())
 
-    preprocessing, shape, sources, fitted = _fit(train, settings, numbers, len(classes) or 1)
+    outputs = len(classes) or 1
+    if fitted is not None and fitted.preprocessing is not None:
+        told = {**fitted.shape, "categories": tuple(fitted.shape["categories"])}
+        preprocessing, report = fitted.preprocessing, {"fitted_for": fitted.version}
+        sources = fitted.columns
+        shape = TableShape(**(told | {"outputs": outputs}))
+    else:
+        preprocessing, shape, sources, report = _fit(train, settings, numbers, outputs)
     preprocessor = Preprocessor(preprocessing)
     objective: Objective
     if classes:
@@ -91,7 +106,11 @@ def load(directory: Path, spec: JobSpec) -> Problem:
             "probabilities", "FP32", (-1, len(classes)), "probability of each class"
         )
     else:
-        objective = Regression.fitted(hyperparameters, train.targets)
+        objective = (
+            Regression(hyperparameters, mean=fitted.mean, deviation=fitted.deviation)
+            if fitted is not None
+            else Regression.fitted(hyperparameters, train.targets)
+        )
         output = TensorSpec("values", "FP32", (-1, 1), settings.target)
 
     def examples(split: _Split) -> ArrayExamples:
@@ -125,8 +144,27 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         columns=sources,
         raw_test=test.raw,
         preprocessing=preprocessing,
-        report={"cleaning": cleaning, **fitted},
+        report={"cleaning": cleaning, **report},
     )
+
+
+def _columns_of(fitted: Fitted, table: Table, settings: TableSettings) -> list[str]:
+    """Columns that are numbers to ``fitted``, which has the columns of ``table``."""
+    assert fitted.preprocessing is not None, "tables are always prepared"  # noqa: S101 - for mypy
+    inputs = Preprocessor(fitted.preprocessing).model.graph.input
+    fitted.require_columns(
+        [value.name for value in inputs],
+        [name for name in table.columns if name not in (settings.target, *settings.drop)],
+    )
+    floats = TensorProto.FLOAT
+    return [value.name for value in inputs if value.type.tensor_type.elem_type == floats]
+
+
+def _classes(table: Table, settings: TableSettings) -> set[str]:
+    """What stands in the target's column, blanks left out."""
+    strip = f" \t\r\n{settings.target_strip}"
+    found = {text.strip(strip) for text in table.columns[settings.target]}
+    return found - set(settings.missing)
 
 
 def _divided(table: Table, kept: Any, out: Any) -> tuple[Table, Table]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from lepton_training.worker.data.cleaning import UNKNOWN as UNKNOWN_CLASS
 from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.examples import held_out
 from lepton_training.worker.data.files import read_tables, split_of
+from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_texts
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.problem import Problem
@@ -86,19 +88,23 @@ class TextExamples:
         return self.targets[rows]
 
 
-def load(directory: Path, spec: JobSpec) -> Problem:
+def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Problem:
     """The texts in ``directory``, to be classified.
 
     Raises:
         DatasetInvalid: A file is damaged, or there are no texts of two classes.
         TooManyInvalid: More texts cannot be used than the spec allows.
         JobSpecInvalid: There is not a weight for each class.
+        WarmStartMismatch: There is what ``fitted`` does not know.
     """
     settings, hyperparameters = cast(TextSettings, spec.data), cast(Any, spec.hyperparameters)
     left_out = {"train": LeftOut(), "test": LeftOut()}
     texts = list(_read(directory, settings, left_out))
     train_texts, test_texts = _divide(texts, settings, spec.seed)
     classes = sorted({text.label for text in train_texts})
+    if fitted is not None and fitted.class_names:
+        fitted.require_known(classes)
+        classes = list(fitted.class_names)
     known = set(classes)
     for text in test_texts:
         if text.label not in known:
@@ -126,8 +132,13 @@ def load(directory: Path, spec: JobSpec) -> Problem:
     )
     train = _Split(whole.texts[kept], whole.labels[kept])
 
-    tokens = _count_tokens(train.texts, settings)
-    preprocessing = _graph(settings, tokens)
+    if fitted is not None and fitted.preprocessing is not None:
+        preprocessing, vocabulary = fitted.preprocessing, int(fitted.shape["vocabulary"])
+        tokens = _tokens_of(preprocessing)
+    else:
+        tokens = _count_tokens(train.texts, settings)
+        preprocessing, vocabulary = _graph(settings, tokens), len(tokens) + UNKNOWN + 1
+    known_tokens = vocabulary - UNKNOWN - 1
     preprocessor = Preprocessor(preprocessing)
 
     def examples(texts: npt.NDArray[np.object_], labels: npt.NDArray[np.int64]) -> TextExamples:
@@ -136,8 +147,9 @@ def load(directory: Path, spec: JobSpec) -> Problem:
     return Problem(
         about=f"{len(kept)} training"
         + (f", {len(out)} validation" if len(out) else "")
-        + f" and {len(test.labels)} test texts, {len(tokens)} known tokens, {len(classes)} classes",
-        shape=TextShape(vocabulary=len(tokens) + UNKNOWN + 1, outputs=len(classes)),
+        + f" and {len(test.labels)} test texts, {known_tokens} known tokens, "
+        f"{len(classes)} classes",
+        shape=TextShape(vocabulary=vocabulary, outputs=len(classes)),
         train=examples(train.texts, train.labels),
         validation=examples(whole.texts[out], whole.labels[out]) if len(out) else None,
         test=examples(test.texts, test.labels),
@@ -155,7 +167,7 @@ def load(directory: Path, spec: JobSpec) -> Problem:
         ),
         tokens=tuple(tokens),
         preprocessing=preprocessing,
-        report={"cleaning": cleaning, "known_tokens": len(tokens)},
+        report={"cleaning": cleaning, "known_tokens": known_tokens},
     )
 
 
@@ -304,6 +316,15 @@ def _shortened(graph: Graph, codes: str, settings: TextSettings) -> str:
     scalar = graph.add("Squeeze", length)
     steps = graph.add("Range", graph.constant(0, np.int64), scalar, graph.constant(1, np.int64))
     return graph.add("GatherElements", codes, graph.add("Add", first, steps), axis=1)
+
+
+def _tokens_of(preprocessing: bytes) -> list[str]:
+    """The tokens that a graph of :func:`_graph` knows, in the order of their codes."""
+    for node in onnx.load_from_string(preprocessing).graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "keys_strings":
+                return [key.decode() for key in attribute.strings][1:]
+    raise ValueError("the graph has no codes")
 
 
 def _codes(preprocessor: Preprocessor, texts: npt.NDArray[np.object_]) -> Iterator[Tensor]:
