@@ -1,7 +1,8 @@
 """Processes that outlive the service that started them: start, find again, wait, stop.
 
 A worker leads a session and process group of its own, so that it survives the
-service, and so that stopping the group stops everything it started. Its process
+service, and so that stopping the group stops everything it started. What leaves the
+session is known by a mark in its environment, and by its parent. The process
 id, with its start time and the machine's boot id, is kept on disk: the three
 together name one process for good, where a process id alone is reused.
 """
@@ -13,13 +14,17 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PROCESS_FILE = "process.json"
+MARK = "_LEPTON_JOB"
+"""Environment variable by which what a job's process started is known, in whatever session."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_KILL_ROUNDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class ProcessId:
     start_ticks: int
     """Clock ticks after boot (field 22 of /proc/<pid>/stat, proc(5))."""
     boot_id: str
+    mark: str = ""
+    """Value of :data:`MARK` in its environment, and in that of what it starts."""
 
 
 def start(
@@ -43,11 +50,12 @@ def start(
     With ``core_ids`` it is bound to these processors, and so is all that it starts. Its id is
     in ``process.json`` when this returns.
     """
+    mark = uuid.uuid4().hex
     with (directory / "log.txt").open("ab") as log:
         process = subprocess.Popen(  # its exit is reaped by reap
             list(command),
             cwd=directory,
-            env=dict(environment),
+            env={**environment, MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -58,7 +66,9 @@ def start(
             os.sched_setaffinity(process.pid, core_ids)
     # Popen would wait for it when collected, and warn: it may outlive us on purpose.
     process.returncode = 0
-    found = ProcessId(process.pid, _start_ticks(process.pid) or 0, _BOOT_ID.read_text().strip())
+    found = ProcessId(
+        process.pid, _start_ticks(process.pid) or 0, _BOOT_ID.read_text().strip(), mark
+    )
     try:
         temporary = directory / (PROCESS_FILE + ".tmp")
         temporary.write_text(json.dumps(asdict(found)))
@@ -88,25 +98,30 @@ def is_alive(process: ProcessId) -> bool:
 
 def group_alive(process: ProcessId) -> bool:
     """Whether any process of its session runs, itself or one that it left behind."""
-    return bool(_session_members(process))
+    return bool(_members(process))
 
 
 def signal_group(process: ProcessId, number: signal.Signals) -> None:
-    """Sends a signal to every process of its session, whatever process group it moved to."""
-    for pid in _session_members(process):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+    """Sends a signal to itself and to all that it started, whatever session they moved to.
+
+    SIGKILL goes to itself last: for as long as it lives, what it started can be told by its parent.
+    """
+    if number is signal.SIGKILL:
+        for _ in range(_KILL_ROUNDS):  # one that forks may be ahead of us for a while
+            started = [pid for pid in _members(process) if pid != process.pid]
+            if not started:
+                break
+            _send(started, number)
+    _send(_members(process), number)
 
 
 def session_memory_mib(process: ProcessId) -> int:
-    """Memory of all processes of its session, in MiB: what is theirs alone, and shared memory.
+    """Memory of it and of all that it started, in MiB: what is theirs alone, and shared memory.
 
     Files that are mapped do not count (RssAnon and RssShmem of proc_pid_status(5)).
     """
     kilobytes = 0
-    for pid in _session_members(process):
+    for pid in _members(process):
         try:
             status = Path(f"/proc/{pid}/status").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -126,35 +141,75 @@ def reap(process: ProcessId) -> int | None:
     return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def _session_members(process: ProcessId) -> list[int]:
-    """Live processes of the session that ``process`` leads.
+def descendants(pid: int) -> list[int]:
+    """Live processes that ``pid`` started, and those that they started."""
+    return [one for one in _closure({pid}, _all_stats()) if one != pid]
+
+
+def _send(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _members(process: ProcessId) -> list[int]:
+    """Live processes of the session that ``process`` leads, those with its mark, and all that
+    they started.
 
     The session id cannot be taken by another session while a member lives; and when none of
     ours does, a process that began before ours cannot be a member either.
     """
     if _BOOT_ID.read_text().strip() != process.boot_id:
         return []
-    members = []
+    stats = {
+        pid: stat for pid, stat in _all_stats().items() if stat.start_ticks >= process.start_ticks
+    }
     leader = _stat(process.pid)
-    if leader is not None and leader.start_ticks != process.start_ticks:
-        return []  # the id was given to another process: the whole session had ended
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        found = _stat(int(entry.name))
-        if (
-            found is not None
-            and found.session == process.pid
-            and found.state not in "ZX"
-            and found.start_ticks >= process.start_ticks
-        ):
-            members.append(int(entry.name))
-    return members
+    # Otherwise the id was given to another process: the whole session had ended.
+    led = leader is None or leader.start_ticks == process.start_ticks
+    members = {
+        pid
+        for pid, stat in stats.items()
+        if (led and stat.session == process.pid) or (process.mark and _has_mark(pid, process.mark))
+    }
+    return _closure(members, stats)
+
+
+def _closure(pids: set[int], stats: Mapping[int, _Stat]) -> list[int]:
+    """Those of ``pids`` that live, and all that they started."""
+    children: dict[int, list[int]] = {}
+    for pid, stat in stats.items():
+        children.setdefault(stat.parent, []).append(pid)
+    found, open_ends = set(pids), list(pids)
+    while open_ends:
+        for child in children.get(open_ends.pop(), ()):
+            if child not in found:
+                found.add(child)
+                open_ends.append(child)
+    return [pid for pid in found if pid in stats]
+
+
+def _all_stats() -> dict[int, _Stat]:
+    """Every live process."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    stats = {pid: _stat(pid) for pid in pids}
+    return {pid: stat for pid, stat in stats.items() if stat is not None and stat.state not in "ZX"}
+
+
+def _has_mark(pid: int, mark: str) -> bool:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # gone meanwhile, or somebody else's
+        return False
+    return f"{MARK}={mark}".encode() in environment.split(b"\0")
 
 
 @dataclass(frozen=True, slots=True)
 class _Stat:
     state: str
+    parent: int
     session: int
     start_ticks: int
 
@@ -166,7 +221,9 @@ def _stat(pid: int) -> _Stat | None:
         return None
     # The command, in brackets, may itself hold blanks and brackets.
     fields = content[content.rindex(")") + 2 :].split()
-    return _Stat(state=fields[0], session=int(fields[3]), start_ticks=int(fields[19]))
+    return _Stat(
+        state=fields[0], parent=int(fields[1]), session=int(fields[3]), start_ticks=int(fields[19])
+    )
 
 
 def _start_ticks(pid: int) -> int | None:
