@@ -94,6 +94,9 @@ class Lineage:
     code_version: str = ""
     recipe: str = ""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    code_artifact: str = ""
+    """The user's own code that trained it; empty for a recipe."""
+    code_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +200,12 @@ def _check_lineage(lineage: Lineage) -> None:
     if lineage.dataset_version:
         pattern = "datasets/{dataset}/versions/{version}"
         _check_name("lineage.dataset_version", pattern, lineage.dataset_version)
-    digest = lineage.dataset_digest
-    if digest and not (digest.startswith("sha256:") and _SHA256.fullmatch(digest[7:])):
-        raise InvalidVersion("lineage.dataset_digest is not 'sha256:' and 64 lower-case hex digits")
+    for name in ("dataset_digest", "code_digest"):
+        digest = getattr(lineage, name)
+        if digest and not (digest.startswith("sha256:") and _SHA256.fullmatch(digest[7:])):
+            raise InvalidVersion(f"lineage.{name} is not 'sha256:' and 64 lower-case hex digits")
+    if lineage.code_artifact:
+        _check_name("lineage.code_artifact", "artifacts/{artifact}", lineage.code_artifact)
     if lineage.job:
         _check_name("lineage.job", "jobs/{job}", lineage.job)
 

@@ -335,8 +335,8 @@ def _repeated(
 def _made_by(caller: Caller, version: Version) -> Version:
     """``version`` with its job, if a job registers it: a job speaks for itself only.
 
-    Raises InvalidVersion for another job's name, ResourceNotGranted for a dataset version that
-    the job may not read, and so cannot have learned from.
+    Raises InvalidVersion for another job's name, ResourceNotGranted for a dataset version or
+    code that the job may not read, and so cannot have used.
     """
     if caller.kind != "job":
         return version
@@ -346,6 +346,8 @@ def _made_by(caller: Caller, version: Version) -> Version:
         )
     if version.lineage.dataset_version:
         caller.require_read(version.lineage.dataset_version)
+    if version.lineage.code_artifact:
+        caller.require_read(version.lineage.code_artifact)
     return replace(version, lineage=replace(version.lineage, job=caller.subject))
 
 

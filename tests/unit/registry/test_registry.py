@@ -150,8 +150,16 @@ async def test_jobs_write_their_own_models_only(registry: Registry) -> None:
     learned = _version(lineage=Lineage(dataset_version="datasets/d/versions/1"))
     with pytest.raises(ResourceNotGranted, match="datasets/d/versions/1"):
         await registry.create_version(JOB, "digits", learned, "")
-    granted = replace(JOB, reads=frozenset({"datasets/d/versions/1"}))
+    granted = replace(JOB, reads=frozenset({"datasets/d/versions/1", "artifacts/c1"}))
     await registry.create_version(granted, "digits", learned, "")
+    own = _version(lineage=Lineage(code_artifact="artifacts/c1", code_digest="sha256:" + SHA))
+    with pytest.raises(ResourceNotGranted, match="artifacts/c1"):
+        await registry.create_version(JOB, "digits", own, "")
+    kept = await registry.create_version(granted, "digits", own, "")
+    assert kept.lineage.code_digest == "sha256:" + SHA
+    for wrong in (Lineage(code_digest="sha256:x"), Lineage(code_artifact="models/m")):
+        with pytest.raises(InvalidVersion, match=r"lineage\.code_"):
+            await registry.create_version(ADA, "digits", _version(lineage=wrong), "")
     for refused in (
         registry.create_version(JOB, "letters", _version(), ""),
         registry.create_model(JOB, "letters", "", {}),

@@ -69,20 +69,24 @@ class Signature(_message.Message):
     def __init__(self, inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ...) -> None: ...
 
 class Lineage(_message.Message):
-    __slots__ = ("dataset_version", "dataset_digest", "job", "code_version", "recipe", "hyperparameters")
+    __slots__ = ("dataset_version", "dataset_digest", "job", "code_version", "recipe", "hyperparameters", "code_artifact", "code_digest")
     DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
     DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     HYPERPARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    CODE_ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    CODE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     dataset_version: str
     dataset_digest: str
     job: str
     code_version: str
     recipe: str
     hyperparameters: _struct_pb2.Struct
-    def __init__(self, dataset_version: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., job: _Optional[str] = ..., code_version: _Optional[str] = ..., recipe: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    code_artifact: str
+    code_digest: str
+    def __init__(self, dataset_version: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., job: _Optional[str] = ..., code_version: _Optional[str] = ..., recipe: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., code_artifact: _Optional[str] = ..., code_digest: _Optional[str] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("name", "state", "artifact", "sha256", "size_bytes", "signature", "metrics", "evaluation", "parity", "lineage", "class_names", "description", "labels", "attachments", "creator", "create_time", "etag")
