@@ -23,13 +23,16 @@ from lepton.cli.output import (
 )
 from lepton.cli.progress import follow_job
 from lepton.cli.session import client
-from lepton.client import Client, spec_from_mapping
+from lepton.client import Client, LocalCode, push_code, spec_from_mapping
 from lepton.client.names import job_name
 
 _COLUMNS = (
     ("NAME", lambda job: job.name),
     ("STATE", lambda job: job.State.Name(job.state)),
-    ("RECIPE", lambda job: job.spec.recipe),
+    (
+        "RECIPE",
+        lambda job: job.spec.recipe or job.spec.code.entry_point or job.spec.code.module,
+    ),
     ("DATASET", lambda job: job.spec.dataset),
     ("PROGRESS", lambda job: f"{job.progress:.0%}"),
     ("MODEL", lambda job: job.model_version or job.spec.model),
@@ -72,9 +75,18 @@ def job() -> None:
 def create(
     ctx: click.Context, path: Path, job_id: str, follow: bool, validate_only: bool, output: str
 ) -> None:
-    """Queue a job."""
-    spec = spec_from_mapping(read_mapping(path, "recipe and dataset"))
+    """Queue a job.
+
+    A spec with the user's own code says where it lies: `code: {directory: ./my_package, ...}`. The
+    folder is made an archive and uploaded, also with --validate-only; `python: {requirements_file:
+    requirements.txt}` is read likewise. Both are found from the spec's own folder.
+    """
+    base = Path() if str(path) == "-" else path.parent
+    local = LocalCode.taken_from(read_mapping(path, "recipe and dataset"), base)
+    spec = spec_from_mapping(local.mapping)
     with client(ctx) as lepton:
+        if local.directory is not None:
+            spec.code.artifact = push_code(lepton.data, local.directory).name
         created = lepton.jobs.create(spec, job_id=job_id, validate_only=validate_only)
         if validate_only:
             note("the spec is valid")

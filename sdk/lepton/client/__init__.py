@@ -9,6 +9,7 @@ with connect() as lepton:                      # the profile that `lepton up` wr
 """
 
 from lepton.client._client import Client, connect
+from lepton.client.code import LocalCode, push_code
 from lepton.client.errors import (
     ApiError,
     AuthenticationError,
@@ -43,6 +44,7 @@ __all__ = [
     "EvaluationError",
     "InvalidRequestError",
     "LeptonError",
+    "LocalCode",
     "NotFoundError",
     "Profile",
     "ProfileError",
@@ -59,6 +61,7 @@ __all__ = [
     "endpoint_from_mapping",
     "gateway_address",
     "load_profile",
+    "push_code",
     "save_profile",
     "spec_from_mapping",
 ]

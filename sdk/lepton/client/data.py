@@ -129,6 +129,17 @@ class DataClient:
             )
             advance.over(file.size_bytes)
 
+    def push_artifact(
+        self, path: Path, *, media_type: str, filename: str, progress: Progress | None = None
+    ) -> pb.Artifact:
+        """Uploads a file and makes an artifact of it; bytes that are there are not sent again."""
+        upload = transfer.upload_file(self._stub, path, progress=progress)
+        request = pb.CreateArtifactRequest(
+            artifact=pb.Artifact(sha256=upload.sha256, media_type=media_type, filename=filename)
+        )
+        with translated():
+            return self._stub.CreateArtifact(request, timeout=60)
+
     def delete(self, dataset: str) -> None:
         """Deletes a dataset with its versions."""
         with translated():

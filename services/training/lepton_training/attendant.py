@@ -383,7 +383,8 @@ class Attendant:
 
 
 def _reads(job: Job) -> list[str]:
-    """What the job's process may read: its data, and what it begins with."""
-    warm = job.spec.get("warm_start") or {}
-    retained = [warm["retain"]["dataset"]] if warm.get("retain") else []
-    return [job.spec["dataset"], *retained, *(artifact for artifact, _ in job.warm_files.values())]
+    """What the job's process may read: its data, its own code, and what it begins with."""
+    warm, code = job.spec.get("warm_start") or {}, job.spec.get("code")
+    also = [warm["retain"]["dataset"]] if warm.get("retain") else []
+    also += [code["artifact"]] if code else []
+    return [job.spec["dataset"], *also, *(artifact for artifact, _ in job.warm_files.values())]

@@ -14,7 +14,12 @@ from lepton_mesh.database import Database
 from lepton_mesh.process import Served, Service
 from lepton_mesh.runtime import MeshRuntime
 from lepton_training.adapters.machine import describe_machine
-from lepton_training.adapters.mesh import MeshCredentials, MeshDatasets, MeshModels
+from lepton_training.adapters.mesh import (
+    MeshArtifacts,
+    MeshCredentials,
+    MeshDatasets,
+    MeshModels,
+)
 from lepton_training.adapters.sql_jobs import SqlJobs
 from lepton_training.changes import Changes
 from lepton_training.config import TrainingSettings
@@ -41,6 +46,8 @@ _INHERITED = (
 
 The last is the mark of a local stack: without it `lepton down` would leave running jobs behind.
 """
+_FOR_PIP = ("http_proxy", "https_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
+"""And what pip needs to find packages, beside PIP_ variables; users' code sees none of it."""
 
 
 async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
@@ -76,6 +83,7 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
         files=files,
         datasets=MeshDatasets(runtime),
         models=MeshModels(runtime),
+        artifacts=MeshArtifacts(runtime),
         supervisor=supervisor,
         changes=changes,
         machine=machine,
@@ -104,13 +112,19 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
 
 
 def _worker_environment(settings: TrainingSettings) -> dict[str, str]:
-    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED or name.startswith("PIP_") or name.lower() in _FOR_PIP
+    }
     return inherited | {
         "PYTHONUNBUFFERED": "1",
         "LEPTON_TRUST_DOMAIN": settings.trust_domain,
         "LEPTON_ETCD_ENDPOINTS": settings.etcd_endpoints,
         "LEPTON_OTLP_ENDPOINT": settings.otlp_endpoint,
         "LEPTON_METRICS_PORT": "-1",
+        "LEPTON_ENVIRONMENTS_DIR": str(settings.state_dir / "environments"),
+        "LEPTON_ENVIRONMENTS_MIB": str(settings.job_environments_mib),
     }
 
 

@@ -24,6 +24,8 @@ class TrainingSettings(MeshSettings):
     """How long a job that is told to stop may take before it is killed."""
     job_crashes_max: int = Field(default=3, ge=1)
     """Failed attempts after which a job fails, where its spec has no `retry.max_attempts`."""
+    job_environments_mib: int = Field(default=20_480, ge=1)
+    """Disk for Python environments of users' code; those not used for longest go first, MiB."""
 
 
 class WorkerSettings(MeshSettings):
@@ -31,3 +33,7 @@ class WorkerSettings(MeshSettings):
 
     job_dir: Path
     """The job's directory: its request, data, checkpoint, events and log."""
+    environments_dir: Path
+    """Where Python environments of users' code are kept, for all jobs of this machine."""
+    environments_mib: int
+    """What they may take together, MiB."""

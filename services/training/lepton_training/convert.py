@@ -22,6 +22,8 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
     """A spec as the plain data that ``parse_spec`` reads."""
     return {
         "recipe": spec.recipe,
+        "code": _code_document(spec.code) if spec.HasField("code") else None,
+        "python": {"requirements": spec.python.requirements} if spec.HasField("python") else None,
         "dataset": spec.dataset,
         "model": spec.model,
         "hyperparameters": json_format.MessageToDict(spec.hyperparameters),
@@ -46,6 +48,17 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
     }
 
 
+def _code_document(code: pb.Code) -> dict[str, Any]:
+    return {
+        "artifact": code.artifact,
+        "entry_point": code.entry_point,
+        "module": code.module,
+        "data_kind": code.data_kind,
+        "arguments": json_format.MessageToDict(code.arguments),
+        "processes": code.processes,
+    }
+
+
 def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:
     """A spec as kept in a job's record."""
     hyperparameters, data, evaluation = Struct(), Struct(), Struct()
@@ -66,7 +79,15 @@ def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:
         deterministic=spec.get("deterministic", False),
         evaluation=evaluation,
         warm_start=_warm_start_message(spec.get("warm_start")),
+        code=_code_message(spec["code"]) if spec.get("code") else None,
+        python=pb.PythonEnvironment(**spec["python"]) if spec.get("python") else None,
     )
+
+
+def _code_message(code: Mapping[str, Any]) -> pb.Code:
+    arguments = Struct()
+    arguments.update(code["arguments"])
+    return pb.Code(**{**code, "arguments": arguments})
 
 
 def job_message(job: Job, waiting: Mapping[tuple[str, str], Place] | None = None) -> pb.Job:

@@ -7,9 +7,18 @@ import errno
 from lepton_mesh.errors import LeptonError
 
 
+class ToldFailure(Exception):
+    """What a process of the job's own says that it failed with."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
 def describe_failure(error: BaseException) -> tuple[str, str]:
     """The reason and the message that a job fails with."""
-    if isinstance(error, LeptonError):
+    if isinstance(error, LeptonError | ToldFailure):
         return error.reason, error.message
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return (

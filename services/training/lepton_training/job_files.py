@@ -21,6 +21,8 @@ JOB_FILE = "job.json"
 TOKEN_FILE = "access-token"  # noqa: S105 - a file's name
 JOIN_TOKEN_FILE = "join-token"  # noqa: S105 - a file's name
 CHECKPOINT_FILE = "checkpoint.pt"
+OWN_DIRECTORY = "own"
+"""Below the job's directory: where a user's own code may write, its checkpoint included."""
 _TAIL_BYTES = 4096
 _TAIL_LINES = 20
 
@@ -71,6 +73,9 @@ class JobFiles:
             keep.add(CHECKPOINT_FILE)
         if not directory.exists():
             return
+        own = directory / OWN_DIRECTORY / CHECKPOINT_FILE
+        if end is State.FAILED and own.is_file() and not own.is_symlink():
+            own.replace(directory / CHECKPOINT_FILE)
         for entry in directory.iterdir():
             if entry.name in keep:
                 continue

@@ -25,8 +25,8 @@ from lepton_training.job import (
 )
 from lepton_training.job_files import JobFiles
 from lepton_training.job_queue import Machine, Place, Queue
-from lepton_training.ports import Datasets, DatasetVersion, JobRepository, Models
-from lepton_training.recipes import RECIPES
+from lepton_training.own_code import ARCHIVE_MAX, MEDIA_TYPE, Code
+from lepton_training.ports import Artifacts, Datasets, DatasetVersion, JobRepository, Models
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpec, JobSpecInvalid, parse_spec
 from lepton_training.supervisor import Supervisor
@@ -69,6 +69,7 @@ class Jobs:
         files: JobFiles,
         datasets: Datasets,
         models: Models,
+        artifacts: Artifacts,
         supervisor: Supervisor,
         changes: Changes,
         machine: Machine,
@@ -86,6 +87,7 @@ class Jobs:
         self._files = files
         self._datasets = datasets
         self._models = models
+        self._artifacts = artifacts
         self._supervisor = supervisor
         self._changes = changes
         self._machine = machine
@@ -122,11 +124,14 @@ class Jobs:
             memory_mib=self._machine.memory_mib,
             gpus=len(self._machine.gpus),
         )
-        version = await self._dataset(spec.recipe, "spec.dataset", spec.dataset)
+        version = await self._dataset(spec, "spec.dataset", spec.dataset)
         spec, warm_files = await self._warm(spec)
+        if spec.code is not None:
+            spec = replace(spec, code=await self._resolved(spec.code))
+        kind = (spec.recipe or "code").replace("_", "-")
         job = Job(
             workspace=workspace,
-            id=job_id or f"{spec.recipe.replace('_', '-')}-{secrets.token_hex(4)}",
+            id=job_id or f"{kind}-{secrets.token_hex(4)}",
             spec={**spec.to_dict(), "dataset": version.name},
             creator=creator,
             create_time=datetime.now(UTC),
@@ -142,16 +147,16 @@ class Jobs:
         self._supervisor.wake()
         return created
 
-    async def _dataset(self, recipe: str, path: str, name: str) -> DatasetVersion:
-        """The version, of a format that the recipe reads. Raises JobSpecInvalid."""
+    async def _dataset(self, spec: JobSpec, path: str, name: str) -> DatasetVersion:
+        """The version, of a format that the spec's kind of data has. Raises JobSpecInvalid."""
         version = await self._datasets.resolve(name)
-        formats = RECIPES[recipe].data.formats
-        if version.format not in formats:
+        formats = spec.data_kind.formats if spec.data_kind is not None else ()
+        if formats and version.format not in formats:
             raise JobSpecInvalid(
                 [
                     Fault(
                         path,
-                        f"{version.name} has format {version.format}; recipe '{recipe}' "
+                        f"{version.name} has format {version.format}; {spec.trains} "
                         f"trains on {' or '.join(formats)}",
                     )
                 ]
@@ -176,11 +181,30 @@ class Jobs:
         retain = warm.retain
         if retain is not None:
             older = await self._dataset(
-                spec.recipe, "spec.warm_start.retain.dataset", retain.dataset or version.dataset
+                spec, "spec.warm_start.retain.dataset", retain.dataset or version.dataset
             )
             retain = replace(retain, dataset=older.name)
         resolved = replace(warm, model_version=version.name, retain=retain)
         return replace(spec, warm_start=resolved), files
+
+    async def _resolved(self, code: Code) -> Code:
+        """The code with the digest that its archive has in storage."""
+        artifact = await self._artifacts.resolve(code.artifact)
+        if artifact.media_type != MEDIA_TYPE:
+            raise JobSpecInvalid(
+                [Fault("spec.code.artifact", f"is {artifact.media_type}, and not {MEDIA_TYPE}")]
+            )
+        if artifact.size_bytes > ARCHIVE_MAX:
+            raise JobSpecInvalid(
+                [
+                    Fault(
+                        "spec.code.artifact",
+                        f"has {artifact.size_bytes} bytes; code has at most {ARCHIVE_MAX}, and "
+                        "larger files belong into a dataset",
+                    )
+                ]
+            )
+        return replace(code, sha256=artifact.sha256)
 
     async def _check_free(self, job: Job) -> None:
         try:

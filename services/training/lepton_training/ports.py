@@ -126,3 +126,20 @@ class Datasets(Protocol):
 
     async def resolve(self, name: str) -> DatasetVersion:
         """Raises what the storage service answers, such as NotFound."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """What the service must know of an artifact."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+class Artifacts(Protocol):
+    """The storage service, asked with the caller's own rights."""
+
+    async def resolve(self, name: str) -> StoredArtifact:
+        """Raises what the storage service answers, such as NotFound."""

@@ -7,24 +7,32 @@ either returns a :class:`JobSpec` with every default filled in, or raises
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from lepton_mesh.errors import InvalidArgument
 from lepton_mesh.resources import ID_PATTERN
+from lepton_training import own_code
 from lepton_training.evaluation_settings import EvaluationSettings, evaluation_conflicts
 from lepton_training.job import Priority
+from lepton_training.own_code import Code
 from lepton_training.recipes import RECIPES
+from lepton_training.recipes.data import DataKind
 from lepton_training.recipes.hyperparameters import (
     DataSettings,
     Fault,
     Hyperparameters,
-    Settings,
-    parse_settings,
+)
+from lepton_training.spec_fields import (
+    integer_of,
+    known_names,
+    mapping_of,
+    settings_of,
+    text_of,
+    unknown_names,
 )
 from lepton_training.warm_start import WarmStart, parse_warm_start
 
@@ -32,6 +40,8 @@ _DATASET = re.compile(rf"datasets/{ID_PATTERN}/versions/([1-9][0-9]{{0,17}}|late
 _MODEL = re.compile(rf"models/{ID_PATTERN}")
 _FIELDS = (
     "recipe",
+    "code",
+    "python",
     "dataset",
     "model",
     "hyperparameters",
@@ -50,8 +60,6 @@ _SEED_MAX = 2**63 - 1
 _ATTEMPTS_MAX = 100
 _BACKOFF_MAX_SECONDS = 24 * 3600.0
 _FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 1.0, 300.0
-
-S = TypeVar("S", bound=Settings)
 
 
 class JobSpecInvalid(InvalidArgument):
@@ -104,6 +112,7 @@ class JobSpec:
     """A spec without faults."""
 
     recipe: str
+    """Empty with ``code``."""
     dataset: str
     """``datasets/{dataset}/versions/{n}``, or ``.../latest`` before it is resolved."""
     model: str
@@ -122,11 +131,34 @@ class JobSpec:
     evaluation: EvaluationSettings = field(
         default_factory=lambda: EvaluationSettings.model_validate({})
     )
+    code: Code | None = None
+    """The user's own, in place of a recipe."""
+    requirements: str = ""
+    """Text of the code's requirements file; empty for the service's own packages."""
+
+    @property
+    def data_kind(self) -> DataKind | None:
+        """How the dataset is read; None where the user's code does it by itself."""
+        if self.code is None:
+            return RECIPES[self.recipe].data
+        return own_code.KINDS[self.code.data_kind].kind if self.code.data_kind else None
+
+    @property
+    def smallest_side(self) -> int:
+        """Images with a shorter side cannot be used."""
+        return 1 if self.code is not None else RECIPES[self.recipe].smallest_side
+
+    @property
+    def trains(self) -> str:
+        """What trains, in words."""
+        return f"recipe '{self.recipe}'" if self.code is None else self.code.function
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that :func:`parse_spec` reads back."""
         return {
             "recipe": self.recipe,
+            "code": None if self.code is None else self.code.to_dict(),
+            "python": {"requirements": self.requirements} if self.requirements else None,
             "dataset": self.dataset,
             "model": self.model,
             "hyperparameters": self.hyperparameters.model_dump(),
@@ -157,24 +189,34 @@ def parse_spec(
     """
     faults: list[Fault] = []
     faults += unknown_names("spec", document, _FIELDS)
-    recipe = _text(document, "recipe", faults)
+    code = own_code.code_of(document, faults)
+    recipe = "" if code is not None else text_of(document, "recipe", faults)
     hyperparameters: Hyperparameters | None = None
     data: DataSettings | None = None
-    evaluation = _settings(document, "evaluation", EvaluationSettings, faults)
-    if recipe:
+    evaluation = settings_of(document, "evaluation", EvaluationSettings, faults)
+    requirements = own_code.requirements_of(document, code, faults)
+    if code is not None:
+        hyperparameters, data = own_code.own_settings(document, code, faults)
+        if evaluation is not None:
+            faults += own_code.evaluation_faults(code, evaluation)
+        if document.get("warm_start"):
+            faults.append(Fault("spec.warm_start", "is for recipes: own code loads its weights"))
+    elif recipe:
         found = RECIPES.get(recipe)
         if found is None:
             faults.append(
-                Fault("spec.recipe", f"unknown recipe '{recipe}'{_known(recipe, RECIPES)}")
+                Fault("spec.recipe", f"unknown recipe '{recipe}'{known_names(recipe, RECIPES)}")
             )
         else:
-            hyperparameters = _settings(document, "hyperparameters", found.hyperparameters, faults)
-            data = _settings(document, "data", found.data.settings, faults)
+            hyperparameters = settings_of(
+                document, "hyperparameters", found.hyperparameters, faults
+            )
+            data = settings_of(document, "data", found.data.settings, faults)
             if hyperparameters is not None and data is not None:
                 faults += found.conflicts(hyperparameters, data)
             if evaluation is not None:
                 faults += evaluation_conflicts(evaluation, found.data)
-    dataset = _text(document, "dataset", faults)
+    dataset = text_of(document, "dataset", faults)
     if dataset and not _DATASET.fullmatch(dataset):
         faults.append(
             Fault(
@@ -183,7 +225,7 @@ def parse_spec(
                 "datasets/<dataset>/versions/<n> or .../versions/latest",
             )
         )
-    model = _text(document, "model", faults)
+    model = text_of(document, "model", faults)
     if model and not _MODEL.fullmatch(model):
         faults.append(
             Fault(
@@ -192,12 +234,12 @@ def parse_spec(
                 "letters, digits and '-', beginning with a letter",
             )
         )
-    seed = _integer(document, "seed", "spec.seed", _SEED_MAX, faults)
+    seed = integer_of(document, "seed", "spec.seed", _SEED_MAX, faults)
     there = {"cpus": cores, "memory_mib": memory_mib or None, "gpus": gpus}
-    resources = _resources(_mapping(document, "resources", faults), there, faults)
-    labels = _labels(_mapping(document, "labels", faults), faults)
+    resources = _resources(mapping_of(document, "resources", faults), there, faults)
+    labels = _labels(mapping_of(document, "labels", faults), faults)
     priority = _priority(document, faults)
-    retry = _retry(_mapping(document, "retry", faults), faults)
+    retry = _retry(mapping_of(document, "retry", faults), faults)
     warm_start = parse_warm_start(document.get("warm_start"), faults)
     deterministic = document.get("deterministic") or False
     if not isinstance(deterministic, bool):
@@ -218,68 +260,9 @@ def parse_spec(
         deterministic=bool(deterministic),
         evaluation=evaluation,
         warm_start=warm_start,
+        code=code,
+        requirements=requirements,
     )
-
-
-def unknown_names(path: str, given: Iterable[str], known: Iterable[str]) -> list[Fault]:
-    """A fault for each name that is not known, saying which are."""
-    names = tuple(known)
-    return [
-        Fault(f"{path}.{name}", f"unknown field{_known(name, names)}")
-        for name in given
-        if name not in names
-    ]
-
-
-def _known(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ";"
-    return f"{hint} known: {', '.join(names)}"
-
-
-def _settings(
-    document: Mapping[str, Any], name: str, declared: type[S], faults: list[Fault]
-) -> S | None:
-    settings, wrong = parse_settings(
-        declared, _mapping(document, name, faults), path=f"spec.{name}"
-    )
-    faults += wrong
-    return settings
-
-
-def _text(document: Mapping[str, Any], name: str, faults: list[Fault]) -> str:
-    value = document.get(name)
-    if value is None or value == "":
-        faults.append(Fault(f"spec.{name}", "must be given"))
-        return ""
-    if not isinstance(value, str):
-        faults.append(Fault(f"spec.{name}", f"expected text, got {type(value).__name__}"))
-        return ""
-    return value
-
-
-def _mapping(document: Mapping[str, Any], name: str, faults: list[Fault]) -> Mapping[str, Any]:
-    value = document.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        faults.append(Fault(f"spec.{name}", f"expected a mapping, got {type(value).__name__}"))
-        return {}
-    return value
-
-
-def _integer(
-    document: Mapping[str, Any], name: str, path: str, maximum: int, faults: list[Fault]
-) -> int:
-    value = document.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int):
-        faults.append(Fault(path, f"expected a whole number, got {value!r}"))
-        return 0
-    if not 0 <= value <= maximum:
-        faults.append(Fault(path, f"{value} is not between 0 and {maximum}"))
-        return 0
-    return value
 
 
 def _resources(
@@ -294,7 +277,7 @@ def _resources(
     }
     faults += unknown_names("spec.resources", values, limits)
     numbers = {
-        name: _integer(values, name, f"spec.resources.{name}", maximum, faults)
+        name: integer_of(values, name, f"spec.resources.{name}", maximum, faults)
         for name, maximum in limits.items()
     }
     units = {"cpus": "cores", "memory_mib": "MiB of memory", "gpus": "GPUs"}
@@ -324,7 +307,7 @@ def _priority(document: Mapping[str, Any], faults: list[Fault]) -> str:
 def _retry(values: Mapping[str, Any], faults: list[Fault]) -> Retry:
     names = ("initial_backoff_seconds", "max_backoff_seconds")
     faults += unknown_names("spec.retry", values, ("max_attempts", *names))
-    attempts = _integer(values, "max_attempts", "spec.retry.max_attempts", _ATTEMPTS_MAX, faults)
+    attempts = integer_of(values, "max_attempts", "spec.retry.max_attempts", _ATTEMPTS_MAX, faults)
     seconds = []
     for name in names:
         value = values.get(name) or 0

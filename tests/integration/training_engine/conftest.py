@@ -25,7 +25,12 @@ from lepton_training.job import Event, Job
 from lepton_training.job_files import JobFiles
 from lepton_training.job_queue import Machine, Queue
 from lepton_training.jobs import Jobs
-from lepton_training.ports import DatasetVersion, JobCredentials, ModelVersion
+from lepton_training.ports import (
+    DatasetVersion,
+    JobCredentials,
+    ModelVersion,
+    StoredArtifact,
+)
 from lepton_training.supervisor import Supervisor
 
 HERE = Path(__file__).parent
@@ -73,6 +78,14 @@ class FakeModels:
 
     async def digest(self, artifact: str) -> str:
         return f"digest of {artifact}"
+
+
+class FakeArtifacts:
+    """``Artifacts``: zip archives, the large one too large."""
+
+    async def resolve(self, name: str) -> StoredArtifact:
+        kind = "text/plain" if "text" in name else "application/zip"
+        return StoredArtifact(name, "c" * 64, 1 << 30 if "large" in name else 1000, kind)
 
 
 @dataclass
@@ -186,9 +199,8 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
         database = Database.open(f"sqlite:///{tmp_path}/training.db", "lepton_training.migrations")
         repository, files, changes = SqlJobs(database), JobFiles(tmp_path / "jobs"), Changes()
         credentials = FakeCredentials()
-        inherited = {
-            name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ
-        }
+        names = ("PATH", "HOME", "PYTHONPATH", "PIP_NO_INDEX", "PIP_FIND_LINKS")
+        inherited = {name: os.environ[name] for name in names if name in os.environ}
         engine = Engine(
             repository=repository,
             files=files,
@@ -209,6 +221,7 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
             files=files,
             datasets=FakeDatasets(),
             models=FakeModels(),
+            artifacts=FakeArtifacts(),
             supervisor=supervisor,
             changes=changes,
             machine=machine,

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from lepton_training.worker.execution import execute
+from lepton_training.worker.own.environments import Environments
 from lepton_training.worker.platform import Publication
 
 
@@ -27,11 +28,15 @@ class LocalPlatform:
     def fetch_dataset(self, version: str, directory: Path) -> None:
         shutil.copytree(self._root / "dataset", directory, dirs_exist_ok=True)
 
+    def fetch_artifact(self, name: str, sha256: str, target: Path) -> None:
+        shutil.copy(self._root / name, target)
+
     def publish(self, publication: Publication) -> str:
         name = f"{publication.model}/versions/1"
         shutil.copy(publication.model_file, self._root / "model.onnx")
         kept = publication.model_file.parent / "weights.pt"
-        shutil.copy(kept, self._root / f"{publication.job.removeprefix('jobs/')}.pt")
+        if kept.exists():  # a user's own code leaves a graph alone
+            shutil.copy(kept, self._root / f"{publication.job.removeprefix('jobs/')}.pt")
         (self._root / "published.json").write_text(
             json.dumps(
                 {
@@ -41,6 +46,8 @@ class LocalPlatform:
                     "dataset_digest": publication.dataset_digest,
                     "code_version": publication.code_version,
                     "hyperparameters": dict(publication.hyperparameters),
+                    "code": [publication.code_artifact, publication.code_sha256],
+                    "evaluation": dict(publication.evaluation),
                     "inputs": [[t.name, t.datatype, list(t.shape)] for t in publication.inputs],
                     "outputs": [[t.name, t.datatype, list(t.shape)] for t in publication.outputs],
                 }
@@ -54,7 +61,9 @@ def main() -> int:
     job_dir, root = Path(os.environ["LEPTON_JOB_DIR"]), Path(os.environ["PLATFORM_DIR"])
     if (root / "freeze").exists():
         _freeze_after_first_checkpoint(root)
-    return execute(job_dir, lambda: LocalPlatform(root))
+    return execute(
+        job_dir, lambda: LocalPlatform(root), lambda: Environments(root / "environments", 1 << 30)
+    )
 
 
 def _freeze_after_first_checkpoint(root: Path) -> None:

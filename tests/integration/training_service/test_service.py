@@ -22,6 +22,7 @@ from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton.api.training.v1 import training_pb2_grpc
+from lepton.client.code import pack_code
 from lepton_mesh.authorization import check_complete
 from lepton_mesh.errors import LeptonError
 from lepton_registry import bootstrap as registry_bootstrap
@@ -36,6 +37,7 @@ from tests.service_mesh import ServiceMesh, bearer
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
 DATASET = "datasets/digits/versions/1"
+EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "own-code" / "digits_net"
 
 
 @dataclass
@@ -188,6 +190,61 @@ async def test_a_job_ends_as_a_registered_model(stack: Stack, tmp_path: Path) ->
         ]
     )
     assert hashlib.sha256(content).hexdigest() == version.sha256
+
+
+async def test_a_module_of_ones_own_is_trained(stack: Stack, tmp_path: Path) -> None:
+    """The code is read with the job's rights, and the lineage has it."""
+    pack_code(EXAMPLE, tmp_path / "code.zip")
+    file = await stack.push("code.zip", (tmp_path / "code.zip").read_bytes())
+    artifact = await stack.storage.CreateArtifact(
+        storage_pb2.CreateArtifactRequest(
+            artifact=storage_pb2.Artifact(sha256=file.sha256, media_type="application/zip")
+        ),
+        metadata=stack.metadata,
+    )
+    hyperparameters, arguments = Struct(), Struct()
+    hyperparameters.update({"epochs": 2, "learning_rate": 0.003})
+    arguments.update({"width": 16})
+    code = pb.Code(
+        artifact=artifact.name,
+        module="digits_net.networks:build",
+        data_kind="images",
+        arguments=arguments,
+    )
+    job = await stack.training.CreateJob(
+        pb.CreateJobRequest(
+            job_id="own",
+            spec=spec(
+                recipe="",
+                code=code,
+                model="models/own",
+                hyperparameters=hyperparameters,
+                resources=pb.Resources(cpus=1),
+            ),
+        ),
+        metadata=stack.metadata,
+    )
+    assert (job.spec.code.sha256, job.spec.code.processes) == (file.sha256, 64)
+    events = [
+        event
+        async for event in stack.training.WatchJob(
+            pb.WatchJobRequest(name=job.name), metadata=stack.metadata
+        )
+    ]
+    last = events[-1].job
+    assert last.state == pb.Job.SUCCEEDED, last.failure_message
+    assert last.metrics["test_accuracy"] > 0.8
+    assert len(last.epoch_seconds) == 2
+    version = await stack.registry.GetModelVersion(
+        registry_pb2.GetModelVersionRequest(name=last.model_version), metadata=stack.metadata
+    )
+    lineage = version.lineage
+    assert (lineage.code_artifact, lineage.recipe) == (artifact.name, "")
+    assert lineage.code_digest == f"sha256:{file.sha256}"
+    assert lineage.hyperparameters["arguments"]["width"] == 16
+    assert lineage.hyperparameters["optimizer"] == "adam"
+    assert list(version.signature.inputs[0].shape) == [-1, 8, 8]
+    assert version.parity["agrees"] is True
 
 
 @pytest.mark.parametrize(

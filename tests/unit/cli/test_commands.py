@@ -129,6 +129,34 @@ def test_a_job_from_standard_input(gateway: Gateway, lepton: Command) -> None:
     assert done.out == "jobs/j1\n"
 
 
+def test_code_of_ones_own_is_uploaded(gateway: Gateway, lepton: Command, tmp_path: Path) -> None:
+    """From the folder that the spec names; the same code is sent once."""
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "__init__.py").write_text("def train(context): ...\n")
+    (tmp_path / "pins.txt").write_text("six==1.17.0\n")
+    spec = tmp_path / "job.yaml"
+    spec.write_text(
+        "code: {directory: net, entry_point: 'net:train', processes: 4}\n"
+        "python: {requirements_file: pins.txt}\n"
+        "dataset: datasets/mnist/versions/1\n"
+    )
+    for number in range(2):
+        made = lepton.json("job", "create", "-f", spec)["spec"]
+        assert made["code"] == {
+            "artifact": f"artifacts/a{number}",
+            "entry_point": "net:train",
+            "processes": 4,
+        }
+        assert made["python"] == {"requirements": "six==1.17.0\n"}
+    first, second = gateway.storage.made
+    assert (first.media_type, first.filename) == ("application/zip", "net.zip")
+    assert first.sha256 == second.sha256 and len(gateway.storage.blobs) == 1
+    assert "net:train" in lepton.ok("job", "list").out
+    (tmp_path / "net" / "link").symlink_to(spec)
+    done = lepton("job", "create", "-f", spec)
+    assert (done.code, "is a link" in done.err) == (2, True)
+
+
 def test_a_spec_that_is_only_checked(gateway: Gateway, lepton: Command, spec: Path) -> None:
     done = lepton.ok("job", "create", "-f", spec, "--validate-only")
     assert (done.out, done.err) == ("", "the spec is valid\n")

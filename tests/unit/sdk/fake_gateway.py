@@ -137,6 +137,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         self.datasets: dict[str, storage_pb2.Dataset] = {}
         self.versions: dict[str, storage_pb2.DatasetVersion] = {}
         self.artifacts: dict[str, bytes] = {}
+        self.made: list[storage_pb2.Artifact] = []
 
     def CreateUpload(self, request: Any, context: Any) -> Any:
         upload = storage_pb2.Upload(
@@ -158,6 +159,13 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         self.blobs[upload.sha256] = content
         upload.committed_bytes, upload.complete = len(content), True
         return upload
+
+    def CreateArtifact(self, request: Any, context: Any) -> Any:
+        assert request.artifact.sha256 in self.blobs
+        artifact = storage_pb2.Artifact(name=f"artifacts/a{len(self.made)}")
+        artifact.MergeFrom(request.artifact)
+        self.made.append(artifact)
+        return artifact
 
     def CreateDataset(self, request: Any, context: Any) -> Any:
         dataset = storage_pb2.Dataset(name=f"datasets/{request.dataset_id}")
@@ -249,7 +257,7 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
         return job
 
     def CreateJob(self, request: Any, context: Any) -> Any:
-        if request.spec.recipe not in {"cnn", "mlp"}:
+        if request.spec.recipe not in {"cnn", "mlp"} and not request.spec.HasField("code"):
             refuse(
                 context,
                 grpc.StatusCode.INVALID_ARGUMENT,

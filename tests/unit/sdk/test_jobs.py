@@ -151,7 +151,8 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     assert str(caught.value) == (
         "the job spec is not valid: "
         "recipee: there is no such field; the fields are recipe, dataset, model, "
-        "hyperparameters, seed, resources, labels, data, priority, retry, warm_start, "
+        "hyperparameters, seed, resources, labels, data, code, python, priority, retry, "
+        "warm_start, "
         "deterministic, evaluation; "
         "seed: 'many' is not a whole number in range; "
         "resources.tpus: there is no such field; the fields of resources are cpus, memory_mib, "

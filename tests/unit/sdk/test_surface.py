@@ -16,6 +16,7 @@ SURFACE = {
     "EvaluationError",
     "InvalidRequestError",
     "LeptonError",
+    "LocalCode",
     "NotFoundError",
     "Profile",
     "ProfileError",
@@ -32,11 +33,12 @@ SURFACE = {
     "endpoint_from_mapping",
     "gateway_address",
     "load_profile",
+    "push_code",
     "save_profile",
     "spec_from_mapping",
 }
 METHODS = {
-    "data": {"delete", "fetch", "list", "push", "version", "versions"},
+    "data": {"delete", "fetch", "list", "push", "push_artifact", "version", "versions"},
     "jobs": {
         "cancel",
         "create",

@@ -10,7 +10,12 @@ from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
 from lepton_mesh.caller import acting_as_service
 from lepton_mesh.errors import Unavailable
 from lepton_mesh.runtime import MeshRuntime
-from lepton_training.ports import DatasetVersion, JobCredentials, ModelVersion
+from lepton_training.ports import (
+    DatasetVersion,
+    JobCredentials,
+    ModelVersion,
+    StoredArtifact,
+)
 
 _CALL_SECONDS = 15.0
 
@@ -71,6 +76,24 @@ class MeshModels:
             storage_pb2.GetArtifactRequest(name=artifact), timeout=_CALL_SECONDS
         )
         return found.sha256
+
+
+class MeshArtifacts:
+    """``Artifacts``: the storage service, likewise."""
+
+    def __init__(self, runtime: MeshRuntime) -> None:
+        self._stub: Any = storage_pb2_grpc.StorageServiceStub(
+            runtime.channel(
+                "storage",
+                idempotent={"/lepton.api.storage.v1.StorageService/GetArtifact"},
+            )
+        )
+
+    async def resolve(self, name: str) -> StoredArtifact:
+        found: storage_pb2.Artifact = await self._stub.GetArtifact(
+            storage_pb2.GetArtifactRequest(name=name), timeout=_CALL_SECONDS
+        )
+        return StoredArtifact(found.name, found.sha256, found.size_bytes, found.media_type)
 
 
 class MeshCredentials:

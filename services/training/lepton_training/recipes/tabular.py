@@ -22,15 +22,9 @@ if TYPE_CHECKING:
 _OF_CLASSES, _OF_NUMBERS = ("cross_entropy", "bce"), ("mse", "mae", "huber")
 
 
-class TabularHyperparameters(SupervisedHyperparameters):
-    epochs: int = Field(10, ge=1, le=10_000, description="Passes over the training split.")
-    batch_size: int = Field(
-        0,
-        ge=0,
-        le=65_536,
-        description="Examples per optimizer step; 0 takes 64, on training splits below 4,096 "
-        "examples 32, and below 2,048 16.",
-    )
+class TableHyperparameters(SupervisedHyperparameters):
+    """What there is to set wherever rows have a class or a number."""
+
     loss: Literal["auto", "cross_entropy", "bce", "mse", "mae", "huber"] = Field(  # type: ignore[assignment]  # more losses than those of classes
         "auto",
         description="auto is cross_entropy for classes and mse for numbers; bce is of each class "
@@ -41,6 +35,22 @@ class TabularHyperparameters(SupervisedHyperparameters):
         gt=0,
         description="Where huber turns from squared to absolute, in standard deviations of the "
         "target; of huber only.",
+    )
+
+    def conflicts(self) -> Iterator[Fault]:
+        yield from super().conflicts()
+        if self.huber_delta != 1.0 and self.loss != "huber":
+            yield Fault("huber_delta", f"has no effect with {self.loss}; use huber")
+
+
+class TabularHyperparameters(TableHyperparameters):
+    epochs: int = Field(10, ge=1, le=10_000, description="Passes over the training split.")
+    batch_size: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="Examples per optimizer step; 0 takes 64, on training splits below 4,096 "
+        "examples 32, and below 2,048 16.",
     )
     hidden: list[int] = Field(
         [128, 64], min_length=1, max_length=20, description="Units of each hidden layer."
@@ -61,8 +71,6 @@ class TabularHyperparameters(SupervisedHyperparameters):
 
     def conflicts(self) -> Iterator[Fault]:
         yield from super().conflicts()
-        if self.huber_delta != 1.0 and self.loss != "huber":
-            yield Fault("huber_delta", f"has no effect with {self.loss}; use huber")
         if self.embedding and self.encoding == "one_hot":
             yield Fault("embedding", "has no effect with one_hot")
         if not all(0 < units <= 16_384 for units in self.hidden):
@@ -82,7 +90,7 @@ def build(hyperparameters: TabularHyperparameters, shape: TableShape) -> nn.Modu
     )
 
 
-def conflicts(hyperparameters: TabularHyperparameters, data: TableSettings) -> Iterator[Fault]:
+def conflicts(hyperparameters: TableHyperparameters, data: TableSettings) -> Iterator[Fault]:
     """Losses of classes for numbers, and the other way round."""
     regression = data.task == "regression"
     wrong = _OF_CLASSES if regression else _OF_NUMBERS

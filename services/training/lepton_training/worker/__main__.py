@@ -9,12 +9,20 @@ from pathlib import Path
 from lepton_training.config import WorkerSettings
 from lepton_training.worker.execution import execute
 from lepton_training.worker.mesh_platform import MeshPlatform
+from lepton_training.worker.own.environments import Environments
 
 
 def main() -> int:
     """Does the job in LEPTON_JOB_DIR; returns the exit status."""
+
+    def environments() -> Environments:
+        settings = WorkerSettings.load("job")
+        return Environments(settings.environments_dir, settings.environments_mib << 20)
+
     return execute(
-        Path(os.environ["LEPTON_JOB_DIR"]), lambda: MeshPlatform(WorkerSettings.load("job"))
+        Path(os.environ["LEPTON_JOB_DIR"]),
+        lambda: MeshPlatform(WorkerSettings.load("job")),
+        environments,
     )
 
 

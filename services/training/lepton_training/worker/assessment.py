@@ -68,7 +68,7 @@ def assess(
     outputs: Array,
     settings: EvaluationSettings,
     *,
-    network: nn.Module,
+    network: nn.Module | None,
     plan: Plan,
     seed: int,
 ) -> Assessment:
@@ -76,6 +76,7 @@ def assess(
 
     Args:
         directory: Where files are written.
+        network: What gave them; without it there is no importance, and nothing is explained.
         seed: Of the bootstrap's samples, the columns' permutations, the rows to explain.
     """
     targets = problem.test.targets.numpy()
@@ -93,12 +94,12 @@ def assess(
         said.bounded().write(directory / kept.FILE)
         attachments.append(kept.FILE)
         attachments += _beside("pictures", lambda: plots.draw(directory, said, document))
-    if problem.columns and settings.importance_repeats:
+    if network is not None and problem.columns and settings.importance_repeats:
         began = time.perf_counter()
         found = permutation_importance(network, problem, settings, plan=plan, seed=seed)
         document["importance"] = [asdict(column) for column in found]
         log.info("importance of columns: %.1f s", time.perf_counter() - began)
-    if kind is not None and settings.explanations:
+    if network is not None and kind is not None and settings.explanations:
         attachments += _beside(
             "explanations",
             lambda: _explanations(

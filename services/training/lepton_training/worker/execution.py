@@ -15,6 +15,8 @@ from lepton_training.events import EventWriter, WorkerEvent, read_events
 from lepton_training.failure import describe_failure, worth_another_attempt
 from lepton_training.job_files import read_request
 from lepton_training.worker.memory import keep_freed_memory
+from lepton_training.worker.own.environments import Environments
+from lepton_training.worker.own.job import run as run_own
 from lepton_training.worker.platform import Platform
 
 log = logging.getLogger(__name__)
@@ -22,11 +24,16 @@ log = logging.getLogger(__name__)
 FAILED_STATUS = 1
 
 
-def execute(directory: Path, connect: Callable[[], Platform]) -> int:
+def execute(
+    directory: Path,
+    connect: Callable[[], Platform],
+    environments: Callable[[], Environments],
+) -> int:
     """Does the job in ``directory``; returns the process's exit status.
 
     Args:
         connect: Begins to connect and returns at once: PyTorch loads meanwhile.
+        environments: Where Python environments of users' code are kept.
     """
     _configure_log()
     keep_freed_memory()
@@ -39,9 +46,12 @@ def execute(directory: Path, connect: Callable[[], Platform]) -> int:
         try:
             _limit_memory(directory)
             platform = connect()
-            from lepton_training.worker.pipeline import run  # noqa: PLC0415 - loads PyTorch
+            if read_request(directory)["spec"].get("code"):
+                run_own(directory, platform, events, environments())
+            else:
+                from lepton_training.worker.pipeline import run  # noqa: PLC0415 - loads PyTorch
 
-            run(directory, platform, events)
+                run(directory, platform, events)
         except Exception as error:  # every failure has a reason and reaches the service
             reason, message = describe_failure(error)
             # A traceback helps only where the message does not say it all.

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +73,18 @@ def export(directory: Path, request: ExportRequest) -> dict[str, Any]:
     if request.preprocessing:
         preprocessor = Preprocessor((directory / request.preprocessing).read_bytes())
         # At least two rows: the exporter would take a batch of one for a constant.
-        example = preprocessor(_batch(rows, 2, 0))
+        example = preprocessor(batch_of(rows, 2, 0))
         part = directory / "network.onnx"
-        _export(served, example, preprocessor.outputs, request.output, part, opset=OPSET)
-        _join(preprocessor, part, target)
+        write_network(served, example, preprocessor.outputs, request.output, part, opset=OPSET)
+        join(preprocessor, part, target)
     else:
         preprocessor = None
-        example = tuple(_batch(rows, 2, 0).values())
-        _export(served, example, tuple((name, ()) for name in rows), request.output, target)
+        example = tuple(batch_of(rows, 2, 0).values())
+        write_network(served, example, tuple((name, ()) for name in rows), request.output, target)
     onnx.checker.check_model(str(target), full_check=True)
     report = compare(served, target, rows, BATCH_SIZES, preprocessor)
     for others in more:
-        _include(report, compare(served, target, others, MORE_BATCH_SIZES, preprocessor))
+        include(report, compare(served, target, others, MORE_BATCH_SIZES, preprocessor))
     return report
 
 
@@ -93,14 +93,14 @@ def _stored(path: Path) -> dict[str, npt.NDArray[Any]]:
         return dict(stored.items())
 
 
-def _include(report: dict[str, Any], other: Mapping[str, Any]) -> None:
+def include(report: dict[str, Any], other: Mapping[str, Any]) -> None:
     """Adds batches of rows of another size: all have to agree."""
     report["batches"] += other["batches"]
     report["agrees"] = report["agrees"] and other["agrees"]
     report["max_abs_error"] = float(np.max([report["max_abs_error"], other["max_abs_error"]]))
 
 
-def _export(
+def write_network(
     served: Served,
     example: Sequence[npt.NDArray[Any]],
     inputs: Sequence[tuple[str, tuple[str, ...]]],
@@ -133,7 +133,7 @@ def _export(
     program.save(str(target), external_data=False)
 
 
-def _join(preprocessor: Preprocessor, network: Path, target: Path) -> None:
+def join(preprocessor: Preprocessor, network: Path, target: Path) -> None:
     """Writes one model of both: raw rows in, the network's output out."""
     second = onnx.load(network)
     first = preprocessor.model
@@ -144,7 +144,7 @@ def _join(preprocessor: Preprocessor, network: Path, target: Path) -> None:
 
 
 def compare(
-    served: nn.Module,
+    served: Callable[..., Tensor],
     model: Path,
     rows: Rows,
     sizes: Sequence[int],
@@ -156,7 +156,7 @@ def compare(
     (output,) = (tensor.name for tensor in session.get_outputs())
     batches, begin = [], 0
     for size in sizes:
-        batch = _batch(rows, size, begin)
+        batch = batch_of(rows, size, begin)
         begin += size
         inputs = preprocessor(batch) if preprocessor else tuple(batch.values())
         with torch.inference_mode():
@@ -190,7 +190,7 @@ def compare(
     }
 
 
-def _batch(rows: Rows, size: int, begin: int) -> dict[str, npt.NDArray[Any]]:
+def batch_of(rows: Rows, size: int, begin: int) -> dict[str, npt.NDArray[Any]]:
     """``size`` rows from ``begin`` on; after the last comes the first."""
     return {
         name: np.take(values, range(begin, begin + size), axis=0, mode="wrap")

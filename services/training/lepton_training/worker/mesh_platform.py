@@ -281,6 +281,8 @@ def _version_message(
             code_version=publication.code_version,
             recipe=publication.recipe,
             hyperparameters=_struct(publication.hyperparameters),
+            code_artifact=publication.code_artifact,
+            code_digest=f"sha256:{publication.code_sha256}" if publication.code_sha256 else "",
         ),
         class_names=publication.class_names,
         attachments=attachments,

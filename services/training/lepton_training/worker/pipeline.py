@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -11,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import lepton_training
 from lepton_mesh.errors import Internal
 from lepton_training.events import EventWriter
 from lepton_training.job import Phase
@@ -30,6 +27,7 @@ from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.warm_start import PAPERS_FILE, PREPROCESSING_FILE, WEIGHTS_FILE
 from lepton_training.worker import checkpoint as checkpoints
 from lepton_training.worker.assessment import Assessment, assess
+from lepton_training.worker.code_version import code_version
 from lepton_training.worker.data import cleaning
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.data.problem import Problem
@@ -79,7 +77,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     log.info("%s: %s", spec.dataset, problem.about)
     for line in cleaning.lines(problem.report):
         log.info("%s", line)
-    spec = _with_batch_size(spec, len(problem.train))
+    spec = with_batch_size(spec, len(problem.train))
     hyperparameters: Any = spec.hyperparameters
     torch.manual_seed(spec.seed)
     network = RECIPES[spec.recipe].build(hyperparameters, problem.shape)
@@ -107,7 +105,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     if state is not None:
         log.info("resuming at step %d", state.step)
         trainer.resume(state)
-    epoch_seconds = _train(trainer)
+    epoch_seconds = train_until_stopped(trainer)
     retained = retention.check(network) if retention else {}
 
     _enter(events, Phase.EVALUATING)
@@ -163,7 +161,8 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     events.write("succeeded", model_version=registered, metrics=metrics)
 
 
-def _with_batch_size(spec: JobSpec, examples: int) -> JobSpec:
+def with_batch_size(spec: JobSpec, examples: int) -> JobSpec:
+    """The spec with the batch size that its 0 stands for."""
     hyperparameters: Any = spec.hyperparameters
     if hyperparameters.batch_size:
         return spec
@@ -184,7 +183,7 @@ def _plan(network: nn.Module, problem: Problem, spec: JobSpec, cpus: int) -> Pla
     return plan
 
 
-def _train(trainer: Trainer) -> tuple[float, ...]:
+def train_until_stopped(trainer: Trainer) -> tuple[float, ...]:
     """Trains to the end, or until SIGTERM: then the checkpoint is of the last step taken."""
     signal.signal(signal.SIGTERM, lambda *_: trainer.stop())
     try:
@@ -311,20 +310,6 @@ def _publication(
         recipe=spec.recipe,
         hyperparameters=spec.hyperparameters.model_dump(),
     )
-
-
-def code_version() -> str:
-    """Version of the distribution, and a digest of this package's source as it is installed."""
-    root = Path(lepton_training.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\0".encode())
-        digest.update(path.read_bytes())
-    try:
-        release = version("lepton-cloud")
-    except PackageNotFoundError:
-        release = "0"
-    return f"{release}+{digest.hexdigest()[:12]}"
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

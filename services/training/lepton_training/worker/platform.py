@@ -41,6 +41,9 @@ class Publication:
     code_version: str
     recipe: str
     hyperparameters: Mapping[str, Any]
+    code_artifact: str = ""
+    """The user's own code that trained it; empty for a recipe."""
+    code_sha256: str = ""
 
 
 class Platform(Protocol):

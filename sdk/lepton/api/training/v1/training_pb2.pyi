@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JobSpec(_message.Message):
-    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data", "priority", "retry", "warm_start", "deterministic", "evaluation")
+    __slots__ = ("recipe", "dataset", "model", "hyperparameters", "seed", "resources", "labels", "data", "code", "python", "priority", "retry", "warm_start", "deterministic", "evaluation")
     class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PRIORITY_UNSPECIFIED: _ClassVar[JobSpec.Priority]
@@ -40,6 +40,8 @@ class JobSpec(_message.Message):
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
     WARM_START_FIELD_NUMBER: _ClassVar[int]
@@ -53,12 +55,14 @@ class JobSpec(_message.Message):
     resources: Resources
     labels: _containers.ScalarMap[str, str]
     data: _struct_pb2.Struct
+    code: Code
+    python: PythonEnvironment
     priority: JobSpec.Priority
     retry: Retry
     warm_start: WarmStart
     deterministic: bool
     evaluation: _struct_pb2.Struct
-    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., priority: _Optional[_Union[JobSpec.Priority, str]] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., warm_start: _Optional[_Union[WarmStart, _Mapping]] = ..., deterministic: _Optional[bool] = ..., evaluation: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    def __init__(self, recipe: _Optional[str] = ..., dataset: _Optional[str] = ..., model: _Optional[str] = ..., hyperparameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., data: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., python: _Optional[_Union[PythonEnvironment, _Mapping]] = ..., priority: _Optional[_Union[JobSpec.Priority, str]] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., warm_start: _Optional[_Union[WarmStart, _Mapping]] = ..., deterministic: _Optional[bool] = ..., evaluation: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class WarmStart(_message.Message):
     __slots__ = ("model_version", "partial", "retain")
@@ -87,6 +91,30 @@ class Retry(_message.Message):
     initial_backoff_seconds: float
     max_backoff_seconds: float
     def __init__(self, max_attempts: _Optional[int] = ..., initial_backoff_seconds: _Optional[float] = ..., max_backoff_seconds: _Optional[float] = ...) -> None: ...
+
+class Code(_message.Message):
+    __slots__ = ("artifact", "sha256", "entry_point", "module", "data_kind", "arguments", "processes")
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_POINT_FIELD_NUMBER: _ClassVar[int]
+    MODULE_FIELD_NUMBER: _ClassVar[int]
+    DATA_KIND_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    artifact: str
+    sha256: str
+    entry_point: str
+    module: str
+    data_kind: str
+    arguments: _struct_pb2.Struct
+    processes: int
+    def __init__(self, artifact: _Optional[str] = ..., sha256: _Optional[str] = ..., entry_point: _Optional[str] = ..., module: _Optional[str] = ..., data_kind: _Optional[str] = ..., arguments: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., processes: _Optional[int] = ...) -> None: ...
+
+class PythonEnvironment(_message.Message):
+    __slots__ = ("requirements",)
+    REQUIREMENTS_FIELD_NUMBER: _ClassVar[int]
+    requirements: str
+    def __init__(self, requirements: _Optional[str] = ...) -> None: ...
 
 class Resources(_message.Message):
     __slots__ = ("cpus", "memory_mib", "timeout_seconds", "gpus")

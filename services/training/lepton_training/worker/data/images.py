@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lepton_training.recipes import RECIPES, ImageShape
+from lepton_training.recipes import ImageShape
 from lepton_training.recipes.data import FileSettings, ImageSettings
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpec, JobSpecInvalid
@@ -115,11 +115,11 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
     else:
         source = _of_files(directory, settings, spec.seed)
     data = source.data if fitted is None else _with_classes(source.data, fitted)
-    smallest_side = RECIPES[spec.recipe].smallest_side
+    smallest_side = spec.smallest_side
     height, width = data.train.images.shape[1:3]
     if min(height, width) < smallest_side:
         raise DatasetInvalid(
-            f"{spec.dataset} has images of {height}x{width}; recipe '{spec.recipe}' needs "
+            f"{spec.dataset} has images of {height}x{width}; {spec.trains} needs "
             f"{smallest_side}x{smallest_side} or more: use 'mlp', or set data.height and data.width"
         )
     return prepare(

@@ -1,0 +1,289 @@
+"""Judges what a user's code left: joins, checks, compares and measures it. A process of its own.
+
+``python -m lepton_training.worker.own.verify DIRECTORY`` reads the job's request in its directory
+and what lies in the code's folder, and leaves ``model.onnx``, the reports and
+``verified.json`` (:class:`Verified`). Nothing there is believed: the graph is checked and may not
+refer to other files, arrays hold no objects, and figures are measured here, by ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from lepton_mesh.errors import LeptonError
+from lepton_training.job_files import OWN_DIRECTORY, read_request
+from lepton_training.spec import JobSpec, parse_spec
+from lepton_training.worker.assessment import assess
+from lepton_training.worker.data.loading import load_problem
+from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.export import BATCH_SIZES, compare, include, join
+from lepton_training.worker.own.errors import CodeModelInvalid
+from lepton_training.worker.own.training import compared_rows, problem_spec
+from lepton_training.worker.platform import TensorSpec
+from lepton_training.worker.preprocessing import Preprocessor
+from lepton_training.worker.tuning import Plan
+
+_GRAPH_MAX = 2_000_000_000
+"""Bytes: protobuf's own bound."""
+_ROWS = 1000
+_METRICS_MAX = 64
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What is to be registered, beside the files; plain data."""
+
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    class_names: list[str]
+    metrics: dict[str, float]
+    evaluation: dict[str, Any]
+    attachments: list[str]
+    failure: list[str]
+    """Reason and message; empty where all is well."""
+
+
+def verify(directory: Path) -> Verified:
+    """Writes ``model.onnx``, ``parity.json``, ``evaluation.json`` and ``data.json``.
+
+    Raises:
+        CodeModelInvalid: The graph is damaged, or not of the data's kind.
+    """
+    request = read_request(directory)
+    spec = parse_spec(request["spec"], cores=request["cpus"])
+    torch.set_num_threads(request["cpus"])
+    left = directory / OWN_DIRECTORY
+    network = directory / "network.onnx"
+    _take(left / "network.onnx", network)
+    result = json.loads(_bytes(left / "result.json", 1 << 20))
+    _check_graph(network)
+    if spec.data_kind is None:
+        return _verify_alone(directory, spec, network, result)
+    return _verify_by_kind(directory, spec, network, result)
+
+
+def _verify_by_kind(
+    directory: Path, spec: JobSpec, network: Path, result: Mapping[str, Any]
+) -> Verified:
+    problem = load_problem(directory / "data", problem_spec(spec))
+    preprocessor = None
+    target = directory / "model.onnx"
+    if problem.preprocessing is not None:
+        preprocessor = Preprocessor(problem.preprocessing)
+        join(preprocessor, network, target)
+        onnx.checker.check_model(str(target), full_check=True)
+    else:
+        network.replace(target)
+        network = target
+    (output,) = problem.outputs
+    expected = Expected(directory / OWN_DIRECTORY / "expected.npz", output)
+    parity, *more = (
+        compare(expected, target, rows, sizes, preprocessor)
+        for rows, sizes in compared_rows(problem)
+    )
+    for others in more:
+        include(parity, others)
+    raw_images = spec.data_kind is not None and spec.data_kind.raw_images
+    predictions = _predictions(network, problem, raw_images=raw_images)
+    assessment = assess(
+        directory,
+        problem,
+        predictions,
+        spec.evaluation,
+        network=None,  # code is not run here: there is no module to ask
+        plan=Plan(torch.get_num_threads(), channels_last=False),
+        seed=spec.seed,
+    )
+    _write(
+        directory / "data.json",
+        {
+            "dataset": spec.dataset,
+            "settings": spec.data.model_dump(),
+            "about": problem.about,
+            **problem.report,
+        },
+    )
+    _write(directory / "parity.json", parity)
+    return Verified(
+        inputs=[asdict(one) for one in problem.inputs],
+        outputs=[asdict(one) for one in problem.outputs],
+        class_names=list(problem.class_names),
+        metrics=_finite(assessment.evaluation.metrics()) | _seconds(result),
+        evaluation=assessment.for_version(),
+        attachments=["parity.json", "data.json", *assessment.attachments],
+        failure=[],
+    )
+
+
+def _verify_alone(
+    directory: Path, spec: JobSpec, network: Path, result: Mapping[str, Any]
+) -> Verified:
+    """Of code without a kind of data: its own figures stand for an evaluation."""
+    target = directory / "model.onnx"
+    network.replace(target)
+    left = directory / OWN_DIRECTORY
+    with np.load(left / "rows.npz", allow_pickle=False) as stored:
+        rows = dict(stored.items())
+    (output,) = (_tensor(one) for one in result["outputs"])
+    inputs = [_tensor(one) for one in result["inputs"]]
+    parity = compare(Expected(left / "expected.npz", output), target, rows, BATCH_SIZES)
+    metrics = _finite(result["metrics"])
+    evaluation = {"reported_by_code": metrics}
+    _write(directory / "evaluation.json", evaluation)
+    _write(directory / "data.json", {"dataset": spec.dataset})
+    _write(directory / "parity.json", parity)
+    return Verified(
+        inputs=[asdict(one) for one in inputs],
+        outputs=[asdict(output)],
+        class_names=[],
+        metrics=metrics | _seconds(result),
+        evaluation=evaluation,
+        attachments=["evaluation.json", "parity.json", "data.json"],
+        failure=[],
+    )
+
+
+class Expected:
+    """In place of the module: what it gave in the code's process, batch after batch."""
+
+    def __init__(self, path: Path, output: TensorSpec) -> None:
+        with np.load(path, allow_pickle=False) as stored:
+            self._batches = iter([stored[str(number)] for number in range(len(stored))])
+        self._shape = output.shape[1:]
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        expected = next(self._batches, None)
+        if expected is None or expected.shape != (len(inputs[0]), *self._shape):
+            raise CodeModelInvalid("what the module gave is not of the shape that it must have")
+        return torch.from_numpy(expected)
+
+
+def _predictions(network: Path, problem: Problem, *, raw_images: bool) -> npt.NDArray[np.float32]:
+    """What is served for the test split."""
+    session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    parts = []
+    for begin in range(0, len(problem.test), _ROWS):
+        arrays = [one.numpy() for one in problem.test.inputs(slice(begin, begin + _ROWS))]
+        if raw_images:  # examples are scaled already, by exactly 255
+            arrays = [_pixels(one) for one in arrays]
+        parts.append(session.run(None, dict(zip(names, arrays, strict=True)))[0])
+    predictions: npt.NDArray[np.float32] = np.concatenate(parts)
+    if not np.isfinite(predictions).all():
+        raise CodeModelInvalid("the model gives what is no number for rows of the test split")
+    return predictions
+
+
+def _pixels(images: Array) -> Array:
+    """FP32 ``[N, C, H, W]`` in [0, 1] as they were stored: UINT8 ``[N, H, W]``, or with colors
+    ``[N, H, W, 3]``."""
+    whole = np.rint(images * 255).astype(np.uint8)
+    return whole[:, 0] if whole.shape[1] == 1 else np.ascontiguousarray(whole.transpose(0, 2, 3, 1))
+
+
+def _check_graph(path: Path) -> None:
+    model = onnx.load(path, load_external_data=False)
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise CodeModelInvalid("the graph refers to another file; keep the weights in it")
+    onnx.checker.check_model(str(path), full_check=True)
+    # Beside the output, nothing is served that the platform does not know.
+    if len(model.graph.output) != 1:
+        raise CodeModelInvalid(f"the graph has {len(model.graph.output)} outputs; it needs one")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor in it, those of its subgraphs too."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _take(source: Path, target: Path) -> None:
+    """Copies a file that the code left; no link, and none that is too large."""
+    if source.is_symlink() or not source.is_file() or source.stat().st_size > _GRAPH_MAX:
+        raise CodeModelInvalid(f"{source.name} that the code left is no file, or too large")
+    shutil.copyfile(source, target)
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > most:
+        raise CodeModelInvalid(f"{path.name} that the code left is no file, or too large")
+    return path.read_bytes()
+
+
+def _tensor(values: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(
+        str(values["name"]),
+        str(values["datatype"]),
+        tuple(int(size) for size in values["shape"]),
+        str(values["description"]),
+    )
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {str(name): float(value) for name, value in metrics.items()}
+    if len(numbers) > _METRICS_MAX or not all(math.isfinite(one) for one in numbers.values()):
+        raise CodeModelInvalid(f"the figures of the code are not {_METRICS_MAX} finite numbers")
+    return numbers
+
+
+def _seconds(result: Mapping[str, Any]) -> dict[str, float]:
+    seconds = [float(one) for one in result["epoch_seconds"]]
+    return {"seconds_per_epoch": sum(seconds) / len(seconds)} if seconds else {}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1))
+
+
+def main() -> None:
+    """Entry point of the verifying process."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    onnxruntime.disable_telemetry_events()
+    directory = Path(sys.argv[1])
+    try:
+        verified = verify(directory)
+    except (
+        LeptonError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        onnx.checker.ValidationError,
+    ) as error:
+        # What the code left is not as it must be.
+        known = isinstance(error, LeptonError)
+        logging.getLogger(__name__).exception("not taken", exc_info=not known)
+        reason = error.reason if isinstance(error, LeptonError) else CodeModelInvalid.reason
+        message = str(error) if known else f"what the code left cannot be read: {str(error)[:300]}"
+        verified = Verified([], [], [], {}, {}, [], [reason, message])
+    _write(directory / "verified.json", asdict(verified))
+
+
+if __name__ == "__main__":
+    main()
