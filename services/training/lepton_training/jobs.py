@@ -191,9 +191,8 @@ class Jobs:
         """The code with the digest that its archive has in storage."""
         artifact = await self._artifacts.resolve(code.artifact)
         if artifact.media_type != MEDIA_TYPE:
-            raise JobSpecInvalid(
-                [Fault("spec.code.artifact", f"is {artifact.media_type}, and not {MEDIA_TYPE}")]
-            )
+            wrong = f"is {artifact.media_type}, and not {MEDIA_TYPE}"
+            raise JobSpecInvalid([Fault("spec.code.artifact", wrong)])
         if artifact.size_bytes > ARCHIVE_MAX:
             raise JobSpecInvalid(
                 [

@@ -15,7 +15,7 @@ from lepton_mesh.errors import LeptonError
 from lepton_training.failure import ToldFailure, describe_failure
 from lepton_training.process import descendants
 from lepton_training.worker.own import program
-from lepton_training.worker.own.program import Program, become_subreaper
+from lepton_training.worker.own.program import Program, Stopping, become_subreaper
 
 
 def main() -> None:
@@ -30,6 +30,8 @@ def main() -> None:
         run.run([sys.executable, "-c", sys.argv[1]], Path.cwd(), os.environ)
     except (LeptonError, ToldFailure) as error:
         outcome = list(describe_failure(error))
+    except Stopping:
+        outcome = ["STOPPED", ""]
     left = descendants(os.getpid())
     sys.stdout.write(json.dumps({"outcome": outcome, "messages": messages, "left": left}))
 

@@ -69,6 +69,7 @@ def run(script: str, directory: Path, processes: int = 10) -> tuple[dict[str, An
             "goes on",
         ),
         ("say(kind='finished'); time.sleep(600)", "", ""),
+        ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)", "STOPPED", ""),
         (
             "for _ in range(6):\n    if os.fork() == 0: time.sleep(600)\ntime.sleep(600)",
             "CODE_PROCESSES",
@@ -93,6 +94,7 @@ def run(script: str, directory: Path, processes: int = 10) -> tuple[dict[str, An
         "says what it may not",
         "fails and ignores signals",
         "finishes and does not end",
+        "is stopped with the platform's process",
         "forks too much",
         "says nonsense",
         "says too much",

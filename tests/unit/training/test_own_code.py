@@ -62,6 +62,13 @@ def test_a_spec_of_own_code_is_read_back() -> None:
     ("change", "path", "message"),
     [
         ({"recipe": "cnn"}, "spec.recipe", "cannot be given with code"),
+        (
+            {"warm_start": {"model_version": "models/m/versions/1"}},
+            "spec.warm_start",
+            "is for recipes",
+        ),
+        ({"evaluation": {"explanations": 3}}, "spec.evaluation.explanations", "no gradients"),
+        ({"data": {"features": ["edges"]}}, "spec.data.features", "no effect with entry_point"),
         ({"code": {"entry_point": "a:b"}}, "spec.code.artifact", "must be given"),
         (
             {"code": {"artifact": "models/x", "entry_point": "a:b"}},
