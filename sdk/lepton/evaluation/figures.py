@@ -97,25 +97,27 @@ class _Ranking:
     def __init__(self, positive: Array, scores: Array) -> None:
         self._order = np.argsort(-scores, kind="stable")
         self._positive = positive[self._order].astype(np.float64)
-        self._last = np.flatnonzero(np.append(np.diff(scores[self._order]) != 0, True))
+        changes = np.diff(scores[self._order]) != 0
+        self._first = None if changes.all() else np.flatnonzero(np.append(True, changes))
 
     def areas(self, weights: Array) -> tuple[Array, Array]:
         """Under the receiver operating characteristic, and average precision."""
-        sorted_weights = weights[:, self._order]
-        every = np.cumsum(sorted_weights, axis=1)[:, self._last]
-        sorted_weights *= self._positive
-        found = np.cumsum(sorted_weights, axis=1)[:, self._last]
-        missed = every - found
-        new = np.diff(found, axis=1, prepend=0)
-        false = np.diff(missed, axis=1, prepend=0)
-        positives, negatives = found[:, -1], missed[:, -1]
-        pairs = positives * negatives
-        below = ((found - new / 2) * false).sum(axis=1)
-        steps = np.divide(found, every, out=np.zeros_like(every), where=every > 0) * new
+        every = weights[:, self._order]
+        new = every * self._positive
+        if self._first is not None:
+            every = np.add.reduceat(every, self._first, axis=1)
+            new = np.add.reduceat(new, self._first, axis=1)
+        false = every - new
+        found = np.cumsum(new, axis=1)
+        positives, negatives = found[:, -1].copy(), false.sum(axis=1)
+        precision = found / np.maximum(np.cumsum(every, axis=1), 1)  # weights are whole numbers
+        steps = np.einsum("ij,ij->i", precision, new)
+        found -= new / 2
+        below, pairs = np.einsum("ij,ij->i", found, false), positives * negatives
         unknown = np.full(len(weights), np.nan)
         return (
             np.divide(below, pairs, out=unknown.copy(), where=pairs > 0),
-            np.divide(steps.sum(axis=1), positives, out=unknown, where=positives > 0),
+            np.divide(steps, positives, out=unknown, where=positives > 0),
         )
 
 

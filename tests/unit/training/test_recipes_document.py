@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lepton_training.evaluation_settings import EvaluationSettings
 from lepton_training.recipes import CARDS, RECIPES
 from lepton_training.recipes.hyperparameters import Described, describe
 from lepton_training.spec import parse_spec
@@ -40,6 +41,12 @@ def test_every_setting_is_described_as_in_the_code() -> None:
     }
     assert declared - rows == set()
     assert rows - declared == set()
+
+
+def test_every_setting_of_the_evaluation_is_described_as_in_the_code() -> None:
+    """In the document of its own."""
+    rows = set(_ROW.findall((DOCS / "evaluation.md").read_text()))
+    assert rows == {row(one) for one in describe(EvaluationSettings)}
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "examples").glob("*.yaml")), ids=lambda p: p.stem)

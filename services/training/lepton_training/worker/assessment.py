@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 DOCUMENT, EXPLANATIONS, EXPLAINED = "evaluation.json", "explanations.json", "explanations.png"
-_AREA_CELLS = 300_000_000
+_AREA_CELLS = 100_000_000
 """Areas have no intervals where samples x rows x classes are more: they would take long."""
 _VERSION_BYTES = 192 * 1024
 """Of the part that the model version holds; the registry takes 256 KiB."""
