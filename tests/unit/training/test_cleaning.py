@@ -127,3 +127,23 @@ def test_blank_images_and_unknown_labels_are_left_out(tmp_path: Path) -> None:
     assert np.array_equal(problem.raw_rows["images"][0], load(tmp_path).test.images[4])
     kept = load_problem(tmp_path, spec_of({"blank": "keep"}, "mlp"))
     assert len(kept.train) == 40
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data"), [("autoencoder", {"anomalies": [1]}), ("dcgan", {"labels": [0]})]
+)
+def test_blank_images_are_neither_normal_nor_to_be_drawn(
+    recipe: str, data: dict[str, Any], tmp_path: Path
+) -> None:
+    """The test split of anomalies keeps them: they may be what is to be found."""
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8)).astype(np.uint8)
+    images[[2, 4]] = 0
+    labels = (np.arange(40) % 2).astype(np.uint8)
+    write_dataset(tmp_path / "d", (images, labels), (images, labels))
+    problem = load_problem(tmp_path / "d", spec_of(data, recipe))
+    assert len(problem.train) == 18
+    assert problem.report["cleaning"]["splits"]["train"]["left_out"] == 2
+    if recipe == "autoencoder":
+        assert len(problem.test) == 40
+    with pytest.raises(TooManyInvalid, match="image 3"):
+        load_problem(tmp_path / "d", spec_of({**data, "max_invalid_fraction": 0.01}, recipe))

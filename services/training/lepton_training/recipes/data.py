@@ -83,7 +83,19 @@ class SeriesShape:
     the shift."""
 
 
-class AnomalySettings(DataSettings):
+class CleanedSettings(DataSettings):
+    """How much of a split may be of no use."""
+
+    max_invalid_fraction: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of a split's rows that may be left out because they cannot be used; of "
+        "more the job fails, and says why.",
+    )
+
+
+class AnomalySettings(CleanedSettings):
     """Which images are anomalies."""
 
     anomalies: list[int] = Field(
@@ -94,7 +106,7 @@ class AnomalySettings(DataSettings):
     )
 
 
-class GenerationSettings(DataSettings):
+class GenerationSettings(CleanedSettings):
     """Which images are generated."""
 
     labels: list[int] = Field(
@@ -102,8 +114,8 @@ class GenerationSettings(DataSettings):
     )
 
 
-class SplitSettings(DataSettings):
-    """Which files hold which split, and how much of one may be of no use."""
+class SplitSettings(CleanedSettings):
+    """Which files hold which split."""
 
     train: str = Field(
         "",
@@ -118,13 +130,6 @@ class SplitSettings(DataSettings):
     )
     test_share: float = Field(
         0.2, gt=0, le=0.9, description="Share of the rows that are held out; without test only."
-    )
-    max_invalid_fraction: float = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="Share of a split's rows that may be left out because they cannot be used; of "
-        "more the job fails, and says why.",
     )
 
     def conflicts(self) -> Iterator[Fault]:

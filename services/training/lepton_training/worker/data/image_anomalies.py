@@ -10,9 +10,11 @@ import numpy as np
 from lepton_training.recipes.data import AnomalySettings, ImageShape
 from lepton_training.spec import JobSpec
 from lepton_training.worker.data import idx
+from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
+from lepton_training.worker.data.image_cleaning import cleaned
 from lepton_training.worker.data.images import INPUT, ImageExamples, split_off
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.objectives import AnomalyScores
@@ -25,6 +27,7 @@ def load(directory: Path, spec: JobSpec, _fitted: Fitted | None = None) -> Probl
     """The images in ``directory``; those of the labels in ``data.anomalies`` are anomalies.
 
     Raises:
+        TooManyInvalid: More images have one color throughout than the spec allows.
         DatasetInvalid: The files are damaged, or nothing is normal, or nothing anomalous.
     """
     settings, hyperparameters = cast(AnomalySettings, spec.data), cast(Any, spec.hyperparameters)
@@ -35,7 +38,14 @@ def prepare(
     data: ImageData, settings: AnomalySettings, hyperparameters: Any, *, seed: int
 ) -> Problem:
     """The same of images that are read already."""
-    normal = ~np.isin(data.train.labels, settings.anomalies)
+    left_out = LeftOut()
+    # Of the test split nothing: a blank image may be what is to be found.
+    whole = cleaned(data.train, "train", left_out)
+    cleaning = settle(
+        {"train": (len(whole.labels), left_out)},
+        max_invalid_fraction=settings.max_invalid_fraction,
+    )
+    normal = ~np.isin(whole.labels, settings.anomalies)
     strange = np.isin(data.test.labels, settings.anomalies)
     if not normal.any():
         raise DatasetInvalid("data.anomalies has every label; leave one that is normal")
@@ -45,7 +55,7 @@ def prepare(
             f"{len(strange)}; it needs both kinds. Labels are 0 to {data.classes - 1}"
         )
     height, width = data.train.images.shape[1:]
-    left = LabelledImages(data.train.images[normal], np.zeros(normal.sum(), np.uint8))
+    left = LabelledImages(whole.images[normal], np.zeros(normal.sum(), np.uint8))
     train, validation = split_off(left, hyperparameters.validation, seed)
     return Problem(
         about=f"{len(train.labels)} normal training"
@@ -66,4 +76,5 @@ def prepare(
         class_names=(),
         raw_rows={INPUT: data.test.images[:_PARITY_ROWS]},
         test_digest=digest_of_arrays(data.test.images, strange),
+        report={"cleaning": cleaning},
     )

@@ -17,9 +17,11 @@ from lepton_training.recipes.data import GenerationSettings, ImageShape
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpec, JobSpecInvalid
 from lepton_training.worker.data import idx, images
+from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.examples import ArrayExamples
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
+from lepton_training.worker.data.image_cleaning import cleaned
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.evaluation import Judgement, variety
 from lepton_training.worker.objectives import Generation
@@ -37,32 +39,46 @@ def load(directory: Path, spec: JobSpec, _fitted: Fitted | None = None) -> Probl
     """The images in ``directory``, to be generated; samples are drawn beside it.
 
     Raises:
+        TooManyInvalid: More images have one color throughout than the spec allows.
         DatasetInvalid: The files are damaged, the images too small, or none has such a label.
         JobSpecInvalid: The noise has fewer numbers than there are labels to tell by them.
     """
     settings, hyperparameters = cast(GenerationSettings, spec.data), cast(Any, spec.hyperparameters)
     data = idx.load(directory)
+    left_out = LeftOut()
+    whole = cleaned(data.train, "train", left_out)
+    cleaning = settle(
+        {"train": (len(whole.labels), left_out)},
+        max_invalid_fraction=settings.max_invalid_fraction,
+    )
     smallest = RECIPES[spec.recipe].smallest_side
     if min(data.train.images.shape[1:]) < smallest:
         raise DatasetInvalid(f"{spec.dataset} has images with a side below {smallest}")
     if settings.labels:
-        wanted = np.isin(data.train.labels, settings.labels)
+        wanted = np.isin(whole.labels, settings.labels)
         if not wanted.any():
             raise DatasetInvalid("no training image has one of the labels in data.labels")
-        train = LabelledImages(data.train.images[wanted], data.train.labels[wanted])
+        train = LabelledImages(whole.images[wanted], whole.labels[wanted])
     else:
-        train = data.train
+        train = whole
     return prepare(
         train,
         data,
         hyperparameters,
         seed=spec.seed,
         samples=directory.parent / SAMPLES_FILE,
+        report={"cleaning": cleaning},
     )
 
 
 def prepare(
-    train: LabelledImages, data: ImageData, hyperparameters: Any, *, seed: int, samples: Path
+    train: LabelledImages,
+    data: ImageData,
+    hyperparameters: Any,
+    *,
+    seed: int,
+    samples: Path,
+    report: Mapping[str, Any],
 ) -> Problem:
     """``train``, to be generated; a judge knows the classes of ``data``."""
     height, width = train.images.shape[1:]
@@ -110,6 +126,7 @@ def prepare(
         class_names=(),
         raw_rows={INPUT: noise[:_PARITY_ROWS].numpy()},
         attachments=(SAMPLES_FILE,),
+        report=report,
         after_epoch=after_epoch,
     )
 

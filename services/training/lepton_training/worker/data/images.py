@@ -18,11 +18,12 @@ from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpec, JobSpecInvalid
 from lepton_training.worker.augmentation import Augmentation
 from lepton_training.worker.data import idx
-from lepton_training.worker.data.cleaning import BLANK, UNKNOWN, LeftOut, settle
+from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.examples import held_out
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
+from lepton_training.worker.data.image_cleaning import cleaned
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.networks import scale
 from lepton_training.worker.objectives import Classification, class_weights
@@ -261,8 +262,9 @@ def _of_idx(directory: Path, settings: ImageSettings) -> Source:
     data = idx.load(directory)
     left_out = {"train": LeftOut(), "test": LeftOut()}
     known = np.unique(data.train.labels)
-    train = _cleaned(data.train, "train", settings, known, left_out["train"])
-    test = _cleaned(data.test, "t10k", settings, known, left_out["test"])
+    keep_blank = settings.blank == "keep"
+    train = cleaned(data.train, "train", left_out["train"], keep_blank=keep_blank)
+    test = cleaned(data.test, "t10k", left_out["test"], keep_blank=keep_blank, known=known)
     cleaning = settle(
         {
             "train": (len(train.labels), left_out["train"]),
@@ -288,30 +290,6 @@ def _of_idx(directory: Path, settings: ImageSettings) -> Source:
         raw=list(test.images[:_PARITY_ROWS]),
         report=report,
     )
-
-
-def _cleaned(
-    split: LabelledImages,
-    file: str,
-    settings: ImageSettings,
-    known: npt.NDArray[np.integer[Any]],
-    left_out: LeftOut,
-) -> LabelledImages:
-    """Without blank images, and those of a class that training does not know."""
-    flat = split.images.reshape(len(split.images), -1)
-    blank = flat.min(axis=1) == flat.max(axis=1)
-    reasons = {UNKNOWN: ~np.isin(split.labels, known)}
-    if settings.blank == "leave_out":
-        reasons[BLANK] = blank
-    kept = np.ones(len(flat), bool)
-    for reason, wrong in reasons.items():
-        lost = np.flatnonzero(wrong & kept)
-        if len(lost):
-            left_out.add(reason, f"{file}-images-idx3-ubyte.gz image {lost[0] + 1}", len(lost))
-            kept &= ~wrong
-    if kept.all():
-        return split
-    return LabelledImages(split.images[kept], split.labels[kept])
 
 
 def _of_files(directory: Path, settings: ImageSettings, seed: int) -> Source:
