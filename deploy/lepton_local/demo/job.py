@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ from lepton.api.inference.v1 import inference_pb2
 from lepton.api.registry.v1 import registry_pb2
 from lepton.api.storage.v1 import storage_pb2
 from lepton.api.training.v1 import training_pb2
-from lepton.cli.progress import bytes_bar, count_bar, follow_job
-from lepton.client import Client, spec_from_mapping
-from lepton_local.demo import gateway
+from lepton.cli.progress import count_bar
+from lepton.client import Client
+from lepton_local import gateway, steps
 from lepton_local.demo.dataset import FILES, Source, read_test_images
 from lepton_local.demo.report import Report
 from lepton_mesh.errors import Internal
@@ -41,7 +40,9 @@ def run(lepton: Client, source: Source, settings: Settings, report: Report) -> d
     """Takes raw files to predictions; returns the figures of the last line.
 
     Raises:
-        DemoFailed: The job failed, or what is served is not what was trained.
+        TrainingFailed: The job failed.
+        PredictionFailed: The gateway did not answer.
+        DemoFailed: What is served by gRPC is not what is served by REST.
         lepton.client.LeptonError: A call failed.
     """
     began = time.monotonic()
@@ -68,16 +69,14 @@ def run(lepton: Client, source: Source, settings: Settings, report: Report) -> d
 
 def _push(lepton: Client, source: Source, report: Report) -> storage_pb2.DatasetVersion:
     files = {name: source.folder / name for name in FILES}
-    total = sum(path.stat().st_size for path in files.values())
     report.step(f"pushing {source.note}")
-    with bytes_bar("pushing", total) as update:
-        version = lepton.data.push(
-            DATASET,
-            files,
-            format=storage_pb2.DATASET_FORMAT_IDX,
-            description=source.note,
-            progress=update,
-        )
+    version = steps.push(
+        lepton,
+        DATASET,
+        files,
+        format=storage_pb2.DATASET_FORMAT_IDX,
+        description=source.note,
+    )
     report.fact("dataset", f"{version.name}  {version.digest}")
     return version
 
@@ -86,18 +85,16 @@ def _train(
     lepton: Client, version: storage_pb2.DatasetVersion, settings: Settings, report: Report
 ) -> training_pb2.Job:
     report.step(f"training {settings.recipe} for {settings.epochs} epochs")
-    spec = spec_from_mapping(
+    job = steps.train(
+        lepton,
         {
             "recipe": settings.recipe,
             "dataset": version.name,
             "model": f"models/{MODEL}",
             "seed": settings.seed,
             "hyperparameters": {"epochs": settings.epochs},
-        }
+        },
     )
-    job = follow_job(lepton, lepton.jobs.create(spec).name)
-    if job.state != training_pb2.Job.SUCCEEDED:
-        raise DemoFailed(f"{job.name} failed ({job.failure_reason}): {job.failure_message}")
     seconds = ", ".join(f"{seconds:.1f}" for seconds in job.epoch_seconds)
     report.fact("job", f"{job.name}  epochs of {seconds} s")
     return job
@@ -118,8 +115,7 @@ def _deploy(
     lepton: Client, model: registry_pb2.ModelVersion, report: Report
 ) -> inference_pb2.Endpoint:
     report.step(f"deploying {model.name}")
-    lepton.endpoints.create(ENDPOINT, model.name)
-    endpoint = lepton.endpoints.wait(ENDPOINT)
+    endpoint = steps.deploy(lepton, ENDPOINT, model.name)
     report.fact("endpoint", f"{endpoint.name}  on {endpoint.execution_provider}")
     return endpoint
 
@@ -136,13 +132,12 @@ class Accuracies:
 
 def _classify(lepton: Client, source: Source, report: Report) -> Accuracies:
     images, labels = read_test_images(source.folder)
-    profile = lepton.profile
-    asked = gateway.Asked(profile.address, Path(profile.ca_file), lepton.tokens.token(), ENDPOINT)
-    report.step(f"classifying {len(images):,} test images through https://{profile.address}")
+    asked, rows = steps.asked(lepton, ENDPOINT), {"images": images}
+    report.step(f"classifying {len(images):,} test images through https://{asked.address}")
     with count_bar("gRPC", len(images)) as update:
-        grpc = gateway.ask_grpc(asked, images, update)
+        grpc = gateway.ask_grpc(asked, rows, update)
     with count_bar("REST", len(images)) as update:
-        rest = gateway.ask_rest(asked, images, update)
+        rest = gateway.ask_rest(asked, rows, update)
     differing = int(np.count_nonzero(grpc.classes != rest.classes))
     if differing:
         raise DemoFailed(f"gRPC and REST disagree on {differing} of {len(images)} images")

@@ -125,7 +125,7 @@ _FAILING_DEMO = """
 import types
 from pathlib import Path
 import numpy as np
-from lepton_local.demo import gateway
+from lepton_local import gateway
 
 tensor = types.SimpleNamespace(name="images", datatype="UINT8")
 
@@ -141,7 +141,7 @@ gateway.triton.InferenceServerClient = Client
 try:
     gateway.ask_grpc(
         gateway.Asked("localhost:1", Path("ca.pem"), "", "digits"),
-        np.zeros((100, 8, 8), np.uint8),
+        {"images": np.zeros((100, 8, 8), np.uint8)},
         lambda done: None,
     )
 except gateway.PredictionFailed as error:

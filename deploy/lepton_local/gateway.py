@@ -7,7 +7,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import tritonclient.grpc as triton
 
 from lepton_mesh.errors import Internal
 
-Images = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
+Rows = Mapping[str, Array]
+"""Raw rows: an array ``[N, ...]`` for each input of a model; BYTES are ``bytes`` objects."""
 _IN_FLIGHT = 32
 _REST_BATCH = 50
 
@@ -43,16 +45,30 @@ class Answers:
     """What the gateway said.
 
     Attributes:
-        classes: int64 [N], the class with the highest score for each image.
+        outputs: ``[N, ...]``, the model's one output for each row.
         requests_per_second: Requests answered per second of wall-clock time.
     """
 
-    classes: npt.NDArray[np.int64]
+    outputs: Array
     requests_per_second: float
 
+    @property
+    def classes(self) -> npt.NDArray[np.int64]:
+        """INT64 ``[N]``, the class with the highest score for each row."""
+        classes: npt.NDArray[np.int64] = self.outputs.argmax(axis=1)
+        return classes
 
-def ask_grpc(asked: Asked, images: Images, progress: Callable[[int], None]) -> Answers:
-    """Classifies uint8 images [N, height, width], one a request, 32 requests in flight.
+
+def ask_grpc(
+    asked: Asked, rows: Rows, progress: Callable[[int], None], *, rows_a_request: int = 1
+) -> Answers:
+    """Predicts for all rows, 32 requests in flight.
+
+    Args:
+        asked: Whom to ask.
+        rows: What to ask of; the dtypes are the model's.
+        progress: Told the rows that are done.
+        rows_a_request: How many rows go together.
 
     Raises:
         PredictionFailed: A request failed.
@@ -61,10 +77,15 @@ def ask_grpc(asked: Asked, images: Images, progress: Callable[[int], None]) -> A
         asked.address, ssl=True, root_certificates=str(asked.ca_file)
     )
     headers = {"authorization": f"Bearer {asked.token}"}
-    endpoint = asked.endpoint
-    metadata = client.get_model_metadata(endpoint, headers=headers)
-    tensor, output = metadata.inputs[0], metadata.outputs[0]
-    classes = np.zeros(len(images), np.int64)
+    metadata = client.get_model_metadata(asked.endpoint, headers=headers)
+    datatypes = {tensor.name: tensor.datatype for tensor in metadata.inputs}
+    if unknown := sorted(rows.keys() - datatypes.keys()):
+        raise PredictionFailed(
+            f"{asked.endpoint} takes {', '.join(datatypes)}, and not {', '.join(unknown)}"
+        )
+    output = metadata.outputs[0].name
+    starts = range(0, _count(rows), rows_a_request)
+    parts: list[Array | None] = [None] * len(starts)
     failures: list[Exception] = []
     room = threading.Semaphore(_IN_FLIGHT)
     finished = 0
@@ -74,38 +95,37 @@ def ask_grpc(asked: Asked, images: Images, progress: Callable[[int], None]) -> A
         if error is not None:
             failures.append(error)
         else:
-            classes[index] = result.as_numpy(output.name)[0].argmax()
+            parts[index] = result.as_numpy(output)
         finished += 1
         room.release()
 
     began = time.monotonic()
-    for index, image in enumerate(images):
+    for index, start in enumerate(starts):
         room.acquire()
         if failures:
             room.release()
             break
-        request = triton.InferInput(tensor.name, [1, *image.shape], tensor.datatype)
-        request.set_data_from_numpy(image[None])
         client.async_infer(
-            endpoint,
-            [request],
+            asked.endpoint,
+            _tensors(rows, datatypes, slice(start, start + rows_a_request)),
             callback=lambda result, error, index=index: done(index, result, error),
             headers=headers,
         )
         if index % 100 == 0:
-            progress(finished)
+            progress(finished * rows_a_request)
     for _ in range(_IN_FLIGHT):
         room.acquire()
     seconds = time.monotonic() - began
     client.close()
     if failures:
         raise PredictionFailed(f"the gateway failed a gRPC prediction: {failures[0]}")
-    progress(len(images))
-    return Answers(classes, len(images) / seconds)
+    progress(_count(rows))
+    outputs = np.concatenate([part for part in parts if part is not None])
+    return Answers(outputs, len(parts) / seconds)
 
 
-def ask_rest(asked: Asked, images: Images, progress: Callable[[int], None]) -> Answers:
-    """Classifies uint8 images [N, height, width] as JSON over HTTPS, fifty a request.
+def ask_rest(asked: Asked, rows: Rows, progress: Callable[[int], None]) -> Answers:
+    """Predicts for all rows, which have no BYTES, as JSON over HTTPS, fifty a request.
 
     Raises:
         PredictionFailed: A request failed.
@@ -114,29 +134,44 @@ def ask_rest(asked: Asked, images: Images, progress: Callable[[int], None]) -> A
     context = ssl.create_default_context(cafile=str(asked.ca_file))
     connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=60)
     headers = {"Authorization": f"Bearer {asked.token}", "Content-Type": "application/json"}
-    tensor = _call(connection, "GET", f"/v2/models/{asked.endpoint}", headers)["inputs"][0]
-    classes = []
+    metadata = _call(connection, "GET", f"/v2/models/{asked.endpoint}", headers)
+    parts = []
     began = time.monotonic()
-    for start in range(0, len(images), _REST_BATCH):
-        batch = images[start : start + _REST_BATCH]
-        body = {
-            "inputs": [
+    for start in range(0, _count(rows), _REST_BATCH):
+        inputs = []
+        for tensor in metadata["inputs"]:
+            batch = rows[tensor["name"]][start : start + _REST_BATCH]
+            inputs.append(
                 {
                     "name": tensor["name"],
                     "datatype": tensor["datatype"],
                     "shape": list(batch.shape),
                     "data": batch.ravel().tolist(),
                 }
-            ]
-        }
-        answer = _call(connection, "POST", f"/v2/models/{asked.endpoint}/infer", headers, body)
+            )
+        answer = _call(
+            connection, "POST", f"/v2/models/{asked.endpoint}/infer", headers, {"inputs": inputs}
+        )
         output = answer["outputs"][0]
-        scores = np.array(output["data"], np.float32).reshape(output["shape"])
-        classes.append(scores.argmax(axis=1))
-        progress(start + len(batch))
+        parts.append(np.array(output["data"], np.float32).reshape(output["shape"]))
+        progress(min(start + _REST_BATCH, _count(rows)))
     seconds = time.monotonic() - began
     connection.close()
-    return Answers(np.concatenate(classes), len(classes) / seconds)
+    return Answers(np.concatenate(parts), len(parts) / seconds)
+
+
+def _count(rows: Rows) -> int:
+    return len(next(iter(rows.values())))
+
+
+def _tensors(rows: Rows, datatypes: Mapping[str, str], chosen: slice) -> list[triton.InferInput]:
+    tensors = []
+    for name, values in rows.items():
+        batch = np.ascontiguousarray(values[chosen])
+        tensor = triton.InferInput(name, list(batch.shape), datatypes[name])
+        tensor.set_data_from_numpy(batch)
+        tensors.append(tensor)
+    return tensors
 
 
 def _call(
