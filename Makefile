@@ -9,7 +9,7 @@ PACKAGES := sdk/lepton services/mesh/lepton_mesh services/auth/lepton_auth servi
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev clients fuzz up down demo test lint format protos protos-check bench bench-inference bench-gpu lock clean
+.PHONY: help setup setup-dev clients fuzz up down demo examples test lint format protos protos-check bench bench-inference bench-training bench-gpu lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ down: ## Stop the local stack
 demo: setup ## Run the main job from raw files to predictions: make demo [DATA=<folder with the MNIST IDX files>]
 	@$(BIN)/python -m lepton_local.demo $(if $(DATA),--data '$(DATA)')
 
+examples: setup ## Run every documented example end to end: make examples DATA=<folder> [ONLY=adult,reviews] [ALL=1]
+	@$(BIN)/python -m lepton_local.examples $(if $(DATA),--data '$(DATA)') \
+	  $(if $(ONLY),--only '$(ONLY)') $(if $(ALL),--all)
+
 test: setup-dev clients ## Run all tests (real data: LEPTON_TEST_DATA=<folder>)
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -94,6 +98,9 @@ bench: setup-dev ## Measure; writes bench/results/latest.json (load from h2load)
 
 bench-inference: setup-dev ## Measure the inference service beside its peers; writes bench/results/inference.{json,png}
 	$(BIN)/python -m bench.inference $(ARGS)
+
+bench-training: setup-dev ## Measure training beside plain PyTorch: make bench-training DATA=<folder>; writes bench/results/training.{json,png}
+	$(BIN)/python -m bench.training $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 bench-gpu: setup-dev ## Compare the CPU with a GPU; exit code 2 says what is missing; writes bench/results/gpu.json
 	$(BIN)/python -m bench.gpu $(ARGS)

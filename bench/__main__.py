@@ -21,6 +21,8 @@ from lepton.client import Client, connect
 from lepton_local.stack import bring_down, bring_up
 
 RESULTS = Path("bench/results/latest.json")
+EXAMPLE = Path("docs/examples/mnist-cnn.yaml")
+"""What is trained for the seconds of an epoch."""
 
 
 def main() -> None:
@@ -66,7 +68,7 @@ def run(data: Path | None, seconds: int, repeats: int) -> dict[str, Any]:
         "up_to_ready_seconds": statistics.median(ready),
         "serving": [row.plain() for row in rows],
         "storage": moved,
-        "training": training_epochs.run(folder) if data else None,
+        "training": training_epochs.run(EXAMPLE, folder) if data else None,
         "targets": _targets(rows, statistics.median(ready)),
     }
 

@@ -1,16 +1,15 @@
-"""Seconds per epoch of the recipe's loop beside plain PyTorch loops, in one run.
+"""Seconds per epoch of a recipe's loop beside plain PyTorch loops, in one run.
 
-    python -m bench.training_epochs <folder with the four IDX files>
+    python -m bench.training_epochs docs/examples/mnist-cnn.yaml <folder with its data>
 
-Every loop trains the seed CNN (batch 64, Adam, cross-entropy) on the same MNIST
-images, in a process of its own, since what one does to the C allocator would
-help the others. The processes take turns, a few rounds of some steps each, so
-that a neighbour's burst on a shared machine hits them alike; the figure is the
-median of the rounds, scaled to an epoch.
+Every loop trains on the same data with the same batches' size, loss and kind of optimizer, in a
+process of its own, since what one does to the C allocator would help the others. The processes
+take turns, a few rounds of some seconds each, so that a neighbour's burst on a shared machine hits
+them alike; the figure is the median of the rounds, scaled to an epoch.
 
-plain loops: images as FP32 in memory, one gather per batch, ``nn.Module`` layers
-in the usual order (convolution, ReLU, pooling), ``torch.optim.Adam`` as it comes.
-recipe: the loop that jobs run, metrics and all, with the plan it chose itself.
+plain loops: ``bench.plain_loops``, contiguous and, where there are convolutions, channels_last.
+recipe: the loop that jobs run, metrics and all, with the plan it chose itself. What follows an
+epoch, such as the glance at the test split, is left out: plain loops have none.
 """
 
 from __future__ import annotations
@@ -21,50 +20,175 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lepton_training.worker.data.idx import ImageData
+    from torch import Tensor
 
-LOOPS = ("plain_contiguous", "plain_channels_last", "recipe")
-ROUNDS, WARM_STEPS, STEPS, BATCH = 5, 20, 80, 64
-EPOCH_STEPS = 938  # 60,000 images
+    from lepton_training.worker.data.examples import Examples
+    from lepton_training.worker.data.problem import Problem
+
+CONTIGUOUS, CHANNELS_LAST, RECIPE = "plain_contiguous", "plain_channels_last", "recipe"
+WITH_CONVOLUTIONS = frozenset({"cnn", "resnet", "dcgan"})
+ROUNDS, ROUND_SECONDS, WARM_STEPS = 5, 3.0, 40
+"""Warm steps are those in which the recipe first tries how many threads to use."""
 
 
-def run(data_dir: str | Path) -> dict[str, Any]:
-    """Median seconds per epoch of each loop, and the recipe's advantage over the best plain one."""
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What all loops train: a spec and its data, read."""
+
+    recipe: str
+    hyperparameters: Any
+    problem: Problem
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.problem.train) / float(self.hyperparameters.batch_size)
+
+
+def run(
+    spec: Path, data: Path, *, rounds: int = ROUNDS, round_seconds: float = ROUND_SECONDS
+) -> dict[str, Any]:
+    """Median seconds per epoch of each loop, and the recipe's advantage over the best plain one.
+
+    Args:
+        spec: A job's spec, YAML.
+        data: The folder with the files of its dataset.
+        rounds: How many turns each loop has.
+        round_seconds: What a turn lasts at least; it ends with a step.
+    """
     workers: dict[str, subprocess.Popen[str]] = {}
     ready = {}
     try:
-        for name in LOOPS:  # one after the other: the recipe measures while it starts
-            workers[name] = _start(name, Path(data_dir))
+        for name in loops_of(spec):  # one after the other: the recipe measures while it starts
+            workers[name] = _start(name, spec, data, round_seconds)
             ready[name] = _answer(workers[name])
-        rounds: dict[str, list[float]] = {name: [] for name in LOOPS}
-        for _ in range(ROUNDS):
-            for name, worker in workers.items():
+        taken: dict[str, list[float]] = {name: [] for name in workers}
+        for number in range(rounds):
+            for name in list(workers)[:: -1 if number % 2 else 1]:
+                worker = workers[name]
                 assert worker.stdin is not None
                 worker.stdin.write("go\n")
                 worker.stdin.flush()
-                rounds[name].append(_answer(worker)["seconds_per_epoch"])
+                taken[name].append(_answer(worker)["seconds_per_epoch"])
     finally:
         for worker in workers.values():
             worker.kill()
             worker.wait()
-    medians = {name: statistics.median(values) for name, values in rounds.items()}
-    best_plain = min(medians["plain_contiguous"], medians["plain_channels_last"])
+    return {**figures(taken), "recipe_plan": ready[RECIPE]["plan"]}
+
+
+def loops_of(spec: Path) -> list[str]:
+    """The loops that there are for a spec."""
+    from lepton.cli.documents import read_mapping
+
+    convolutions = read_mapping(spec, "recipe").get("recipe") in WITH_CONVOLUTIONS
+    return [CONTIGUOUS, *([CHANNELS_LAST] if convolutions else []), RECIPE]
+
+
+def figures(taken: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians of the rounds' seconds per epoch, and what they are to each other.
+
+    Ratios are medians over the rounds' ratios, since all loops of a round met the same machine.
+    """
+
+    def faster_than(plain: str) -> float:
+        pairs = zip(taken[plain], taken[RECIPE], strict=True)
+        return round(statistics.median(theirs / ours for theirs, ours in pairs), 2)
+
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    best = min((name for name in taken if name != RECIPE), key=lambda name: medians[name])
     return {
-        "seconds_per_epoch": {name: round(value, 2) for name, value in medians.items()},
-        "rounds": {name: [round(v, 2) for v in values] for name, values in rounds.items()},
-        "recipe_plan": ready["recipe"]["plan"],
-        "times_faster_than_best_plain": round(best_plain / medians["recipe"], 2),
-        "times_faster_than_contiguous": round(medians["plain_contiguous"] / medians["recipe"], 2),
+        "seconds_per_epoch": {name: round(value, 3) for name, value in medians.items()},
+        "rounds": {name: [round(value, 3) for value in values] for name, values in taken.items()},
+        "times_faster_than_best_plain": faster_than(best),
+        "times_faster_than_contiguous": faster_than(CONTIGUOUS),
     }
 
 
-def _start(name: str, data_dir: Path) -> subprocess.Popen[str]:
+def read_task(spec: Path, data: Path) -> Task:
+    """The spec with an epoch that never ends, and its data."""
+    from lepton.cli.documents import read_mapping
+    from lepton_training.recipes.fitting import batch_size_for
+    from lepton_training.spec import parse_spec
+    from lepton_training.worker.data.loading import load_problem
+
+    document = read_mapping(spec, "recipe and dataset")
+    # All of the training split is trained on, for as long as the loop is let.
+    settings = document.get("hyperparameters", {}) | {"epochs": 10_000}
+    settings = {k: v for k, v in settings.items() if k not in ("validation", "early_stopping")}
+    parsed = parse_spec(
+        {**document, "hyperparameters": settings}, cores=len(os.sched_getaffinity(0))
+    )
+    problem = load_problem(data, parsed)
+    hyperparameters: Any = parsed.hyperparameters
+    size = hyperparameters.batch_size or batch_size_for(len(problem.train))
+    hyperparameters = hyperparameters.model_copy(update={"batch_size": size})
+    problem = replace(problem, test=_First(problem.test), after_epoch=None)
+    return Task(parsed.recipe, hyperparameters, problem, parsed.seed)
+
+
+class _First:
+    """``Examples``: the first of others alone, so that an epoch's glance at them takes no time."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+        self.targets = examples.targets[:1]
+
+    def __len__(self) -> int:
+        return 1
+
+    def inputs(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
+        return self._examples.inputs(slice(0, 1))
+
+    def augmentations(self, steps: int, generator: Any) -> list[Any]:
+        return [None] * steps
+
+    def augmented(self, rows: Tensor, augmentation: Any) -> tuple[Tensor, ...]:
+        return self.inputs(rows)
+
+
+class Pace:
+    """Lets a loop run a round for every line that comes in, and says how long it took."""
+
+    def __init__(self, plan: str, steps_per_epoch: float, round_seconds: float) -> None:
+        self._plan = plan
+        self._steps_per_epoch = steps_per_epoch
+        self._round_seconds = round_seconds
+        self._first = 0
+        self._begin = 0.0
+
+    def tick(self, step: int) -> None:
+        """Called by the loop with its steps so far; returns when it shall go on."""
+        if not self._begin:
+            if step < WARM_STEPS:
+                return
+            _say({"plan": self._plan})
+        else:
+            seconds = time.perf_counter() - self._begin
+            if seconds < self._round_seconds or step == self._first:
+                return
+            _say({"seconds_per_epoch": seconds / (step - self._first) * self._steps_per_epoch})
+        if not sys.stdin.readline():
+            sys.exit()
+        self._first, self._begin = step, time.perf_counter()
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def _start(name: str, spec: Path, data: Path, round_seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, __file__, "--loop", name, str(data_dir)],
+        [
+            *(sys.executable, "-m", "bench.training_epochs", "--loop", name),
+            *(str(spec), str(data), str(round_seconds)),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -80,109 +204,42 @@ def _answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
     return answer
 
 
-class _Pace:
-    """Lets a loop run a round for every line that comes in, and says how long it took."""
-
-    def __init__(self, plan: str) -> None:
-        self._plan = plan
-        self._first = 0
-        self._begin = 0.0
-
-    def tick(self, step: int) -> None:
-        """Called by the loop with its steps so far; returns when it shall go on."""
-        if not self._begin:
-            if step < WARM_STEPS:
-                return
-            _say({"plan": self._plan})
-        elif step - self._first < STEPS:
-            return
-        else:
-            seconds = (time.perf_counter() - self._begin) / (step - self._first) * EPOCH_STEPS
-            _say({"seconds_per_epoch": seconds})
-        if not sys.stdin.readline():
-            sys.exit()
-        self._first, self._begin = step, time.perf_counter()
-
-
-def _say(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-def _plain(data: ImageData, channels_last: bool) -> None:
-    import torch
-    from torch import nn
-
-    network = nn.Sequential(
-        nn.Conv2d(1, 32, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(64, 64, 3),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(576, 64),
-        nn.ReLU(),
-        nn.Linear(64, 10),
-    )
-    images = torch.from_numpy(data.train.images.astype("float32")[:, None] / 255)
-    labels = torch.from_numpy(data.train.labels.astype("int64"))
-    if channels_last:
-        network = network.to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters())
-    criterion = nn.CrossEntropyLoss()
-    pace, step = _Pace("channels_last" if channels_last else "contiguous"), 0
-    while True:
-        for rows in torch.randperm(len(images)).split(BATCH):
-            optimizer.zero_grad()
-            loss = criterion(network(images[rows]), labels[rows])
-            loss.backward()
-            optimizer.step()
-            step += 1
-            pace.tick(step)
-
-
-def _recipe(data: ImageData) -> None:
-    from lepton_training.recipes import RECIPES, ImageShape
-    from lepton_training.worker.data import images
+def _recipe(task: Task, round_seconds: float) -> None:
+    from lepton_training.recipes import RECIPES
     from lepton_training.worker.memory import keep_freed_memory
     from lepton_training.worker.trainer import Trainer
     from lepton_training.worker.tuning import choose_plan
 
     keep_freed_memory()
-    recipe = RECIPES["cnn"]
-    hyperparameters: Any = recipe.hyperparameters(epochs=1000, batch_size=BATCH)
-    network = recipe.build(hyperparameters, ImageShape(28, 28, 10))
+    network = RECIPES[task.recipe].build(task.hyperparameters, task.problem.shape)
     cpus = len(os.sched_getaffinity(0))
-    problem = images.prepare(data, hyperparameters, seed=0)
-    plan, _ = choose_plan(network, problem, hyperparameters, cpus=cpus)
-    pace = _Pace(str(plan))
+    plan, _ = choose_plan(network, task.problem, task.hyperparameters, cpus=cpus)
+    pace = Pace(str(plan), task.steps_per_epoch, round_seconds)
     Trainer(
         network,
-        problem,
-        hyperparameters,
-        seed=0,
+        task.problem,
+        task.hyperparameters,
+        seed=task.seed,
         plan=plan,
         cpus=cpus,
         report=lambda moment: pace.tick(moment.step),
     ).run()
 
 
-def _loop(name: str, data_dir: Path) -> None:
-    from lepton_training.worker.data import idx
+def _loop(name: str, spec: Path, data: Path, round_seconds: float) -> None:
+    task = read_task(spec, data)
+    if name == RECIPE:
+        _recipe(task, round_seconds)
+        return
+    from bench.plain_loops import plain
 
-    data = idx.load(data_dir)
-    if name == "recipe":
-        _recipe(data)
-    else:
-        _plain(data, channels_last=name == "plain_channels_last")
+    layout = "channels_last" if name == CHANNELS_LAST else "contiguous"
+    pace = Pace(layout, task.steps_per_epoch, round_seconds)
+    plain(task, pace.tick, channels_last=name == CHANNELS_LAST)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--loop"]:
-        _loop(sys.argv[2], Path(sys.argv[3]))
+        _loop(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), float(sys.argv[5]))
     else:
-        sys.stdout.write(json.dumps(run(sys.argv[1]), indent=1) + "\n")
+        sys.stdout.write(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2])), indent=1) + "\n")
