@@ -151,6 +151,9 @@ class _First:
     def augmented(self, rows: Tensor, augmentation: Any) -> tuple[Tensor, ...]:
         return self.inputs(rows)
 
+    def augmented_targets(self, rows: Tensor, augmentation: Any) -> Tensor:
+        return self.targets[rows]
+
 
 class Pace:
     """Lets a loop run a round for every line that comes in, and says how long it took."""
