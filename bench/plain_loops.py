@@ -72,16 +72,17 @@ def _adversarial(pair: Any, task: Task, batches: Iterator[Any], tick: Tick) -> N
     """As in PyTorch's DCGAN tutorial: the discriminator on real and fake, then the generator."""
     generator, discriminator = pair.generator, pair.discriminator
     of_generator, of_discriminator = _optimizer(generator, task), _optimizer(discriminator, task)
-    for step, ((real,), _) in enumerate(batches, start=1):
-        fake = generator(torch.randn(len(real), pair.latent))
+    for step, ((real,), labels) in enumerate(batches, start=1):
+        noise = torch.randn(len(real), pair.latent)
+        asked, fake = pair.asked(noise), generator(noise)
         discriminator.zero_grad()
-        told = discriminator(real)
+        told = discriminator(real, labels)
         F.binary_cross_entropy_with_logits(told, torch.full_like(told, 0.9)).backward()
-        told = discriminator(fake.detach())
+        told = discriminator(fake.detach(), asked)
         F.binary_cross_entropy_with_logits(told, torch.zeros_like(told)).backward()
         of_discriminator.step()
         generator.zero_grad()
-        told = discriminator(fake)
+        told = discriminator(fake, asked)
         F.binary_cross_entropy_with_logits(told, torch.ones_like(told)).backward()
         of_generator.step()
         tick(step)

@@ -114,7 +114,7 @@ def test_they_are_the_rows_and_figures_of_the_job(
 def test_a_generator_is_asked_with_the_noise_that_was_judged(tmp_path: Path) -> None:
     """So that what it makes at the gateway is what the job saw."""
     write_digits(tmp_path, limit=60)
-    given = {"recipe": "dcgan", "seed": 2, "hyperparameters": {"latent": 5, "judge_epochs": 0}}
+    given = {"recipe": "dcgan", "seed": 2, "hyperparameters": {"latent": 12, "judge_epochs": 0}}
     spec, problem = _problem(tmp_path, given)
     read = rows.read(spec, {name: tmp_path / name for name in FILES}, _model(problem))
     noise = read.inputs["noise"]
