@@ -154,6 +154,37 @@ def expands_to_its_value() -> bytes:
     return model_of(nodes, [arrays.from_array(np.array([1], np.int64), "one")]).SerializeToString()
 
 
+def sized_by_its_value(operator: str) -> bytes:
+    """``y = x``, by way of a tensor that ``operator`` makes as large as the largest value of ``x``.
+
+    The node is called ``grow``.
+    """
+    sizes = {
+        "ConstantOfShape": ["shape"],
+        "Expand": ["row", "shape"],
+        "Range": ["nothing", "times", "step"],
+        "Tile": ["row", "shape"],
+    }
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["times"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["times", "one"], ["shape"]),
+        helper.make_node(operator, sizes[operator], ["wide"], name="grow"),
+        helper.make_node("Cast", ["wide"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["numbers"], ["total"], keepdims=0),
+        helper.make_node("Mul", ["total", "zero"], ["still_zero"]),
+        helper.make_node("Add", ["x", "still_zero"], ["y"]),
+    ]
+    weights = [
+        arrays.from_array(np.array([1], np.int64), "one"),
+        arrays.from_array(np.array([1], np.float32), "row"),
+        arrays.from_array(np.array(0, np.int64), "nothing"),
+        arrays.from_array(np.array(1, np.int64), "step"),
+        arrays.from_array(np.array(0, np.float32), "zero"),
+    ]
+    return model_of(nodes, weights).SerializeToString()
+
+
 def endless_above(limit: float) -> bytes:
     """``y = abs(x)``, by a loop that does not end while ``x`` has a value above ``limit``."""
     model = ModelProto.FromString(endless())

@@ -26,7 +26,7 @@ from functools import partial
 
 from lepton_inference.batch import Batch, BatchRunner, Outcome, Ran, Runner, Work
 from lepton_inference.batch_queue import NEVER_NS, BatchQueue
-from lepton_inference.model_errors import RunUnwanted
+from lepton_inference.model_errors import MemoryLimit, RunUnwanted
 from lepton_inference.padding import Padding
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.signature import Tails
@@ -48,7 +48,7 @@ class ModelUnloaded(Unavailable):
 
 
 class InferenceFailed(Internal):
-    """The runtime refused a request that the signature allowed."""
+    """The runtime failed on a request, and does not say that it was the request's fault."""
 
     reason = "INFERENCE_FAILED"
 
@@ -262,6 +262,8 @@ class Batcher:
         (work,) = works
         if isinstance(error, LeptonError):
             failure = error
+        elif isinstance(error, MemoryError):
+            failure = MemoryLimit("the batch needs more memory than there is")
         else:
             failure = InferenceFailed("the model failed on this input")
             failure.__cause__ = error

@@ -1,6 +1,7 @@
 """What is wrong with a model, found when it is tried or while it runs.
 
     InvalidArgument      <- ModelInvalid        not an ONNX model that can be served
+                         <- InputRefused        a node of it does not take what a request holds
     FailedPrecondition   <- ProviderMissing     a GPU, or a library for it, is not there
     ResourceExhausted    <- ModelDoesNotFit     it needs more memory than there is
                          <- ModelTimeout        loading it, or a first run, does not end
@@ -26,6 +27,10 @@ from lepton_mesh.errors import (
 
 class ModelInvalid(InvalidArgument):
     reason = "MODEL_INVALID"
+
+
+class InputRefused(InvalidArgument):
+    reason = "INPUT_REFUSED"
 
 
 class ProviderMissing(FailedPrecondition):

@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from lepton_inference.adapters.devices import CUDA
 from lepton_inference.adapters.model_limits import return_free_memory
-from lepton_inference.adapters.onnx_session import join
+from lepton_inference.adapters.onnx_session import join, run_failure
 from lepton_inference.placement import Placement
 from lepton_inference.signature import Signature, Tails
 from lepton_inference.tensors import Column
@@ -185,6 +185,9 @@ class GpuSession:
         instance = self._free.get()
         try:
             return instance.run(feeds)
+        # As on the CPU.
+        except Exception as error:
+            raise run_failure(error) from error
         finally:
             self._free.put(instance)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from lepton_inference.adapters.tensor_memory import Place
 from lepton_inference.model_errors import (
+    InputRefused,
     MemoryLimit,
     ModelDoesNotFit,
     ModelInvalid,
@@ -35,6 +36,7 @@ _ERRORS: dict[str, type[LeptonError]] = {
     error.reason: error
     for error in (
         EndpointInvalid,
+        InputRefused,
         MemoryLimit,
         ModelDoesNotFit,
         ModelInvalid,

@@ -166,6 +166,7 @@ class ModelProcess:
 
         Raises:
             RunUnwanted: Nobody waits for it; the process does not live.
+            InputRefused: A node does not take what it was given; the process lives.
             MemoryLimit: It needs more memory than the process may take; the process lives.
             RuntimeError: The model failed on it, in ONNX Runtime's words; the process lives.
             RunTooLong: It took longer than ``seconds``; the process does not live.

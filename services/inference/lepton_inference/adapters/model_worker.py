@@ -24,7 +24,7 @@ from lepton_inference.adapters.measurement import is_memory_error
 from lepton_inference.adapters.model_limits import bound_this_process
 from lepton_inference.adapters.onnx_session import OnnxSession
 from lepton_inference.adapters.tensor_memory import Place, TensorMemory
-from lepton_inference.model_errors import MemoryLimit, ModelDoesNotFit
+from lepton_inference.model_errors import InputRefused, MemoryLimit, ModelDoesNotFit
 from lepton_mesh.errors import Internal, LeptonError
 
 
@@ -96,6 +96,8 @@ class _Worker:
             names = [spec.name for spec in signature.inputs]
             outputs = session.run(dict(zip(names, arrays, strict=True)))
             return messages.tensors_frame(self._outbox.write(outputs, signature.outputs))
+        except InputRefused as error:
+            return messages.error_frame(error)
         # Whatever ONNX Runtime raises is this batch's.
         except Exception as error:
             if not is_memory_error(error):

@@ -16,7 +16,7 @@ from lepton_inference.adapters.bfloat16 import Bfloat16Session, has_bfloat16, ta
 from lepton_inference.adapters.devices import Providers
 from lepton_inference.adapters.measurement import is_memory_error, samples
 from lepton_inference.adapters.model_limits import return_free_memory
-from lepton_inference.model_errors import ModelInvalid, ProviderMissing
+from lepton_inference.model_errors import InputRefused, ModelInvalid, ProviderMissing
 from lepton_inference.placement import Placement
 from lepton_inference.settings import EndpointInvalid
 from lepton_inference.signature import Signature, Tails
@@ -24,6 +24,15 @@ from lepton_inference.tensors import BY_ONNX, Column, TensorSpec
 
 _LABELS = ("labels", "class_names")
 """Where a model's metadata may name its classes."""
+_REFUSED = re.compile(r"while running (\w+) node\. Name:'(.*?)' Status Message: ([^\n]*)")
+"""A run that failed at a node, in ONNX Runtime's words."""
+_NOT_ITS_INPUT = re.compile(r"CUDA|CUDNN|CUBLAS|TensorRT|NOT_IMPLEMENTED", re.IGNORECASE)
+"""A node fails so whatever it is given: the device did, or nobody has written the operator."""
+_WHERE = re.compile(
+    r"/\S+\.(cc|h):\d+ .*?\)( const)? |\S+\.(cc|h):\d+ \w+ |\[ONNXRuntimeError\] : \d+ : \w+ : "
+)
+"""Where in its source ONNX Runtime noticed."""
+_LONGEST_WORDS = 200
 _NOISE = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:|\S+\.(cc|h):\d+ .*\) "
 )
@@ -50,7 +59,11 @@ class OnnxSession:
         """See :class:`lepton_inference.batch.Runner`."""
         if self._session is None:
             raise RuntimeError("the session was closed while its queue was not empty")
-        return self._session.run(None, feeds)  # type: ignore[no-any-return]  # untyped library
+        try:
+            return self._session.run(None, feeds)  # type: ignore[no-any-return]  # untyped library
+        # ONNX Runtime's exceptions have no common base.
+        except Exception as error:
+            raise run_failure(error) from error
 
     def give_back_memory(self) -> None:
         """Gives back what past batches have left free, which was kept for the next."""
@@ -66,6 +79,29 @@ class OnnxSession:
         """Gives the session's memory back, to the system and not only to the allocator."""
         self._session = None
         return_free_memory()
+
+
+def run_failure(error: Exception) -> Exception:
+    """What the failure of a run is: MemoryError, InputRefused, or what it was.
+
+    A model that was loaded computes what it is made for, so that a node which fails was given what
+    it is not made for: a size of -1 or 2^62, an index out of bounds, lengths that disagree.
+    """
+    words = str(error)
+    if is_memory_error(error):
+        return MemoryError(words)
+    node = _REFUSED.search(words)
+    if node is None or _NOT_ITS_INPUT.search(words):
+        return error
+    kind, name, said = node.groups()
+    said = _WHERE.sub("", said).strip()[:_LONGEST_WORDS]
+    called = f" ('{name}')" if name else ""
+    return InputRefused(
+        f"the model's operator {kind}{called} refuses what it was given: {said}; send values and "
+        "lengths that the model is made for",
+        operator=kind,
+        node=name,
+    )
 
 
 def open_session(path: Path, providers: Providers, threads: int) -> ort.InferenceSession:
