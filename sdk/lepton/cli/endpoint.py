@@ -15,12 +15,12 @@ from lepton.cli.output import (
     confirm,
     moment,
     note,
-    on_terminal,
     output_option,
     show,
     show_list,
     yes_option,
 )
+from lepton.cli.progress import follow_endpoint
 from lepton.cli.session import client
 from lepton.client import Client, endpoint_fields, endpoint_from_mapping
 from lepton.client.names import endpoint_name
@@ -43,9 +43,15 @@ def _serves(endpoint: pb.Endpoint) -> str:
     return ", ".join(models)
 
 
+def _stands(endpoint: pb.Endpoint) -> str:
+    """Where an endpoint stands, in a cell of a table."""
+    state = endpoint.State.Name(endpoint.state)
+    return f"{state} ({endpoint.activity})" if endpoint.activity else state
+
+
 _COLUMNS = (
     ("NAME", lambda endpoint: endpoint.name),
-    ("STATE", lambda endpoint: endpoint.State.Name(endpoint.state)),
+    ("STATE", _stands),
     ("MODEL", _serves),
     ("PROVIDER", lambda endpoint: endpoint.execution_provider),
     ("FAILURE", lambda endpoint: endpoint.failure_reason),
@@ -55,6 +61,8 @@ _COLUMNS = (
 
 _MOST = 2**31 - 1
 """What the API's numbers hold; the server has bounds of its own."""
+_READY_SECONDS = 180.0
+"""How long a command waits: for longer than a model is tried, so that it hears of the outcome."""
 
 
 @click.group()
@@ -243,6 +251,4 @@ def _given(rows: int | None, delay_us: int | None, queue: int | None) -> dict[st
 def _ready(lepton: Client, endpoint: pb.Endpoint) -> pb.Endpoint:
     if endpoint.unloaded:
         return endpoint
-    if on_terminal():
-        note(f"waiting for {endpoint.name} to be READY")
-    return lepton.endpoints.wait(endpoint.name)
+    return follow_endpoint(lepton, endpoint.name, _READY_SECONDS)

@@ -12,12 +12,14 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
+from lepton.api.inference.v1 import inference_pb2
 from lepton.api.training.v1 import training_pb2 as pb
-from lepton.cli.output import on_terminal
+from lepton.cli.output import on_terminal, printable
 from lepton.client import Client
 
 
@@ -84,6 +86,30 @@ def follow_job(lepton: Client, name: str) -> pb.Job:
                     numbers=numbers(event.measurement),
                 )
     return lepton.jobs.get(name)
+
+
+def follow_endpoint(lepton: Client, name: str, timeout: float) -> inference_pb2.Endpoint:
+    """Waits until an endpoint is READY, and shows for how long and what for.
+
+    On no terminal nothing is shown. Raises as :meth:`lepton.client.EndpointClient.wait`.
+    """
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not on_terminal(),
+    )
+    with progress:
+        task = progress.add_task(f"waiting for {name}", total=None)
+        return lepton.endpoints.wait(
+            name, timeout, lambda seen: progress.update(task, description=_stands(seen))
+        )
+
+
+def _stands(endpoint: inference_pb2.Endpoint) -> str:
+    state = endpoint.State.Name(endpoint.state).lower()
+    doing = printable(endpoint.activity or endpoint.failure_message)
+    return f"{endpoint.name} {state}" + (f": {doing}" if doing else "")
 
 
 def numbers(measurement: pb.Measurement) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import grpc
@@ -145,8 +145,18 @@ class EndpointClient:
                 pb.DeleteEndpointRequest(name=endpoint_name(endpoint)), timeout=60
             )
 
-    def wait(self, endpoint: str, timeout: float = 120.0) -> pb.Endpoint:
+    def wait(
+        self,
+        endpoint: str,
+        timeout: float = 120.0,
+        seen: Callable[[pb.Endpoint], object] | None = None,
+    ) -> pb.Endpoint:
         """Waits until an endpoint is READY.
+
+        Args:
+            endpoint: Its id or resource name.
+            timeout: Seconds.
+            seen: Called with the endpoint again and again, as it stands meanwhile.
 
         Raises:
             EndpointFailedError: It is FAILED or UNLOADED, or still not READY after ``timeout``
@@ -155,6 +165,8 @@ class EndpointClient:
         deadline = time.monotonic() + timeout
         while True:
             current = self.get(endpoint)
+            if seen is not None:
+                seen(current)
             if current.state == pb.Endpoint.READY:
                 return current
             if current.state == pb.Endpoint.FAILED:
@@ -164,7 +176,11 @@ class EndpointClient:
             if current.state == pb.Endpoint.UNLOADED:
                 raise EndpointFailedError(f"{current.name} is unloaded; load it")
             if time.monotonic() > deadline:
-                raise EndpointFailedError(f"{current.name} is not READY after {timeout:.0f} s")
+                doing = current.activity or current.failure_message
+                raise EndpointFailedError(
+                    f"{current.name} is not READY after {timeout:.0f} s"
+                    + (f": {doing}" if doing else "")
+                )
             time.sleep(_POLL_SECONDS)
 
     def metadata(self, endpoint: str) -> oip.ModelMetadataResponse:

@@ -26,8 +26,10 @@ from lepton_mesh.resources import check_id
 _DEFAULT_TOLERANCE = 1e-3
 
 
-def endpoint_message(endpoint: Endpoint, comparison: Comparison | None = None) -> pb.Endpoint:
-    """The resource that clients see, with what its shadow was found to answer."""
+def endpoint_message(
+    endpoint: Endpoint, comparison: Comparison | None = None, activity: str = ""
+) -> pb.Endpoint:
+    """The resource that clients see, with what its shadow was found to answer and what is done."""
     return pb.Endpoint(
         name=endpoint.name,
         targets=[
@@ -49,6 +51,7 @@ def endpoint_message(endpoint: Endpoint, comparison: Comparison | None = None) -
         state=endpoint.state.value,
         failure_reason=endpoint.failure_reason,
         failure_message=endpoint.failure_message,
+        activity=activity,
         execution_provider=endpoint.execution_provider,
         description=endpoint.description,
         labels=endpoint.labels,

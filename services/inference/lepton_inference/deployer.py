@@ -323,6 +323,10 @@ class Deployer:
         served = self._serving.workspace(endpoint.workspace).endpoints.get(endpoint.id)
         return None if served is None or served.mirror is None else served.mirror.comparison
 
+    def activity(self, endpoint: Endpoint) -> str:
+        """What is being done here to load the endpoint's models; "" for nothing."""
+        return self._loader.activity(endpoint)
+
     async def _failed(self, endpoint: Endpoint, failure: LeptonError, *, passing: bool) -> None:
         log.warning(
             "endpoint not deployed",

@@ -248,6 +248,10 @@ class EndpointManager:
         """What the endpoint's shadow was found to answer here; None where none runs."""
         return self._deployer.comparison(endpoint)
 
+    def activity(self, endpoint: Endpoint) -> str:
+        """What is being done here to serve the endpoint; "" for nothing."""
+        return self._deployer.activity(endpoint)
+
     async def _shadow(self, wanted: WantedShadow | None) -> Shadow | None:
         if wanted is None:
             return None

@@ -45,6 +45,8 @@ class ModelLoader:
         self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         """Of each workspace that loads now."""
+        self._doing: dict[tuple[str, str], str] = {}
+        """For which endpoint what is done now."""
 
     async def load(
         self, endpoint: Endpoint, version: ModelVersion, *, shadow: bool = False
@@ -60,18 +62,30 @@ class ModelLoader:
             LeptonError: What reading it, its digest or loading it comes to.
         """
         settings = shadow_settings(endpoint.settings) if shadow else endpoint.settings
-        content = self._artifacts.read(endpoint.workspace, version.artifact)
-        path = await self._cache.get(version.sha256, version.artifact, content)
-        session = await self._session(endpoint.workspace, path, settings, shadow=shadow)
+        try:
+            self._does(endpoint, f"fetching {version.name}")
+            content = self._artifacts.read(endpoint.workspace, version.artifact)
+            path = await self._cache.get(version.sha256, version.artifact, content)
+            self._does(endpoint, f"waiting to try {version.name} until fewer models are tried")
+            over = await self._may_load(endpoint.workspace)
+            self._does(endpoint, f"trying {version.name}: loading it, and running samples")
+            session = await self._session(path, settings, over, shadow=shadow)
+        finally:
+            self._doing.pop((endpoint.workspace, endpoint.id), None)
         source = ModelSource(
             endpoint.id, version.number, self._platform, version.sha256, version.class_names
         )
         return LoadedModel(source, session, settings, background=shadow)
 
-    async def _session(
-        self, workspace: str, path: Path, settings: ModelSettings, *, shadow: bool
-    ) -> Session:
-        run = quietly if shadow else asyncio.to_thread
+    def activity(self, endpoint: Endpoint) -> str:
+        """What is being done to load a model of the endpoint; "" for nothing."""
+        return self._doing.get((endpoint.workspace, endpoint.id), "")
+
+    def _does(self, endpoint: Endpoint, what: str) -> None:
+        self._doing[endpoint.workspace, endpoint.id] = what
+
+    async def _may_load(self, workspace: str) -> Callable[[], None]:
+        """Returns once a model of the workspace may be loaded; to be told when it is."""
         share = self._shares.setdefault(workspace, asyncio.Semaphore(_LOADS_OF_A_WORKSPACE))
         # Its share first: what waits for that is not in the way of other workspaces.
         await share.acquire()
@@ -80,14 +94,20 @@ class ModelLoader:
         except asyncio.CancelledError:
             share.release()
             raise
-        unwanted = Interruption()
-        loading = asyncio.ensure_future(run(self._load, path, settings, unwanted))
 
-        def over(_: asyncio.Future[Session]) -> None:
+        def over() -> None:
             self._loads.release()
             share.release()
 
-        loading.add_done_callback(over)
+        return over
+
+    async def _session(
+        self, path: Path, settings: ModelSettings, over: Callable[[], None], *, shadow: bool
+    ) -> Session:
+        run = quietly if shadow else asyncio.to_thread
+        unwanted = Interruption()
+        loading = asyncio.ensure_future(run(self._load, path, settings, unwanted))
+        loading.add_done_callback(lambda _: over())
         try:
             return await asyncio.shield(loading)
         except asyncio.CancelledError:

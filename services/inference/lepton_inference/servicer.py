@@ -109,4 +109,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             yield self._message(endpoint)
 
     def _message(self, endpoint: Endpoint) -> pb.Endpoint:
-        return endpoint_message(endpoint, self._manager.comparison(endpoint))
+        return endpoint_message(
+            endpoint, self._manager.comparison(endpoint), self._manager.activity(endpoint)
+        )

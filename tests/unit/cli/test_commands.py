@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from lepton.api.inference.v1 import inference_pb2
 from lepton.api.training.v1 import training_pb2
 from lepton.cli.documents import read_yaml
 from lepton.client import load_profile
@@ -243,6 +244,11 @@ def test_endpoints(gateway: Gateway, lepton: Command, tmp_path: Path) -> None:
     path.write_text("response_cache_bytes: 0")
     assert "response_cache_bytes" not in lepton.json("endpoint", "update", "digits", "-f", path)
     assert lepton.json("endpoint", "get", "endpoints/digits")["name"] == "endpoints/digits"
+    gateway.inference.ends = inference_pb2.Endpoint.DEPLOYING
+    lepton.ok("endpoint", "create", "third", "--model", "digits/1", "--no-wait")
+    told = lepton.ok("endpoint", "get", "third").out
+    assert "DEPLOYING (fetching models/digits/versions/1)" in told
+    gateway.inference.ends = inference_pb2.Endpoint.READY
     assert lepton.json("endpoint", "unload", "digits")["state"] == "UNLOADED"
     changed = lepton.json("endpoint", "update", "digits", "--max-queue", 3)  # waits for nothing
     assert changed["unloaded"] is True

@@ -311,3 +311,11 @@ def test_bash_takes_the_script(gateway: Gateway) -> None:
     )
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("only\n", "")
+
+
+def test_what_an_endpoint_waits_for_is_shown(gateway: Gateway) -> None:
+    """On a terminal, for as long as it takes; stdout has the result alone."""
+    words = ("endpoint", "create", "digits", "--model", "digits/1", "-o", "name")
+    out, shown = on_a_terminal(*words, COLUMNS="120")
+    assert out == "endpoints/digits\n"
+    assert "endpoints/digits deploying: fetching models/digits/versions/1" in shown

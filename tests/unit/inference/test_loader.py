@@ -120,15 +120,17 @@ async def test_a_load_that_nobody_waits_for_is_let_go(tmp_path: Path) -> None:
 
 
 async def test_a_trial_that_nobody_waits_for_is_ended(tmp_path: Path) -> None:
-    """So that others are loaded at once, and not when it would have been given up."""
+    """So that others are loaded at once; meanwhile it is told what is done."""
     loads = Loads()
     loader = ModelLoader(Models(CONTENT), ModelCache(tmp_path), loads.endable, "test")
     for number in (1, 2, 3):
         task = asyncio.create_task(loader.load(wants(number), version(number)))
         await asyncio.to_thread(loads.begun.acquire)
+        assert f"trying {version(number).name}:" in loader.activity(wants(number))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert loader.activity(wants(number)) == ""
     async with asyncio.timeout(5):
         while loads.interrupted < 3:
             await asyncio.sleep(0.001)

@@ -17,7 +17,7 @@ from tests.unit.sdk.fake_refusals import not_found, refuse
 
 
 class Inference(inference_pb2_grpc.InferenceServiceServicer):
-    """Endpoints that are READY when they are asked for the second time."""
+    """Endpoints that are fetched first and READY when they are asked for the second time."""
 
     def __init__(self) -> None:
         self.endpoints: dict[str, inference_pb2.Endpoint] = {}
@@ -43,6 +43,8 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
         endpoint = self.endpoints[request.name]
         before = inference_pb2.Endpoint()
         before.CopyFrom(endpoint)
+        if before.state == inference_pb2.Endpoint.DEPLOYING:
+            before.activity = "fetching models/digits/versions/1"
         if endpoint.unloaded:
             return before
         endpoint.state = self.ends

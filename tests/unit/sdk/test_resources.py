@@ -132,7 +132,7 @@ def test_an_endpoint_that_fails_says_why(gateway: Gateway, lepton: Client) -> No
 def test_an_endpoint_is_not_waited_for_without_end(gateway: Gateway, lepton: Client) -> None:
     gateway.inference.ends = inference_pb2.Endpoint.DEPLOYING
     lepton.endpoints.create("digits", "digits/1")
-    with pytest.raises(EndpointFailedError, match="not READY after 0 s"):
+    with pytest.raises(EndpointFailedError, match="not READY after 0 s: fetching models"):
         lepton.endpoints.wait("digits", timeout=0)
 
 

@@ -178,7 +178,7 @@ class Ensemble(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[_Union[EnsembleStep, _Mapping]]] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution", "shadow", "ensemble", "sequences", "response_cache_bytes", "unloaded")
+    __slots__ = ("name", "targets", "batching", "state", "failure_reason", "failure_message", "execution_provider", "description", "labels", "creator", "create_time", "update_time", "etag", "execution", "shadow", "ensemble", "sequences", "response_cache_bytes", "unloaded", "activity")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Endpoint.State]
@@ -217,6 +217,7 @@ class Endpoint(_message.Message):
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNLOADED_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     name: str
     targets: _containers.RepeatedCompositeFieldContainer[Target]
     batching: Batching
@@ -236,7 +237,8 @@ class Endpoint(_message.Message):
     sequences: SequenceBatching
     response_cache_bytes: int
     unloaded: bool
-    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., ensemble: _Optional[_Union[Ensemble, _Mapping]] = ..., sequences: _Optional[_Union[SequenceBatching, _Mapping]] = ..., response_cache_bytes: _Optional[int] = ..., unloaded: _Optional[bool] = ...) -> None: ...
+    activity: str
+    def __init__(self, name: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., state: _Optional[_Union[Endpoint.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., execution_provider: _Optional[str] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., ensemble: _Optional[_Union[Ensemble, _Mapping]] = ..., sequences: _Optional[_Union[SequenceBatching, _Mapping]] = ..., response_cache_bytes: _Optional[int] = ..., unloaded: _Optional[bool] = ..., activity: _Optional[str] = ...) -> None: ...
 
 class CreateEndpointRequest(_message.Message):
     __slots__ = ("endpoint_id", "endpoint")
