@@ -121,6 +121,10 @@ EXAMPLES = (
 )
 
 
+OF_OWN_DATA = frozenset({"photos"})
+"""Specs for data that only their user has: there is nothing to run them on here."""
+
+
 class UnknownExample(ValueError):
     """No example has such a name."""
 
