@@ -130,33 +130,46 @@ def test_doctor_finds_nothing_missing(lepton: Command) -> None:
     assert {each["level"] for each in findings} <= {"ok", "note"}
 
 
-def test_users_call_every_address_that_the_stack_is_told(tmp_path: Path) -> None:
-    """Each address in turn, in one home: the certificate follows, and profiles work over TLS."""
+def test_what_was_killed_comes_back_at_another_address(digits: Path, tmp_path: Path) -> None:
+    """``kill -9`` of every process; the next ``up`` recovers, and serves what was there.
+
+    Each address in turn, in one home: the certificate follows, and profiles work over TLS.
+    """
     own = Command(tmp_path / "home", tmp_path / "config.yaml")
     (tmp_path / "home").mkdir()
-    for options, expected, names in (
-        (("--host", "127.0.0.2"), "127.0.0.2", ["127.0.0.2"]),
-        (("--host", "::1", "--name", "lepton.example.org"), "[::1]", ["::1", "lepton.example.org"]),
-        (("--host", "0.0.0.0"), "localhost", ["localhost", socket.gethostname()]),
-    ):
-        if "::1" in options and not _has_ipv6():
-            continue
-        try:
-            own.ok("up", "--port", "0", *options)
-            assert own.json("whoami")["subject"] == "users/admin"
-            host, _, port = own.json("status")["gateway"].rpartition(":")
-            assert host == expected
-            context = ssl.create_default_context(cafile=tmp_path / "home" / "ca.pem")
-            for name in names:
-                with (
-                    socket.create_connection((host.strip("[]"), int(port)), 10) as plain,
-                    context.wrap_socket(plain, server_hostname=name),
-                ):
-                    pass
-        finally:
-            own.ok("down")
+    try:
+        _up_at(own, "127.0.0.2", "127.0.0.2")
+        own.ok("data", "push", "kept", digits)
+        _kill_everything(own)
+        assert own("status").returncode == 1
+        _up_at(own, "0.0.0.0", "localhost", socket.gethostname())
+        assert own.json("data", "list")[0]["name"] == "datasets/kept"
+        own.ok("data", "get", "kept", "-d", tmp_path / "copy")
+        if _has_ipv6():
+            _kill_everything(own)
+            _up_at(
+                own, "::1", "::1", "lepton.example.org", options=("--name", "lepton.example.org")
+            )
+    finally:
+        own.ok("down")
+    assert _processes_of(own) == []
     if not _has_ipv6():
         pytest.skip("this machine has no ::1; the IPv4 addresses were called")
+
+
+def _up_at(own: Command, host: str, *names: str, options: tuple[str, ...] = ()) -> None:
+    """Starts the stack at an address, and calls it by each of its names; the first is told."""
+    own.ok("up", "--port", "0", "--host", host, *options)
+    assert own.json("whoami")["subject"] == "users/admin"
+    told, _, port = own.json("status")["gateway"].rpartition(":")
+    assert told.strip("[]") == names[0]
+    context = ssl.create_default_context(cafile=own.home / "ca.pem")
+    for name in names:
+        with (
+            socket.create_connection((names[0], int(port)), 10) as plain,
+            context.wrap_socket(plain, server_hostname=name),
+        ):
+            pass
 
 
 def _has_ipv6() -> bool:
@@ -165,24 +178,6 @@ def _has_ipv6() -> bool:
             return True
     except OSError:
         return False
-
-
-def test_what_was_killed_comes_back_with_its_data(
-    lepton: Command, trained: str, digits: Path, tmp_path: Path
-) -> None:
-    """``kill -9`` of every process; the next ``up`` recovers, and serves what was there."""
-    own = Command(tmp_path / "home", tmp_path / "config.yaml")
-    try:
-        own.ok("up", "--port", "0")
-        own.ok("data", "push", "kept", digits)
-        _kill_everything(own)
-        assert own("status").returncode == 1
-        own.ok("up", "--port", "0")
-        assert own.json("data", "list")[0]["name"] == "datasets/kept"
-        own.ok("data", "get", "kept", "-d", tmp_path / "copy")
-    finally:
-        own.ok("down")
-    assert _processes_of(own) == []
 
 
 def _processes_of(command: Command) -> list[psutil.Process]:
