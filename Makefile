@@ -64,7 +64,7 @@ examples: setup ## Run every documented example end to end: make examples DATA=<
 	  $(if $(ONLY),--only '$(ONLY)') $(if $(ALL),--all)
 
 test: setup-dev clients ## Run all tests (real data: LEPTON_TEST_DATA=<folder>)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 fuzz: $(VENV)/.setup-fuzz ## Fuzz the data plane's decoders: make fuzz [SECONDS=60]; findings go to build/fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
