@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+# A worker of pytest-xdist is started from an environment that was cleared here: see below.
+_WORKER_INPUT = "real_data"
 
 # Whoever runs the tests may have a stack, a profile or a service's settings in the environment;
 # a test means its own. Done before any test is imported.
@@ -16,12 +20,19 @@ for _name in [name for name in os.environ if name.startswith(("LEPTON_", "_LEPTO
     del os.environ[_name]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tells a worker of pytest-xdist what the environment said."""
+    node.workerinput[_WORKER_INPUT] = _REAL_DATA
+
+
 @pytest.fixture(scope="session")
-def real_data() -> Path:
+def real_data(pytestconfig: pytest.Config) -> Path:
     """The folder that ``LEPTON_TEST_DATA`` names: ``mnist/``, ``adult/`` and so on."""
-    if not _REAL_DATA:
+    folder = getattr(pytestconfig, "workerinput", {_WORKER_INPUT: _REAL_DATA})[_WORKER_INPUT]
+    if not folder:
         pytest.skip("LEPTON_TEST_DATA does not name a folder with real data")
-    return Path(_REAL_DATA)
+    return Path(folder)
 
 
 @pytest.fixture(autouse=True)

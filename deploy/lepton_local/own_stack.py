@@ -47,7 +47,9 @@ def own_stack(path: Path, profile: str, say: Callable[[str], None]) -> Iterator[
         StackError: It could not be started or stopped.
     """
     home = fresh_home(path)
-    with _handled(signal.SIGTERM, signal.default_int_handler):
+    # SIGINT too: a shell's background job is started with it ignored.
+    interrupt = signal.default_int_handler
+    with _handled(signal.SIGINT, interrupt), _handled(signal.SIGTERM, interrupt):
         try:
             say("starting the stack")
             record, _ = bring_up(home, "127.0.0.1", 0, profile)

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton.api.registry.v1 import registry_pb2 as pb
 from lepton.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
@@ -17,8 +17,9 @@ from lepton.client.errors import EvaluationError, translated
 from lepton.client.names import model_name, model_version_name
 from lepton.client.pages import items
 from lepton.client.specs import plain_struct
-from lepton.evaluation import Comparison, NotComparable, Predictions, PredictionsUnreadable, compare
-from lepton.evaluation.predictions import FILE as PREDICTIONS
+
+if TYPE_CHECKING:
+    from lepton.evaluation import Comparison, Predictions
 
 
 class ModelClient:
@@ -128,10 +129,12 @@ class ModelClient:
         Raises:
             EvaluationError: They were not kept, or are not readable.
         """
+        from lepton.evaluation import predictions  # noqa: PLC0415  numpy takes 0.1 s to import
+
         try:
-            return Predictions.read(self._content(version, PREDICTIONS))
-        except PredictionsUnreadable as error:
-            raise EvaluationError(f"{PREDICTIONS} of {version.name}: {error}") from None
+            return predictions.Predictions.read(self._content(version, predictions.FILE))
+        except predictions.PredictionsUnreadable as error:
+            raise EvaluationError(f"{predictions.FILE} of {version.name}: {error}") from None
 
     def compare(
         self,
@@ -147,6 +150,8 @@ class ModelClient:
         Raises:
             EvaluationError: They were not asked about the same rows, or nothing was kept.
         """
+        from lepton.evaluation import NotComparable, compare  # noqa: PLC0415  as above
+
         digests = [_test_digest(version) for version in (first, second)]
         if all(digests) and digests[0] != digests[1]:
             raise _not_comparable(first, second, "their test splits differ")
