@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,38 @@ def shared_memory() -> set[int]:
             if "memfd:model" in str(each.readlink()):
                 found.add(each.stat().st_ino)
     return found
+
+
+def open_descriptors() -> set[str]:
+    # The one that lists them is closed again by the time that it is looked for.
+    return {each.name for each in Path("/proc/self/fd").iterdir() if each.exists()}
+
+
+@pytest.mark.parametrize("what", ["Popen", "memfd_create"])
+def test_a_process_that_does_not_start_leaves_nothing_open(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started again and again: neither the process nor the last memory is to be had."""
+    memories = iter(("model-inputs", "model-outputs"))
+    memfd_create = os.memfd_create
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    def few(name: str, *flags: int) -> int:
+        if name != next(memories, None):
+            raise OSError(errno.EMFILE, "too many open files")
+        return memfd_create(name, *flags)
+
+    if what == "Popen":
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+    else:
+        monkeypatch.setattr(os, "memfd_create", few)
+    gc.collect()
+    before = open_descriptors()
+    with pytest.raises(OSError, match=r"no more processes|too many open files"):
+        ModelProcess.start()
+    assert open_descriptors() == before
 
 
 async def ask(model: LoadedModel, *values: float) -> list[Outcome | BaseException]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -76,34 +77,23 @@ class ModelProcess:
 
     @classmethod
     def start(cls) -> ModelProcess:
-        """Starts one that waits for its order."""
-        ours, theirs = socket.socketpair()
-        tensors = TensorMemory.create("model-inputs"), TensorMemory.create("model-outputs")
-        said = os.memfd_create("model-stderr")
-        with theirs:
-            descriptors = (theirs.fileno(), *(each.descriptor for each in tensors))
-            process = subprocess.Popen(
-                [
-                    _python(),
-                    "-P",  # not whatever lies in the directory that this is run in
-                    "-X",
-                    "faulthandler",
-                    "-m",
-                    "lepton_inference.adapters.model_worker",
-                    *map(str, descriptors),
-                ],
-                env={
-                    **{k: v for k, v in os.environ.items() if not k.startswith(_OURS)},
-                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                pass_fds=descriptors,
-                # A terminal's Ctrl-C is for the parent.
-                start_new_session=True,
-            )
-        return cls(process, ours, tensors, said)
+        """Starts one that waits for its order.
+
+        Raises OSError where there is no memory, process or descriptor for it; leaves none then.
+        """
+        with contextlib.ExitStack() as stack:
+            ours, theirs = socket.socketpair()
+            stack.callback(ours.close)
+            with theirs:
+                inputs = TensorMemory.create("model-inputs")
+                stack.callback(inputs.close)
+                outputs = TensorMemory.create("model-outputs")
+                stack.callback(outputs.close)
+                said = os.memfd_create("model-stderr")
+                stack.callback(os.close, said)
+                process = _popen((theirs.fileno(), inputs.descriptor, outputs.descriptor), said)
+            stack.pop_all()  # the process' from now on
+        return cls(process, ours, (inputs, outputs), said)
 
     def __enter__(self) -> ModelProcess:
         return self
@@ -251,6 +241,30 @@ class ModelProcess:
         words = os.pread(self._said, _TAIL, max(0, size - _TAIL)).decode(errors="replace")
         log.warning("a model's process failed", extra={"pid": self.pid, "last_words": words})
         return words
+
+
+def _popen(descriptors: tuple[int, int, int], said: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [
+            _python(),
+            "-P",  # not whatever lies in the directory that this is run in
+            "-X",
+            "faulthandler",
+            "-m",
+            "lepton_inference.adapters.model_worker",
+            *map(str, descriptors),
+        ],
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith(_OURS)},
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=said,
+        pass_fds=descriptors,
+        # A terminal's Ctrl-C is for the parent.
+        start_new_session=True,
+    )
 
 
 def _python() -> str:

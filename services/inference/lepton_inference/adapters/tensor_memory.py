@@ -39,9 +39,13 @@ class TensorMemory:
     def create(cls, name: str) -> TensorMemory:
         """Memory that nobody else has yet."""
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(descriptor, _FIRST_BYTES)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        return cls(descriptor)
+        try:
+            os.ftruncate(descriptor, _FIRST_BYTES)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            return cls(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def write(
         self, tensors: Sequence[np.ndarray[Any, Any]], specs: Sequence[TensorSpec]
