@@ -43,6 +43,7 @@ class Held:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._size = 0
+        self._released = False
 
     def add(self, size: int) -> None:
         """Raises BodiesTooMany."""
@@ -50,10 +51,13 @@ class Held:
         self._size += size
 
     def keep(self, size: int) -> None:
-        """Gives back all but ``size`` bytes."""
+        """Gives back all but ``size`` bytes; nothing where everything was given back already."""
+        if self._released:
+            return
         self._budget.give(self._size - size)
         self._size = size
 
     def release(self) -> None:
         """Gives back everything."""
         self.keep(0)
+        self._released = True

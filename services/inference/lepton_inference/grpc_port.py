@@ -2,7 +2,9 @@
 
 The same protocol, gate, bounds and errors as the ASGI application; slower (a third of its
 requests a second on small models), and gRPC only. gRPC hands over whole messages, which count
-against the budget from then on until they are answered.
+against the budget from then on, before it is known who sent them, until they are answered. Those
+of a stream are not read before its caller is admitted. Calls beyond :data:`MAX_CALLS` are refused
+by gRPC itself.
 """
 
 from __future__ import annotations
@@ -41,6 +43,10 @@ from lepton_mesh.telemetry import TRACEPARENT, Telemetry, parse_traceparent
 
 log = logging.getLogger(__name__)
 
+MAX_CALLS = 8192
+"""Calls that are open at once, over all callers: twice as many as may wait for one model where
+its endpoint does not say otherwise. gRPC answers the next with RESOURCE_EXHAUSTED, unread."""
+
 Context = grpc.aio.ServicerContext[bytes, bytes]
 CheckPeer = Callable[[Any], SpiffeId | None]
 
@@ -60,6 +66,7 @@ class GrpcPort:
         max_connection_age_seconds: After which clients are told to connect anew.
         telemetry: Where the spans of sampled traces go; None for nowhere.
         max_bytes_in_flight: Bytes of requests that are held at once.
+        max_calls: Calls that are open at once.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class GrpcPort:
         *,
         telemetry: Telemetry | None = None,
         max_bytes_in_flight: int = 256 << 20,
+        max_calls: int = MAX_CALLS,
     ) -> None:
         self._telemetry = telemetry
         self._protocol = protocol
@@ -79,7 +87,8 @@ class GrpcPort:
         self._check_peer = check_peer
         self._budget = Budget(max_bytes_in_flight)
         self._server = grpc.aio.server(
-            options=server_options(max_message_bytes, max_connection_age_seconds)
+            options=server_options(max_message_bytes, max_connection_age_seconds),
+            maximum_concurrent_rpcs=max_calls,
         )
         self._server.add_generic_rpc_handlers((_Handlers(self),))
 
@@ -115,10 +124,11 @@ class GrpcPort:
         held = Held(self._budget)
 
         async def answer() -> bytes:
-            admitted = await self._admit(method, context)
+            # Before the caller is known: that may take a while, with any number of them waiting.
             if method in PUBLIC_PATHS and len(body) > PUBLIC_BODY_BYTES:
                 raise too_large(PUBLIC_BODY_BYTES)
             held.add(len(body))
+            admitted = await self._admit(method, context)
             name = method.rpartition("/")[2]
             if name == "ModelInfer":
                 return await self._protocol.infer(admitted, body, context.time_remaining())

@@ -11,13 +11,14 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference.budget import PUBLIC_BODY_BYTES
+from lepton_inference.budget import PUBLIC_BODY_BYTES, Budget, Held
 from lepton_inference.gate import FORWARDED_CERTIFICATE, PEER_SERIAL
 from lepton_inference.grpc_port import GrpcPort
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.open_inference import SERVICES, OpenInference
 from lepton_inference.serving import Admitted, Served, Serving, ServingState
 from lepton_inference.settings import ModelSettings
+from lepton_mesh.claims import TokenInvalid
 from lepton_mesh.peers import Denylist, PeerCheck
 from lepton_mesh.pki import CertificateAuthority, Credentials, Names, serial_hex
 from lepton_mesh.spiffe import SpiffeId
@@ -147,6 +148,80 @@ async def test_who_need_not_say_who_they_are_sends_little() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await live(bytes(PUBLIC_BODY_BYTES + 1))
         assert reason(caught.value) == "MESSAGE_TOO_LARGE"
+
+
+class SlowGate(OpenGate):
+    """Takes until it is told to refuse everybody."""
+
+    def __init__(self, serving: Serving) -> None:
+        super().__init__(serving)
+        self.asked = asyncio.Semaphore(0)
+        self.refuse = asyncio.Event()
+
+    def known(self, headers: dict[bytes, bytes]) -> Admitted | None:
+        return None
+
+    async def admit(self, method: str, headers: dict[bytes, bytes]) -> Admitted:
+        self.asked.release()
+        await self.refuse.wait()
+        raise TokenInvalid("the token is not valid")
+
+
+async def test_requests_count_before_it_is_known_who_sent_them() -> None:
+    """Callers whose tokens are still looked at hold no more than others; refused, nothing."""
+    held = Port()
+    gate = SlowGate(Serving())
+    held.port._gate = gate
+    async with held as channel:
+        infer, live = (channel.unary_unary(method(name)) for name in ("ModelInfer", "ServerLive"))
+        first = infer(ask())
+        async with asyncio.timeout(10):
+            await gate.asked.acquire()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await infer(ask())
+            assert reason(caught.value) == "BODIES_TOO_MANY"
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await live(bytes(PUBLIC_BODY_BYTES + 1))
+            assert reason(caught.value) == "MESSAGE_TOO_LARGE"
+            gate.refuse.set()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await first
+        assert reason(caught.value) == "TOKEN_INVALID"
+        assert held.port._budget.held == 0
+
+
+async def test_open_calls_are_bounded() -> None:
+    """The next is refused unread, streams counting as much as others, until one is over."""
+    gate = SlowGate(Serving())
+    port = GrpcPort(OpenInference(Serving()), gate, lambda _: None, 1 << 20, max_calls=2)
+    async with grpc.aio.insecure_channel(await port.start(None, "127.0.0.1", 0)) as channel:
+        infer = channel.unary_unary(method("ModelInfer"))
+        first = [infer(b""), channel.stream_stream(method("ModelStreamInfer"))()]
+        async with asyncio.timeout(10):
+            for _ in first:
+                await gate.asked.acquire()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await infer(b"")
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert gate.asked.locked()  # nobody asked it
+        gate.refuse.set()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await first[0]
+        assert reason(caught.value) == "TOKEN_INVALID"
+    await port.stop(0)
+
+
+def test_what_was_given_back_stays_so() -> None:
+    """A request of a stream that is answered after the stream's end counts nothing again."""
+    budget = Budget(100)
+    held = Held(budget)
+    held.add(60)
+    held.keep(20)
+    assert budget.held == 20
+    held.release()
+    held.keep(20)
+    held.release()
+    assert budget.held == 0
 
 
 class NotingGate(OpenGate):
