@@ -86,11 +86,6 @@ def requirement_faults(text: str) -> list[Fault]:
     return faults
 
 
-def pinned_names(text: str) -> list[str]:
-    """Canonical names of the packages in a file without faults."""
-    return [pin.name for pin in _pins(text, [])]
-
-
 def is_hashed(text: str) -> bool:
     """Whether a file without faults has hashes."""
     return any(pin.hashed for pin in _pins(text, []))

@@ -150,6 +150,53 @@ async def test_packages_that_cannot_be_had_fail_the_job(
     assert "No matching distribution found for no-such-package==1.0" in job.failure_message
 
 
+THIEF = """
+for path in ("access-token", "../access-token"):
+    try:
+        print("{who} read", open(path).read())
+    except PermissionError:
+        print("{who} is refused")
+    except FileNotFoundError:
+        pass
+"""
+
+
+async def test_nothing_of_a_user_runs_before_it_is_confined(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a package runs when Python starts does not get at the job's token, and what an earlier
+    attempt left where the code's process is started is not imported."""
+    wheels, info = tmp_path / "wheels", "early-1.0.dist-info"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "early-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("early.py", THIEF.format(who="early"))
+        wheel.writestr("early.pth", "import early\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: early\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "early.py,,\nearly.pth,,\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    training = await start()
+    own = training.files.directory("w", "early") / "own"
+    own.mkdir(parents=True, mode=0o700)
+    for module in ("json", "ctypes", "sitecustomize"):
+        (own / f"{module}.py").write_text(THIEF.format(who=module))
+    artifact = ship(training, "code", user=EXITS)
+    await create(
+        training,
+        "early",
+        {"artifact": artifact, "entry_point": "user:train"},
+        python={"requirements": "early==1.0\n"},
+    )
+    job = await training.ended("early")
+    assert job.failure_reason == "CODE_EXITED", job.failure_message
+    said = await training.log("early")
+    assert "early is refused" in said
+    assert " read" not in said and "json" not in said
+
+
 async def test_what_is_no_code_is_refused(start: Start) -> None:
     """Too large, or not an archive, before anything is queued; a damaged one fails its job."""
     training = await start()

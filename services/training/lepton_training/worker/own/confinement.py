@@ -2,15 +2,22 @@
 
 Needs no rights, and cannot be undone. Beside files it keeps the process from signalling and from
 tracing what is not below it, where the kernel is new enough (6.12; 5.13 for tracing).
+
+This file is also a script, run with ``-I -S`` by the service's interpreter:
+``confinement.py FOLDERS COMMAND...`` confines itself and becomes ``COMMAND``. So nothing that a
+user wrote or chose is imported before: no ``.pth`` file of a package, no module in the folder
+that the code may write in. It needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import stat
 import struct
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # Numbers of the calls are the same on every architecture that has them (landlock.h).
@@ -34,6 +41,24 @@ DEVICES = (
     *("shm", "nvidia*", "dri"),
 )
 """Below /dev, shared memory among them."""
+
+
+def confined_command(
+    command: Sequence[str], *, readable: Iterable[Path], writable: Iterable[Path]
+) -> list[str]:
+    """``command``, which begins with a whole path, as what confines it first."""
+    folders = {"readable": [*map(str, readable)], "writable": [*map(str, writable)]}
+    return [sys.executable, "-I", "-S", __file__, json.dumps(folders), *command]
+
+
+def main() -> None:
+    """Confines this process and becomes the command."""
+    folders, command = json.loads(sys.argv[1]), sys.argv[2:]
+    readable, writable = map(Path, folders["readable"]), map(Path, folders["writable"])
+    if not confine(readable, writable):
+        sys.stderr.write("this kernel has no Landlock: the code is not kept from others' files\n")
+        sys.stderr.flush()
+    os.execv(command[0], command)  # noqa: S606 - what it is for
 
 
 def confine(readable: Iterable[Path], writable: Iterable[Path]) -> bool:
@@ -95,3 +120,7 @@ def _checked(result: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"Landlock, {what}: {os.strerror(number)}")
     return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
 """Entry point of the process that a user's code runs in.
 
-``python -m lepton_training.worker.own.entry REQUEST.json DESCRIPTOR``, by the interpreter of the
-code's environment. It has no certificate and no token: it reads the dataset's files and the code,
-writes below its own folder, and tells the platform's process through the descriptor how it goes.
+``python -P -m lepton_training.worker.own.entry REQUEST.json DESCRIPTOR``, by the interpreter of the
+code's environment, and confined (:mod:`confinement`) before that interpreter starts. It has no
+certificate and no token: it reads the dataset's files and the code, writes below its own folder,
+and tells the platform's process through the descriptor how it goes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import torch
 from lepton_mesh.errors import LeptonError
 from lepton_training.failure import describe_failure
 from lepton_training.spec import JobSpec, parse_spec
-from lepton_training.worker.own.confinement import confine
 from lepton_training.worker.own.errors import CodeFunctionInvalid
 from lepton_training.worker.own.messages import Messages
 
@@ -65,7 +65,6 @@ def main() -> int:
     logging.captureWarnings(True)
     code = Path(request.code)
     try:
-        _confine(request)
         _do(request, messages)
     except SystemExit as error:
         if messages.ours:
@@ -84,16 +83,6 @@ def main() -> int:
         return 1
     messages.send("finished")
     return 0
-
-
-def _confine(request: Request) -> None:
-    """Keeps the code from the files of all others, the job's token and key among them."""
-    packages = [Path(path) for path in (*sys.path, sys.prefix, sys.base_prefix) if path]
-    readable = [*packages, Path(sys.executable).resolve().parent, Path(request.code)]
-    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    readable += [Path(path) for path in libraries if path]
-    if not confine([*readable, Path(request.data)], [Path(request.directory)]):
-        log.warning("this kernel has no Landlock: the code is not kept from others' files")
 
 
 def _do(request: Request, messages: Messages) -> None:

@@ -20,9 +20,13 @@ import time
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import distributions
 from pathlib import Path
 
-from lepton_training.requirements import environment_digest, is_hashed, pinned_names
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from lepton_training.requirements import environment_digest, is_hashed
 from lepton_training.worker.own.errors import PythonEnvironmentFailed
 
 log = logging.getLogger(__name__)
@@ -138,10 +142,17 @@ def _lock_file(root: Path, digest: str) -> Iterator[int]:
 
 def _show_base(folder: Path) -> None:
     """Puts the packages of this interpreter after the environment's own."""
-    base = [path for path in site.getsitepackages() if Path(path).is_dir()]
+    lines = [f"import site; site.addsitedir({path!r})" for path in _base_packages()]
+    (_packages(folder) / "lepton_base.pth").write_text("\n".join(lines) + "\n")
+
+
+def _packages(folder: Path) -> Path:
     (packages,) = folder.glob("lib/python*/site-packages")
-    lines = [f"import site; site.addsitedir({path!r})" for path in base]
-    (packages / "lepton_base.pth").write_text("\n".join(lines) + "\n")
+    return packages
+
+
+def _base_packages() -> list[str]:
+    return [path for path in site.getsitepackages() if Path(path).is_dir()]
 
 
 def _install(folder: Path, requirements: str) -> None:
@@ -158,17 +169,43 @@ def _install(folder: Path, requirements: str) -> None:
         raise PythonEnvironmentFailed(
             "pip could not install the code's requirements; it said last:\n" + _end(said)
         )
-    said, status = _pip(folder, ["check"])
-    if status == 0:
-        return
-    # What does not go together among the service's own packages is not the user's concern.
-    pinned = set(pinned_names(requirements))
-    wrong = [line for line in said.splitlines() if pinned & set(line.lower().split()[:1])]
-    if wrong:
+    missing = list(_missing(folder))
+    if missing:
         raise PythonEnvironmentFailed(
             "the code's requirements do not hold all that their packages need; pin this too:\n"
-            + _end("\n".join(wrong))
+            + _end("\n".join(missing))
         )
+
+
+def _missing(folder: Path) -> Iterator[str]:
+    """What the environment's own packages need and is not there, in the words of ``pip check``.
+
+    Read by this interpreter: the environment's would run what its packages want run at its start.
+    What does not go together among the service's own packages is not the user's concern.
+    """
+    packages = _packages(folder)
+    own = list(distributions(path=[str(packages)]))
+    there = {
+        canonicalize_name(one.name): one.version
+        for one in (*distributions(path=_base_packages()), *own)
+    }
+    for one in own:
+        for text in one.requires or ():
+            try:
+                needed = Requirement(text)
+            except InvalidRequirement:
+                yield f"{one.name} {one.version} requires '{text}', which is no requirement."
+                continue
+            if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+                continue
+            version = there.get(canonicalize_name(needed.name))
+            if version is None:
+                yield f"{one.name} {one.version} requires {needed.name}, which is not installed."
+            elif not needed.specifier.contains(version, prereleases=True):
+                yield (
+                    f"{one.name} {one.version} has requirement {needed}, but you have "
+                    f"{needed.name} {version}."
+                )
 
 
 def _pip(folder: Path, arguments: list[str]) -> tuple[str, int]:

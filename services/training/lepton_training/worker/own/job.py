@@ -29,6 +29,7 @@ from lepton_training.process import MARK
 from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.worker.code_version import code_version
 from lepton_training.worker.own.archive import unpack
+from lepton_training.worker.own.confinement import confined_command
 from lepton_training.worker.own.environments import Environments
 from lepton_training.worker.own.errors import CodeModelInvalid, MetricsInvalid
 from lepton_training.worker.own.program import Program, Stopping, become_subreaper
@@ -165,10 +166,18 @@ def _run_code(
         "PYTHONHASHSEED": str(spec.seed % (1 << 32)),
     }
     program = Program(reports.take, processes_max=code.processes, reasons=_REASONS)
+    command = confined_command(
+        # Without -P the interpreter would look for modules in ``own`` first.
+        [str(python), "-P", "-m", "lepton_training.worker.own.entry", str(asked)],
+        readable=[
+            *_packages(directory, python),
+            *(directory / one for one in ("data", "code")),
+            asked,
+        ],
+        writable=[own],
+    )
     try:
-        program.run(
-            [str(python), "-m", "lepton_training.worker.own.entry", str(asked)], own, environment
-        )
+        program.run(command, own, environment)
     except Stopping:
         log.info("told to stop")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -176,6 +185,16 @@ def _run_code(
         raise
     finally:
         reports.flush()
+
+
+def _packages(directory: Path, python: Path) -> list[Path]:
+    """Where ``python`` and this interpreter, whose packages it has too, find what they import."""
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    named = (*sys.path, sys.prefix, sys.base_prefix, *libraries)
+    found = [Path(path) for path in named if path]
+    found += [python.parent.parent, Path(sys.executable).resolve().parent]
+    # This process was started in the job's folder, which so is among those of its modules.
+    return [path for path in found if not directory.is_relative_to(path)]
 
 
 class Reports:
