@@ -157,7 +157,7 @@ class BatchQueue:
         )
 
     def sweep(self) -> None:
-        """Takes out those whose callers went away, unless that was done a moment ago."""
+        """Takes out those who went away or are too late, unless that was done a moment ago."""
         now = time.monotonic()
         if now < self._sweep_again:
             return
@@ -166,7 +166,7 @@ class BatchQueue:
             for tails, line in list(lines.items()):
                 works, line.works = line.works, deque()
                 for work in works:
-                    if not work.future.done():
+                    if _is_wanted(work, now):
                         line.works.append(work)
                         continue
                     line.rows -= work.rows
@@ -213,18 +213,19 @@ class BatchQueue:
             queue = line.works
             while queue:
                 work = queue[0]
-                if works and rows + work.rows > limit:
-                    break
-                if padding is not None:
-                    longer = padding.longest(longest or work.tails, work.tails)
-                    if works and not padding.fits(longer, rows + work.rows):
+                if _is_wanted(work, now):
+                    if works and rows + work.rows > limit:
                         break
-                    longest = longer
-                queue.popleft()
-                line.rows -= work.rows
-                if self._lives(work, now):
+                    if padding is not None:
+                        longer = padding.longest(longest or work.tails, work.tails)
+                        if works and not padding.fits(longer, rows + work.rows):
+                            break
+                        longest = longer
                     works.append(work)
                     rows += work.rows
+                queue.popleft()
+                line.rows -= work.rows
+                self._lives(work, now)
             if queue:
                 lines[tails] = line
                 break
@@ -240,7 +241,11 @@ class BatchQueue:
     def _lives(self, work: Work, now: float) -> bool:
         """Whether a request that leaves the queue is to run."""
         self.waiting -= 1
-        if work.deadline > now and not work.future.done():
+        if _is_wanted(work, now):
             return True
         self.drop(work)
         return False
+
+
+def _is_wanted(work: Work, now: float) -> bool:
+    return work.deadline > now and not work.future.done()

@@ -245,6 +245,23 @@ async def test_who_went_away_leaves_room_in_a_full_queue() -> None:
     await batcher.close()
 
 
+async def test_who_is_too_late_leaves_room_in_a_full_queue() -> None:
+    """As who went away does; it is told so before the model comes to it."""
+    runner = Doubling()
+    runner.go_on.clear()
+    batcher = make(runner, inline=False, max_queue=2)
+    first = batcher.submit(row(1), 1, TAILS)
+    await asyncio.to_thread(runner.begun.wait, 10)
+    stays = batcher.submit(row(2), 1, TAILS)
+    late = batcher.submit(row(3), 1, TAILS, deadline=batcher.now() - 1)
+    last = batcher.submit(row(4), 1, TAILS)
+    assert isinstance(late.exception(), RequestExpired)
+    runner.go_on.set()
+    assert [value_of(await each) for each in (first, stays, last)] == [2, 4, 8]
+    assert runner.batches == [1, 2]
+    await batcher.close()
+
+
 @pytest.mark.parametrize("inline", [True, False])
 async def test_a_batch_that_fails_fails_the_guilty_alone(
     inline: bool, caplog: pytest.LogCaptureFixture

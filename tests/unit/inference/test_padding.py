@@ -12,10 +12,14 @@ import pytest
 
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.adapters.onnx_runtime import load
+from lepton_inference.batch import Work
+from lepton_inference.batch_queue import BatchQueue, RequestExpired
+from lepton_inference.batcher import NO_DEADLINE
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.padding import Padding
 from lepton_inference.settings import BatchingSettings, ModelSettings
 from lepton_inference.signature import InferenceRequest, InputTensor, Signature
+from lepton_inference.statistics import Statistics
 from lepton_inference.tensors import DATATYPES, TensorSpec
 from lepton_inference.wire import response_of
 from tests.inference_models import identity
@@ -97,3 +101,23 @@ def test_one_long_row_does_not_make_a_huge_batch() -> None:
     padding = Padding(signature(("batch", "length")))
     assert padding.fits(((1 << 20,),), 16)
     assert not padding.fits(((1 << 20,),), 17)
+
+
+async def test_who_does_not_run_makes_no_batch_longer() -> None:
+    """A long row that came too late neither counts for the bytes of a batch nor cuts it short."""
+    padding = Padding(signature(("batch", "length")))
+    queue = BatchQueue(
+        BatchingSettings(), batched=True, batch_rows=64, statistics=Statistics(), padding=padding
+    )
+    loop = asyncio.get_running_loop()
+
+    def work(length: int, deadline: float) -> Work:
+        return Work((b"",), 1, ((length,),), deadline, loop.create_future())
+
+    dead = [work(1 << 24, 0.0) for _ in range(2)]
+    alive = [work(length, NO_DEADLINE) for length in (3, 4)]
+    for each in (dead[0], alive[0], dead[1], alive[1]):
+        queue.add(each, 0)
+    assert queue.next().works == alive
+    assert queue.waiting == 0
+    assert all(isinstance(each.future.exception(), RequestExpired) for each in dead)
