@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -97,9 +98,11 @@ def up(
     stack = _home(home)
     if reset_admin_password:
         _show_password(*reset_password(stack))
-    record, profile = bring_up(
-        stack, host, port, profile_name, names=names, show_password=_show_password
-    )
+    # Ended in either way before it is ready, it leaves nothing running.
+    with processes.handled(signal.SIGTERM, signal.default_int_handler):
+        record, profile = bring_up(
+            stack, host, port, profile_name, names=names, show_password=_show_password
+        )
     if profile is None:
         click.echo(f"already up at https://{record.gateway}")
         return

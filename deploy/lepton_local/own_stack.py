@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
 from lepton.client import LeptonError as ClientError
 from lepton_local.home import Home, StackRecord
+from lepton_local.processes import handled
 from lepton_local.stack import bring_down, bring_up
 from lepton_mesh.errors import LeptonError
 
@@ -49,14 +49,14 @@ def own_stack(path: Path, profile: str, say: Callable[[str], None]) -> Iterator[
     home = fresh_home(path)
     # SIGINT too: a shell's background job is started with it ignored.
     interrupt = signal.default_int_handler
-    with _handled(signal.SIGINT, interrupt), _handled(signal.SIGTERM, interrupt):
+    with handled(signal.SIGINT, interrupt), handled(signal.SIGTERM, interrupt):
         try:
             say("starting the stack")
             record, _ = bring_up(home, "127.0.0.1", 0, profile)
             yield record
         finally:
             # A second Ctrl-C, from someone impatient, would leave half of it running.
-            with _handled(signal.SIGINT, signal.SIG_IGN), _handled(signal.SIGTERM, signal.SIG_IGN):
+            with handled(signal.SIGINT, signal.SIG_IGN), handled(signal.SIGTERM, signal.SIG_IGN):
                 say("stopping the stack")
                 bring_down(home)
 
@@ -74,12 +74,3 @@ def run_command(command: click.Command, name: str) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(_INTERRUPTED)
-
-
-@contextmanager
-def _handled(number: signal.Signals, handler: Any) -> Iterator[None]:
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

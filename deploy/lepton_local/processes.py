@@ -12,9 +12,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -125,3 +127,13 @@ async def stop(child: subprocess.Popen[bytes], grace_seconds: float) -> None:
         if child.poll() is None:
             child.kill()
     await asyncio.to_thread(child.wait)
+
+
+@contextmanager
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """Has a signal handled otherwise within the block; for the main thread."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

@@ -15,6 +15,7 @@ import click
 import psutil
 
 from lepton.cli.output import on_terminal
+from lepton.client import ProfileError, load_profile
 from lepton_local import log_files, ports, processes
 from lepton_local.home import Home, StackBusy, StackRecord
 from lepton_local.listener import Listener
@@ -26,6 +27,8 @@ _START_TIMEOUT_SECONDS = 120.0
 _STOP_TIMEOUT_SECONDS = 90.0
 _LOCK_TIMEOUT_SECONDS = 30.0
 _POLL_SECONDS = 0.05
+_PROFILE_SECONDS = 2.0
+"""How long another `lepton up` that saw the stack READY may take to write its profile."""
 
 
 _LEAST_FREE_BYTES = 192 << 20
@@ -60,8 +63,8 @@ def bring_up(
         show_password: Called at the very first start, however that goes on.
 
     Returns:
-        Its record, and the file that the profile is in; None in place of that when it was up
-        already.
+        Its record, and the file that the profile was written to; None in place of that when it
+        was up already and has its profile.
 
     Raises:
         StackError: It could not be started; nothing of it is left running.
@@ -87,7 +90,8 @@ def bring_up(
             if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_SECONDS)
-    return _wait_ready(stack, None), None
+    record = _wait_ready(stack, None)
+    return record, _write_missing_profile(stack, record, profile_name)
 
 
 def reset_password(stack: Home) -> tuple[str, str]:
@@ -185,6 +189,23 @@ def _finish(
             supervisor.terminate()
             supervisor.wait(_STOP_TIMEOUT_SECONDS)
         raise
+
+
+def _write_missing_profile(stack: Home, record: StackRecord, name: str) -> Path | None:
+    """Makes the profile that a `lepton up` which was killed owes; None if there is one."""
+    from lepton_local.account import save_admin_profile  # noqa: PLC0415  # as in _open_authority
+    from lepton_local.authority import Authority  # noqa: PLC0415  # as above
+
+    deadline = time.monotonic() + _PROFILE_SECONDS
+    while True:
+        try:
+            load_profile(name)
+        except ProfileError:
+            if time.monotonic() > deadline:
+                return asyncio.run(save_admin_profile(Authority.of(stack), stack, record, name))
+            time.sleep(_POLL_SECONDS)
+        else:
+            return None
 
 
 def _wait_ready(stack: Home, supervisor: subprocess.Popen[bytes] | None) -> StackRecord:

@@ -34,6 +34,13 @@ def test_a_second_up_finds_the_stack_that_is_up(lepton: Command) -> None:
     assert "already up" in lepton.ok("up", "--port", "0")
 
 
+def test_a_second_up_makes_a_profile_that_is_missing(lepton: Command, tmp_path: Path) -> None:
+    """As after a first `lepton up` that was killed before it wrote one."""
+    stranger = Command(lepton.home, tmp_path / "config.yaml")
+    assert "profile    local, in" in stranger.ok("up", "--port", "0")
+    assert stranger.ok("data", "list")
+
+
 def test_pushed_data_comes_back_byte_for_byte(
     lepton: Command, trained: str, digits: Path, tmp_path: Path
 ) -> None:
