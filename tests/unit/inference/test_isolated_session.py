@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,10 @@ def images(value: float, rows: int = 1) -> np.ndarray[Any, Any]:
 
 
 def kill(session: IsolatedSession) -> None:
+    """Has its processes end while they run what they are asked next, within 0.3 s."""
     for pid in session.pids:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
 
 
 def serve(session: Any, **execution: int) -> LoadedModel:
@@ -245,6 +248,17 @@ async def test_a_request_that_crashes_its_process_is_told(loaded: Loader) -> Non
     (guilty,) = await ask(model, 1.0)
     assert isinstance(guilty, ModelCrashed)
     assert first_value((await ask(model, 1.0))[0]) == 4.0
+
+
+def test_a_process_that_ended_while_idle_is_replaced_before_a_run(loaded: Loader) -> None:
+    """The kernel, short of memory, kills whom it likes: the next request is not to blame."""
+    session = loaded(linear(1.0))
+    (pid,) = session.pids
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    (outputs,) = session.run({"image": images(1.0)})
+    assert len(outputs) == 1
+    assert session.pids != [pid]
 
 
 async def test_a_run_that_nobody_waits_for_is_ended(loaded: Loader) -> None:

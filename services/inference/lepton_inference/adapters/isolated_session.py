@@ -121,6 +121,11 @@ class IsolatedSession:
             RunUnwanted: Nobody waits for the batch.
         """
         instance = self._take(wanted)
+        while self._processes[instance].ended:
+            # The system ended it while it ran nothing: no request is to blame.
+            log.warning("a model's process ended by itself", extra={"instance": instance})
+            self._lost(instance)
+            instance = self._take(wanted)
         try:
             outputs = self._processes[instance].run(
                 self.signature, feeds, self._run_seconds, wanted, self._restart_seconds

@@ -111,6 +111,11 @@ class ModelProcess:
         """The process' id."""
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
     def load(self, order: messages.LoadOrder, seconds: float) -> messages.Found:
         """Has the model loaded; checked and measured too where nothing is known of it.
 
