@@ -117,11 +117,15 @@ def test_a_run_ends_with_its_caller(asked: Asked) -> None:
     assert asked.value(asked.start("unbounded", -3.0)) == 3.0
 
 
-def test_a_process_that_dies_takes_one_request_with_it(asked: Asked, server: Server) -> None:
-    """The server lives, and serves the model again."""
+def test_a_process_that_dies_takes_the_request_with_it_that_it_runs(
+    asked: Asked, server: Server
+) -> None:
+    """And no other: those that were idle are replaced before anybody hears of it."""
+    guilty = asked.start("unbounded", 1000.0)
+    asked.value(asked.start("linear", 1.0))  # it came before this, and runs
     for pid in processes_of(server.pid):
         os.kill(pid, signal.SIGKILL)
-    guilty = asked.start("growing", 7.0)
     assert asked.failure(guilty) == (grpc.StatusCode.UNAVAILABLE, "MODEL_CRASHED")
+    assert asked.value(asked.start("unbounded", -5.0)) == 5.0
     assert asked.value(asked.start("growing", 7.0)) == 7.0
     assert asked.value(asked.start("linear", 1.0)) == 4.0

@@ -145,7 +145,7 @@ def _check_place(tensor: TensorProto, folder: Path) -> None:
     )
     if not inside:
         raise ModelInvalid(
-            f"the weights '{tensor.name}' lie outside of the model's folder; export the model "
-            "with its weights inside",
+            f"the weights '{tensor.name}' lie in another file ({place!r}), which is not in the "
+            "model's folder; export the model with its weights inside",
             tensor=tensor.name,
         )
