@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ def _do(request: Request, messages: Messages) -> None:
     from lepton_training.worker.own.training import train_module, train_own  # noqa: PLC0415
 
     spec = parse_spec(request.spec, cores=request.cpus)
+    ForkingPickler.register(torch.UntypedStorage, _by_value)
     torch.set_num_threads(request.cpus)
     torch.use_deterministic_algorithms(spec.deterministic)
     random.seed(spec.seed)
@@ -104,6 +106,20 @@ def _do(request: Request, messages: Messages) -> None:
         cpus=request.cpus,
         messages=messages,
     )
+
+
+def _by_value(storage: torch.UntypedStorage) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Sends tensors from process to process, such as a loader's, through their pipes.
+
+    PyTorch would hand over descriptors of shared memory, through Unix sockets, which are closed.
+    """
+    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return _storage, (flat.numpy().tobytes(),)
+
+
+def _storage(content: bytes) -> torch.UntypedStorage:
+    flat = np.frombuffer(bytearray(content), np.uint8)
+    return torch.from_numpy(flat).untyped_storage()
 
 
 def _function(spec: JobSpec, code: Path) -> Callable[..., Any]:
