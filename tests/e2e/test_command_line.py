@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import SPEC, Command
+from tests.inference_models import linear
 
 pytestmark = pytest.mark.e2e
 
@@ -58,6 +59,17 @@ def test_a_job_leaves_its_log_and_figures(lepton: Command, trained: str) -> None
     (job,) = [job for job in lepton.json("job", "list") if job.get("model_version") == trained]
     assert len(job["epoch_seconds"]) == 2
     assert "epoch" in lepton.ok("job", "logs", job["name"])
+
+
+def test_an_onnx_file_of_ones_own_is_registered_and_served(lepton: Command, tmp_path: Path) -> None:
+    (tmp_path / "linear.onnx").write_bytes(linear(2.0))
+    version = lepton.json("model", "push", "own", tmp_path / "linear.onnx")
+    assert version["name"] == "models/own/versions/1"
+    lepton.ok("endpoint", "create", "own", "--model", "own/1")
+    np.save(tmp_path / "image.npy", np.ones((1, 4), np.float32))
+    (output,) = lepton.json("infer", "own", "-i", tmp_path / "image.npy").values()
+    assert output == [[8.0, 8.0, 8.0]]
+    lepton.ok("endpoint", "delete", "own", "--yes")
 
 
 def test_a_version_carries_its_papers(lepton: Command, trained: str) -> None:

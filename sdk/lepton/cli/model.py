@@ -1,6 +1,8 @@
-"""``lepton model``: look at the registry."""
+"""``lepton model``: the registry."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
@@ -16,6 +18,7 @@ from lepton.cli.output import (
     size,
     yes_option,
 )
+from lepton.cli.progress import bytes_bar
 from lepton.cli.session import client
 from lepton.client.names import model_name
 
@@ -43,12 +46,28 @@ _VERSIONS = (
 
 @click.group()
 def model() -> None:
-    """Look at models and their versions."""
+    """Models and their versions."""
 
 
 model.add_command(model_evaluation.evaluation)
 model.add_command(model_evaluation.compare)
 model.add_command(model_evaluation.explain)
+
+
+@model.command()
+@click.argument("name", shell_complete=names_of("models"))
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--description", default="", help="Where the model comes from.")
+@output_option
+@click.pass_context
+def push(ctx: click.Context, name: str, path: Path, description: str, output: str) -> None:
+    """Register an ONNX file as the next version of a model; the model is made when missing.
+
+    The weights are in the file itself. What it takes and gives is read from it.
+    """
+    with client(ctx) as lepton, bytes_bar(f"pushing {name}", path.stat().st_size) as update:
+        version = lepton.models.push(name, path, description=description, progress=update)
+    show(version, output, _VERSIONS)
 
 
 @model.command("list")

@@ -10,6 +10,7 @@ LeptonError
 ├── TransferError            a local file that cannot be read, written or trusted
 ├── SpecError                a job spec that cannot be read
 ├── TensorError              an array or a tensor that the protocol cannot carry
+├── ModelFileError           a file that is no model, or one that cannot be served
 ├── EvaluationError          a version without what was asked for, or two that cannot be compared
 └── EndpointFailedError      an endpoint that did not come up
 """
@@ -43,6 +44,10 @@ class SpecError(LeptonError):
 
 class TensorError(LeptonError):
     """An array or a tensor that the protocol cannot carry."""
+
+
+class ModelFileError(LeptonError):
+    """A file is not a model, or one that no endpoint can serve."""
 
 
 class EvaluationError(LeptonError):

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from lepton.api.registry.v1 import registry_pb2 as pb
 from lepton.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lepton.api.storage.v1 import storage_pb2
@@ -15,6 +17,7 @@ from lepton.api.storage.v1.storage_pb2_grpc import StorageServiceStub
 from lepton.client import transfer
 from lepton.client.errors import EvaluationError, translated
 from lepton.client.names import model_name, model_version_name
+from lepton.client.onnx_file import signature_of
 from lepton.client.pages import items
 from lepton.client.specs import plain_struct
 
@@ -56,6 +59,55 @@ class ModelClient:
         with translated():
             return self._stub.GetModelVersion(
                 pb.GetModelVersionRequest(name=model_version_name(name)), timeout=30
+            )
+
+    def push(
+        self,
+        model: str,
+        path: Path,
+        *,
+        description: str = "",
+        progress: transfer.Progress | None = None,
+    ) -> pb.ModelVersion:
+        """Registers an ONNX file as the next version; the model is made when missing.
+
+        Args:
+            model: Its id.
+            path: Of one file, with its weights inside.
+            description: Of the version.
+            progress: Called with the bytes that are sent.
+
+        Raises:
+            ModelFileError: It is no ONNX model, or one that cannot be served.
+            TransferError: The file changes meanwhile.
+        """
+        name = model_name(model)
+        signature = signature_of(path)
+        with translated():
+            try:
+                self._stub.GetModel(pb.GetModelRequest(name=name), timeout=30)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.NOT_FOUND:
+                    raise
+                new = pb.CreateModelRequest(model_id=name.removeprefix("models/"))
+                self._stub.CreateModel(new, timeout=30)
+        upload = transfer.upload_file(self._storage, path, progress=progress)
+        artifact = storage_pb2.Artifact(
+            sha256=upload.sha256, media_type="application/onnx", filename=path.name
+        )
+        with translated():
+            made = self._storage.CreateArtifact(
+                storage_pb2.CreateArtifactRequest(artifact=artifact), timeout=60
+            )
+            version = pb.ModelVersion(
+                artifact=made.name,
+                sha256=made.sha256,
+                size_bytes=made.size_bytes,
+                signature=signature,
+                description=description,
+            )
+            return self._stub.CreateModelVersion(
+                pb.CreateModelVersionRequest(parent=name, model_version=version), timeout=60
             )
 
     def set_alias(self, model: str, alias: str, version: str) -> pb.Model:
