@@ -48,6 +48,8 @@ def test_the_document_has_every_setting_and_its_default() -> None:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be set"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
     return "" if field.default in (None, "") else f"`{field.default:{_spec(field.default)}}`"
 
 

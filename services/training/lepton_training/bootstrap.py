@@ -125,6 +125,7 @@ def _worker_environment(settings: TrainingSettings) -> dict[str, str]:
         "LEPTON_METRICS_PORT": "-1",
         "LEPTON_ENVIRONMENTS_DIR": str(settings.state_dir / "environments"),
         "LEPTON_ENVIRONMENTS_MIB": str(settings.job_environments_mib),
+        "LEPTON_ALLOW_UNCONFINED_CODE": str(settings.allow_unconfined_code),
     }
 
 

@@ -27,6 +27,9 @@ class TrainingSettings(MeshSettings):
     job_environments_mib: int = Field(default=20_480, ge=1)
     """Disk for Python environments of users' code; those not used for longest go first, MiB."""
 
+    allow_unconfined_code: bool = False
+    """Whether users' code runs where the kernel has no Landlock to keep it from others' files."""
+
 
 class WorkerSettings(MeshSettings):
     """What the service sets for a job's process."""
@@ -37,3 +40,5 @@ class WorkerSettings(MeshSettings):
     """Where Python environments of users' code are kept, for all jobs of this machine."""
     environments_mib: int
     """What they may take together, MiB."""
+    allow_unconfined_code: bool = False
+    """Whether users' code runs where the kernel cannot confine it."""

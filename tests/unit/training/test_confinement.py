@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lepton_training.worker.own import job
 from lepton_training.worker.own.confinement import confined_command
+from lepton_training.worker.own.errors import CodeUnconfined
 
 TRY = """
 import socket, os, errno
@@ -95,3 +97,13 @@ print(tried(lambda: open(sys.argv[1]).read()), tried(lambda: open("/etc/passwd")
 """
     found = confined(tmp_path, script, str(tmp_path / "secret"))
     assert found == ["EACCES", "EACCES root"]
+
+
+def test_without_landlock_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the setting that allows it all the same; with Landlock it runs anyway."""
+    monkeypatch.setattr(job, "landlock_version", lambda: -1)
+    with pytest.raises(CodeUnconfined, match="set LEPTON_ALLOW_UNCONFINED_CODE=true"):
+        job.check_confinement(allow_unconfined=False)
+    job.check_confinement(allow_unconfined=True)
+    monkeypatch.setattr(job, "landlock_version", lambda: 1)
+    job.check_confinement(allow_unconfined=False)

@@ -10,6 +10,7 @@ from lepton_training.config import WorkerSettings
 from lepton_training.worker.execution import execute
 from lepton_training.worker.mesh_platform import MeshPlatform
 from lepton_training.worker.own.environments import Environments
+from lepton_training.worker.own.job import check_confinement
 
 
 def main() -> int:
@@ -17,6 +18,7 @@ def main() -> int:
 
     def environments() -> Environments:
         settings = WorkerSettings.load("job")
+        check_confinement(allow_unconfined=settings.allow_unconfined_code)
         return Environments(settings.environments_dir, settings.environments_mib << 20)
 
     return execute(

@@ -88,6 +88,11 @@ def main() -> None:
     os.execv(command[0], command)  # noqa: S606 - what it is for
 
 
+def landlock_version() -> int:
+    """Of this kernel; below 1 where it has none, or it is turned off."""
+    return _call(_CREATE_RULESET, None, 0, _VERSION_FLAG)
+
+
 def _tell(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
@@ -102,7 +107,7 @@ def confine(readable: Iterable[Path], writable: Iterable[Path]) -> bool:
     Raises:
         OSError: The kernel has it, and refuses.
     """
-    version = _call(_CREATE_RULESET, None, 0, _VERSION_FLAG)
+    version = landlock_version()
     if version < 1:
         return False
     handled = _ALL_OF_FIRST | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)

@@ -10,6 +10,7 @@ FailedPrecondition
 ├── CodeExited               it ended by itself before it was done
 ├── CodeKilled               a signal ended it
 ├── CodeProcesses            it had more processes than it may
+├── CodeUnconfined           this machine cannot keep it from others' files
 ├── CodeNoModel              it gave no torch.nn.Module
 └── CodeModelInvalid         its module does not fit the data, or cannot be written as ONNX
 """
@@ -49,6 +50,10 @@ class CodeKilled(FailedPrecondition):
 
 class CodeProcesses(FailedPrecondition):
     reason = "CODE_PROCESSES"
+
+
+class CodeUnconfined(FailedPrecondition):
+    reason = "CODE_UNCONFINED"
 
 
 class CodeNoModel(FailedPrecondition):

@@ -29,9 +29,9 @@ from lepton_training.process import MARK
 from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.worker.code_version import code_version
 from lepton_training.worker.own.archive import unpack
-from lepton_training.worker.own.confinement import confined_command
+from lepton_training.worker.own.confinement import confined_command, landlock_version
 from lepton_training.worker.own.environments import Environments
-from lepton_training.worker.own.errors import CodeModelInvalid, MetricsInvalid
+from lepton_training.worker.own.errors import CodeModelInvalid, CodeUnconfined, MetricsInvalid
 from lepton_training.worker.own.program import Program, Stopping, become_subreaper
 from lepton_training.worker.platform import Platform, Publication, TensorSpec
 
@@ -83,10 +83,22 @@ _METRICS_MAX = 64
 _METRIC = re.compile(r"[A-Za-z_][\w./-]{0,63}", re.ASCII)
 
 
+def check_confinement(*, allow_unconfined: bool) -> None:
+    """Raises CodeUnconfined where this machine cannot keep code from others' files."""
+    if landlock_version() < 1 and not allow_unconfined:
+        raise CodeUnconfined(
+            "this machine's kernel has no Landlock (Linux 5.13, turned on), so code could read "
+            "every file of the training service's user; run the job on another machine, or set "
+            "LEPTON_ALLOW_UNCONFINED_CODE=true for the service where all who run code are trusted"
+        )
+
+
 def run(
     directory: Path, platform: Platform, events: EventWriter, environments: Environments
 ) -> None:
     """Does the job in ``directory``; its last event is ``succeeded``.
+
+    Whether code may run here at all is asked of :func:`check_confinement` before.
 
     Raises:
         LeptonError, ToldFailure: With the reason that the job fails with.
