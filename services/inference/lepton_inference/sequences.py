@@ -7,10 +7,12 @@ stream breaks off by which it was last used.
 
 No owner keeps others out. Of n owners who keep some, each may begin another while it has fewer
 than a share of n + 1: what is left is there for who comes next. An owner who has more, from when
-there were fewer, keeps them, and begins none until it is below its share again.
+there were fewer, begins none until it is below its share again, and keeps what it has until
+somebody needs it: where as many are kept as may be, and an owner who has fewer than its share
+begins another, the one of the owner with the most that was idle for longest is ended.
 
     FailedPrecondition  <- SequenceUnknown    never begun here, or ended
-    ResourceExhausted   <- SequencesTooMany   as many are kept as may be, or as the owner may
+    ResourceExhausted   <- SequencesTooMany   as many are kept as the owner may, or as may be
 """
 
 from __future__ import annotations
@@ -153,8 +155,8 @@ class Sequences:
         Raises:
             RequestExpired: Its turn did not come in time.
             SequenceUnknown: It is to go on, and is not kept.
-            SequencesTooMany: It is to begin, and as many as may be are kept, or the owner's share
-                of them.
+            SequencesTooMany: It is to begin, and the owner's share is kept, or as many as may be
+                are and none can be ended for it.
             QueueFull: As many requests wait as may.
         """
         slot = self._enter((owner, step.id), step)
@@ -240,9 +242,9 @@ class Sequences:
 
     def _begin(self, key: Key) -> _Slot:
         owner, _ = key
-        if self._is_refused(owner):
+        if not self._has_room(owner):
             left = self.expire()
-            if self._is_refused(owner):
+            if not (self._has_room(owner) or self._make_room(owner)):
                 raise self._too_many(owner, left)
         slot = self._slots[key] = _Slot(key, self._zeros)
         self._count(owner, 1)
@@ -251,8 +253,26 @@ class Sequences:
             self._schedule(self._idle_seconds)
         return slot
 
-    def _is_refused(self, owner: str) -> bool:
-        return len(self._slots) >= self._limit or self._kept[owner] >= self._share(owner)
+    def _has_room(self, owner: str) -> bool:
+        return len(self._slots) < self._limit and self._kept[owner] < self._share(owner)
+
+    def _make_room(self, owner: str) -> bool:
+        """Ends a sequence of who has most above a share, for an owner who has less than one.
+
+        Returns:
+            Whether one was ended; not where all those have requests under way.
+        """
+        share = self._share(owner)
+        if self._kept[owner] >= share:
+            return False
+        for other, kept in self._kept.most_common():
+            if kept <= share:
+                break
+            for slot in self._slots.values():
+                if slot.key[0] == other and not slot.requests:
+                    self.drop(slot)
+                    return True
+        return False
 
     def _share(self, owner: str) -> int:
         """How many the owner may keep; at least one."""
@@ -265,7 +285,7 @@ class Sequences:
             del self._kept[owner]
 
     def _too_many(self, owner: str, seconds: float) -> SequencesTooMany:
-        if len(self._slots) >= self._limit:
+        if self._kept[owner] < self._share(owner):
             what = f"{self._limit} sequences are kept for this model already"
         else:
             what = (
@@ -316,7 +336,7 @@ async def _locked(lock: asyncio.Lock, seconds: float | None) -> None:
 def _unknown(id_: SequenceId) -> SequenceUnknown:
     return SequenceUnknown(
         f"there is no sequence {id_!r} of yours to go on with: it was not begun at this instance, "
-        "or has ended, was idle for too long, or its model was replaced; begin it with "
-        "'sequence_start'",
+        "or has ended, was idle for too long, made room for another user's, or its model was "
+        "replaced; begin it with 'sequence_start'",
         sequence_id=id_,
     )

@@ -100,7 +100,9 @@ class SequenceSettings:
     max_idle_seconds: float = 60.0
     """How long a sequence is kept without a request."""
     max_sequences: int = 1024
-    """Sequences that are kept at a time."""
+    """Sequences that are kept at a time, of all users; of n users who have some, each may begin
+    another while it has fewer than ``max_sequences // (n + 1)``, one at least, and where all are
+    taken, the one idle for longest is ended of the user who has most."""
     feed_back: tuple[Link, ...] = ()
     """What is handed from one step of a request to the next."""
     max_steps: int = 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -158,31 +159,68 @@ async def test_sequences_are_bounded() -> None:
     sequences.close()
 
 
+async def begun(sequences: Sequences, owner: str) -> int:
+    """Begins one after another until it is refused; how many the owner has then."""
+    for number in range(1, 100):
+        try:
+            await step(sequences, number, owner, start=True)
+        except SequencesTooMany:
+            return held(sequences, owner)
+    return 100
+
+
+def held(sequences: Sequences, owner: str) -> int:
+    return sum(sequences.holds((owner, each)) for each in range(1, 100))
+
+
 async def test_nobody_keeps_others_out() -> None:
-    """However many one owner begins, there is room for another, and the shares become smaller."""
+    """However many come one after the other, each gets its share, and so do those before it."""
     sequences = make(limit=12)
-
-    async def begun(owner: str) -> int:
-        for number in range(1, 20):
-            try:
-                await step(sequences, number, owner, start=True)
-            except SequencesTooMany:
-                return sum(sequences.holds((owner, each)) for each in range(1, 20))
-        return 20
-
-    assert await begun("ada") == 6
-    assert await begun("eve") == 4
-    assert await begun("bob") == 2  # all that is left of the three that are his share
-    with pytest.raises(SequencesTooMany, match="12 sequences are kept"):
-        await step(sequences, 1, "dan", start=True)
-    for number in range(1, 5):
-        await step(sequences, number, "ada", end=True)
-    with pytest.raises(SequencesTooMany, match=r"share of 12 is 2\b"):
-        for number in range(1, 4):
-            await step(sequences, number, "dan", start=True)
+    assert await begun(sequences, "ada") == 6
+    assert await begun(sequences, "eve") == 4
+    assert await begun(sequences, "bob") == 3  # one more than the others left
+    assert held(sequences, "ada") == 5
+    for owner in ("dan", "kim"):
+        assert await begun(sequences, owner) == 2
+    assert sequences.live == 12
+    assert {held(sequences, owner) for owner in ("ada", "eve", "bob", "dan", "kim")} == {2, 3}
     with pytest.raises(SequencesTooMany, match=r"you keep 2 .* share of 12 is 2\b"):
-        await step(sequences, 9, "ada", start=True)
-    assert await step(sequences, 5, "ada") == 1
+        await step(sequences, 9, "dan", start=True)
+    sequences.close()
+
+
+async def test_the_one_idle_for_longest_makes_room() -> None:
+    """Of the owner with most: not one with a request under way, nor of who has a share or less."""
+    sequences = make(limit=4)
+    for number in (1, 2):
+        await step(sequences, number, "ada", start=True)
+    await step(sequences, 1, "eve", start=True)
+    await step(sequences, 1, "bob", start=True)
+    async with sequences.turn("ada", SequenceStep(1, False, False)):
+        assert await step(sequences, 1, "dan", start=True) == 0
+    assert not sequences.holds(("ada", 2))
+    with pytest.raises(SequenceUnknown, match="made room"):
+        await step(sequences, 2, "ada")
+    assert await step(sequences, 1, "ada") == 1
+    with pytest.raises(SequencesTooMany, match="4 sequences are kept"):
+        await step(sequences, 1, "kim", start=True)  # each has one already
+    sequences.close()
+
+
+async def test_what_is_under_way_makes_no_room() -> None:
+    """Where all that could be ended have requests, who begins is refused, until one is over."""
+    sequences = make(limit=4)
+    async with contextlib.AsyncExitStack() as stack:
+        for number in (1, 2):
+            turn = sequences.turn("ada", SequenceStep(number, True, False))
+            await stack.enter_async_context(turn)
+        for owner in ("eve", "bob"):
+            await step(sequences, 1, owner, start=True)
+        with pytest.raises(SequencesTooMany, match="4 sequences are kept"):
+            await step(sequences, 1, "dan", start=True)
+        assert held(sequences, "ada") == 2
+    assert await step(sequences, 1, "dan", start=True) == 0
+    assert held(sequences, "ada") == 1
     sequences.close()
 
 
