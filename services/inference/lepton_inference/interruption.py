@@ -15,6 +15,11 @@ class Interruption:
         self._came = False
         self._ends: dict[object, Callable[[], None]] = {}
 
+    @property
+    def came(self) -> bool:
+        """Whether it came already."""
+        return self._came
+
     @contextlib.contextmanager
     def during(self, end: Callable[[], None]) -> Iterator[None]:
         """Has ``end`` called if the interruption comes inside of the block, or came before."""

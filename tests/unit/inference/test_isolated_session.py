@@ -10,7 +10,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ import pytest
 
 from lepton_inference.adapters import isolated_session
 from lepton_inference.adapters.isolated_session import IsolatedSession
+from lepton_inference.adapters.model_messages import LoadOrder
 from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_runtime import load
 from lepton_inference.batch import Outcome
 from lepton_inference.batch_queue import RequestExpired
+from lepton_inference.interruption import Interruption
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.model_errors import (
     InputRefused,
@@ -373,3 +376,30 @@ def test_a_model_that_fails_says_so(loaded: Loader) -> None:
     with pytest.raises(InputRefused, match=r"Add.*2 by 3"):
         session.run({**wrong, "n": np.ones((2, 1), np.int64)})
     assert len(session.pids) == 1
+
+
+class AfterTrial(Interruption):
+    """Comes once what was to be ended is over."""
+
+    @contextlib.contextmanager
+    def during(self, end: Callable[[], None]) -> Iterator[None]:
+        with super().during(end):
+            yield
+        self.interrupt()
+
+
+def test_a_model_that_is_unwanted_after_its_trial_is_not_loaded(tmp_path: Path) -> None:
+    """Nor are its further instances started; no process is left."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(linear(3))
+    with pytest.raises(ModelDoesNotFit, match="nobody waits"):
+        load(path, ModelSettings(), AfterTrial())
+    execution = ExecutionSettings(instances=2, isolation=Isolation.OWN_PROCESS)
+    order = LoadOrder(path, ModelSettings(execution=execution))
+    unwanted = Interruption()
+    unwanted.interrupt()
+    with ModelProcess.start() as first:
+        found = first.load(order, 60)
+        with pytest.raises(ModelDoesNotFit):
+            IsolatedSession(replace(order, known=found), first, 60, unwanted)
+    assert not shared_memory()

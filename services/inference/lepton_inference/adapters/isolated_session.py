@@ -11,6 +11,7 @@ the best choice costs (Karlin et al., "Competitive snoopy caching", 1988). It is
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -26,6 +27,7 @@ from lepton_inference.adapters.measurement import is_memory_error
 from lepton_inference.adapters.model_messages import LoadOrder
 from lepton_inference.adapters.model_process import ModelProcess, ProcessEnded
 from lepton_inference.adapters.onnx_session import join
+from lepton_inference.interruption import Interruption
 from lepton_inference.model_errors import (
     MemoryLimit,
     ModelCrashed,
@@ -58,11 +60,18 @@ class IsolatedSession:
         order: How a process loads the model, with what is known of it.
         first: A process that has loaded it; belongs to the session from now on.
         load_seconds: How long another may take to load it.
+        unwanted: Ends the starts of the others, while the session is made.
 
     Raises what loading it may raise, with no process left.
     """
 
-    def __init__(self, order: LoadOrder, first: ModelProcess, load_seconds: float) -> None:
+    def __init__(
+        self,
+        order: LoadOrder,
+        first: ModelProcess,
+        load_seconds: float,
+        unwanted: Interruption | None = None,
+    ) -> None:
         assert order.known is not None  # noqa: S101  # for the type checker
         self.signature, self.placement = order.known
         execution = order.settings.execution
@@ -82,7 +91,7 @@ class IsolatedSession:
         self._restart_seconds = _RESTART_SECONDS
         """What starting a process took last."""
         try:
-            self._start_others(range(1, execution.instances))
+            self._start_others(range(1, execution.instances), unwanted or Interruption())
         except BaseException:
             self.close()
             raise
@@ -162,14 +171,16 @@ class IsolatedSession:
         for process in processes:
             process.close()
 
-    def _start_others(self, instances: Sequence[int]) -> None:
-        for instance in instances:
-            self._processes[instance] = ModelProcess.start()
-        # All of them are starting by now, which takes as long as loading.
-        for instance in instances:
-            self._processes[instance].load(
-                replace(self._order, instance=instance), self._load_seconds
-            )
+    def _start_others(self, instances: Sequence[int], unwanted: Interruption) -> None:
+        with contextlib.ExitStack() as stack:
+            for instance in instances:
+                process = self._processes[instance] = ModelProcess.start()
+                stack.enter_context(unwanted.during(process.kill))
+            # All of them are starting by now, which takes as long as loading.
+            for instance in instances:
+                self._processes[instance].load(
+                    replace(self._order, instance=instance), self._load_seconds
+                )
 
     def _take(self, wanted: Callable[[], bool]) -> int:
         """An instance that runs nothing; raises RunUnwanted if none came in time."""

@@ -24,6 +24,7 @@ from lepton_inference.adapters.model_messages import Found, LoadOrder
 from lepton_inference.adapters.model_process import ModelProcess
 from lepton_inference.adapters.onnx_session import OnnxSession, open_session, signature_of
 from lepton_inference.interruption import Interruption
+from lepton_inference.model_errors import ModelDoesNotFit
 from lepton_inference.placement import Placement
 from lepton_inference.settings import (
     EndpointInvalid,
@@ -52,7 +53,8 @@ def load(
     Args:
         path: Its file.
         settings: How it is to be served.
-        unwanted: Ends the trial, where given: nobody waits for the model any more.
+        unwanted: Ends the trial and the starts of further instances, where given: nobody waits
+            for the model any more.
         trial_seconds: How long loading and measuring it may take.
 
     Raises:
@@ -63,21 +65,28 @@ def load(
         ProviderMissing: A GPU is there, and its execution provider did not load.
         EndpointInvalid: A setting has no effect on this model.
     """
+    unwanted = unwanted or Interruption()
     trial = ModelProcess.start()
     try:
-        with (unwanted or Interruption()).during(trial.kill):
+        with unwanted.during(trial.kill):
             found = trial.load(LoadOrder(path, settings), trial_seconds)
         signature, placement = found
         check_effect(settings, batched=signature.batched, ragged=signature.ragged)
         if placement.note:
             log.warning("serving on the CPU", extra={"because": placement.note})
+        _check_wanted(unwanted)  # what follows takes as long again
         if placement.isolation is Isolation.SHARED:
             trial.close()
             return reopen(path, settings, found, range(settings.execution.instances))
-        return IsolatedSession(LoadOrder(path, settings, found), trial, trial_seconds)
+        return IsolatedSession(LoadOrder(path, settings, found), trial, trial_seconds, unwanted)
     except BaseException:
         trial.close()
         raise
+
+
+def _check_wanted(unwanted: Interruption) -> None:
+    if unwanted.came:
+        raise ModelDoesNotFit("nobody waits for the model any more; it was not loaded")
 
 
 def reopen(
