@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,9 +52,9 @@ def test_an_environment_is_built_once(
     builds: list[Path] = []
     install = environments._install
 
-    def counted(folder: Path, requirements: str) -> None:
+    def counted(folder: Path, requirements: str, look: Callable[[], object]) -> None:
         builds.append(folder)
-        install(folder, requirements)
+        install(folder, requirements, look)
 
     monkeypatch.setattr(environments, "_install", counted)
     root = tmp_path / "environments"
@@ -116,6 +118,46 @@ def test_what_was_not_used_for_longest_goes_first(
             assert [mark.exists() for mark in marks] == [True, False, True, True]
     with Environments(tmp_path, 100).python(names[2]):
         assert [mark.exists() for mark in marks] == [False, False, True, False]
+
+
+def test_what_killed_builds_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the next use of another environment; but not what is being built right now."""
+    monkeypatch.setattr(Environments, "_build", fake_build)
+    killed, building = tmp_path / "killed", tmp_path / "building"
+    for folder in (killed, building):
+        folder.mkdir()
+        (folder / "half").write_text("half")
+    with environments._lock_of_unused(tmp_path, "building") as unused:
+        assert unused
+        with Environments(tmp_path, 300).python("p==1"):
+            assert (killed.exists(), building.exists()) == (False, True)
+    with Environments(tmp_path, 300).python("p==1"):
+        assert not building.exists()
+
+
+def test_pip_ends_when_it_has_installed_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs, with the process that it starts: the disk is not filled first."""
+    monkeypatch.setattr(environments, "_LOOK_SECONDS", 0.02)
+    script = (
+        "import os, time\n"
+        "child = os.fork()\n"
+        "if child: open('child', 'w').write(f'{child} ')\n"
+        "time.sleep(600)"
+    )
+
+    def look() -> None:
+        if (tmp_path / "child").exists() and (tmp_path / "child").read_text().endswith(" "):
+            raise PythonEnvironmentFailed("too much")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PythonEnvironmentFailed, match="too much"):
+        environments._watched([sys.executable, "-c", script], os.environ, look)
+    status = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    assert not status.exists() or ") Z " in status.read_text()
 
 
 def test_without_requirements_it_is_the_service_own(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ import json
 import logging
 import os
 import shutil
+import signal
 import site
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 _COMPLETE = "complete.json"
 """Written last: what lies in a folder without it is what a killed build left."""
 _BUILD_SECONDS = 1800.0
+_LOOK_SECONDS = 1.0
+"""How often the size of what pip installs is looked at."""
 _TOLD_LINES = 15
 _PIP_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
@@ -86,7 +89,7 @@ class Environments:
             venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
             _show_base(folder)
             (folder / "requirements.txt").write_text(requirements)
-            _install(folder, requirements)
+            _install(folder, requirements, lambda: self._checked_size(folder))
             size = self._checked_size(folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -104,7 +107,16 @@ class Environments:
         return size
 
     def _evict(self, keep: str) -> None:
-        """Removes those not used for longest until the rest fits; none that is in use."""
+        """Removes what killed builds left, then those not used for longest until the rest fits.
+
+        None that is in use, or being built.
+        """
+        for folder in self._root.iterdir():
+            if folder.is_dir() and folder.name != keep and not (folder / _COMPLETE).exists():
+                with _lock_of_unused(self._root, folder.name) as unused:
+                    if unused and not (folder / _COMPLETE).exists():
+                        shutil.rmtree(folder, ignore_errors=True)
+                        log.info("removed the unfinished environment %s", folder.name[:12])
         found = []
         for mark in self._root.glob(f"*/{_COMPLETE}"):
             try:
@@ -119,10 +131,8 @@ class Environments:
                 return
             if mark.parent.name == keep:
                 continue
-            with _lock_file(self._root, mark.parent.name) as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+            with _lock_of_unused(self._root, mark.parent.name) as unused:
+                if not unused:
                     continue
                 mark.unlink(missing_ok=True)
                 shutil.rmtree(mark.parent, ignore_errors=True)
@@ -140,6 +150,18 @@ def _lock_file(root: Path, digest: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextmanager
+def _lock_of_unused(root: Path, digest: str) -> Iterator[bool]:
+    """Whether nobody uses or builds it, nor can until the end of the block."""
+    with _lock_file(root, digest) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def _show_base(folder: Path) -> None:
     """Puts the packages of this interpreter after the environment's own."""
     lines = [f"import site; site.addsitedir({path!r})" for path in _base_packages()]
@@ -155,7 +177,8 @@ def _base_packages() -> list[str]:
     return [path for path in site.getsitepackages() if Path(path).is_dir()]
 
 
-def _install(folder: Path, requirements: str) -> None:
+def _install(folder: Path, requirements: str, look: Callable[[], object]) -> None:
+    """Installs and checks them; ``look`` is called now and then, and may raise."""
     install = [
         "install",
         "--no-deps",
@@ -164,7 +187,7 @@ def _install(folder: Path, requirements: str) -> None:
         "--requirement",
         str(folder / "requirements.txt"),
     ]
-    said, status = _pip(folder, install)
+    said, status = _pip(folder, install, look)
     if status != 0:
         raise PythonEnvironmentFailed(
             "pip could not install the code's requirements; it said last:\n" + _end(said)
@@ -208,7 +231,7 @@ def _missing(folder: Path) -> Iterator[str]:
                 )
 
 
-def _pip(folder: Path, arguments: list[str]) -> tuple[str, int]:
+def _pip(folder: Path, arguments: list[str], look: Callable[[], object]) -> tuple[str, int]:
     """Runs the service's pip for the environment; what it said, and its status."""
     settings = {
         name: value
@@ -220,25 +243,44 @@ def _pip(folder: Path, arguments: list[str]) -> tuple[str, int]:
         *("--no-input", "--disable-pip-version-check", "--no-color"),
         *arguments,
     ]
-    try:
-        done = subprocess.run(
-            command,
-            env=settings,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_BUILD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        said = (error.stdout or b"").decode(errors="replace")
-        raise PythonEnvironmentFailed(
-            f"pip was not done after {_BUILD_SECONDS:.0f} s; it said last:\n" + _end(said)
-        ) from None
-    said = done.stdout.decode(errors="replace")
+    temporary = folder / "pip"  # so that what it downloads counts, and goes if it is killed
+    temporary.mkdir()
+    said, status = _watched(command, settings | {"TMPDIR": str(temporary)}, look)
+    shutil.rmtree(temporary, ignore_errors=True)
     for line in said.splitlines():
         log.info("pip: %s", line)
-    return said, done.returncode
+    return said, status
+
+
+def _watched(
+    command: Sequence[str], environment: Mapping[str, str], look: Callable[[], object]
+) -> tuple[str, int]:
+    """Runs pip until its end, or until ``look`` raises; what it said, and its status."""
+    deadline = time.monotonic() + _BUILD_SECONDS
+    with subprocess.Popen(
+        command,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,  # it starts another, which must end with it
+    ) as process:
+        try:
+            while True:
+                try:
+                    content, _ = process.communicate(timeout=_LOOK_SECONDS)
+                    return content.decode(errors="replace"), process.returncode
+                except subprocess.TimeoutExpired as error:
+                    look()
+                    if time.monotonic() > deadline:
+                        said = (error.stdout or b"").decode(errors="replace")
+                        raise PythonEnvironmentFailed(
+                            f"pip was not done after {_BUILD_SECONDS:.0f} s; it said last:\n"
+                            + _end(said)
+                        ) from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(said: str) -> str:
@@ -246,8 +288,9 @@ def _end(said: str) -> str:
 
 
 def _bytes_of(folder: Path) -> int:
-    return sum(
-        (Path(where) / name).lstat().st_size
-        for where, _, names in os.walk(folder)
-        for name in names
-    )
+    size = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # pip moves files meanwhile
+                size += (Path(where) / name).lstat().st_size
+    return size
