@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 from lepton_inference.endpoint import Endpoint, ModelVersion
 from lepton_inference.interruption import Interruption
+from lepton_inference.load_slots import LoadSlots
 from lepton_inference.model import LoadedModel, ModelSource, Session
 from lepton_inference.ports import Artifacts, Models
 from lepton_inference.serving import Served
@@ -21,7 +21,8 @@ ended of it, and it raises."""
 
 _LOADS_AT_ONCE = 3
 _LOADS_OF_A_WORKSPACE = 2
-"""So that models of one workspace which do not end leave a load to the others."""
+"""So that models of one workspace which do not end leave a load to the others. The second only
+while no other workspace waits for its first."""
 
 
 class ModelLoader:
@@ -42,9 +43,7 @@ class ModelLoader:
         self._load = load
         self._platform = platform
         # A load takes all cores for its measurements; many at once would measure each other.
-        self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
-        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        """Of each workspace that loads now."""
+        self._slots = LoadSlots(_LOADS_AT_ONCE, _LOADS_OF_A_WORKSPACE)
         self._doing: dict[tuple[str, str], str] = {}
         """For which endpoint what is done now."""
 
@@ -67,9 +66,9 @@ class ModelLoader:
             content = self._artifacts.read(endpoint.workspace, version.artifact)
             path = await self._cache.get(version.sha256, version.artifact, content)
             self._does(endpoint, f"waiting to try {version.name} until fewer models are tried")
-            over = await self._may_load(endpoint.workspace)
+            await self._slots.take(endpoint.workspace)
             self._does(endpoint, f"trying {version.name}: loading it, and running samples")
-            session = await self._session(path, settings, over, shadow=shadow)
+            session = await self._session(endpoint.workspace, path, settings, shadow=shadow)
         finally:
             self._doing.pop((endpoint.workspace, endpoint.id), None)
         source = ModelSource(
@@ -84,30 +83,13 @@ class ModelLoader:
     def _does(self, endpoint: Endpoint, what: str) -> None:
         self._doing[endpoint.workspace, endpoint.id] = what
 
-    async def _may_load(self, workspace: str) -> Callable[[], None]:
-        """Returns once a model of the workspace may be loaded; to be told when it is."""
-        share = self._shares.setdefault(workspace, asyncio.Semaphore(_LOADS_OF_A_WORKSPACE))
-        # Its share first: what waits for that is not in the way of other workspaces.
-        await share.acquire()
-        try:
-            await self._loads.acquire()
-        except asyncio.CancelledError:
-            share.release()
-            raise
-
-        def over() -> None:
-            self._loads.release()
-            share.release()
-
-        return over
-
     async def _session(
-        self, path: Path, settings: ModelSettings, over: Callable[[], None], *, shadow: bool
+        self, workspace: str, path: Path, settings: ModelSettings, *, shadow: bool
     ) -> Session:
         run = quietly if shadow else asyncio.to_thread
         unwanted = Interruption()
         loading = asyncio.ensure_future(run(self._load, path, settings, unwanted))
-        loading.add_done_callback(lambda _: over())
+        loading.add_done_callback(lambda _: self._slots.give(workspace))
         try:
             return await asyncio.shield(loading)
         except asyncio.CancelledError:

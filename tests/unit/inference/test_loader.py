@@ -14,6 +14,7 @@ import pytest
 from lepton_inference.adapters.model_cache import ModelCache
 from lepton_inference.endpoint import Endpoint, ModelVersion, State, Target
 from lepton_inference.interruption import Interruption
+from lepton_inference.load_slots import LoadSlots
 from lepton_inference.loader import ModelLoader
 from lepton_inference.model import LoadedModel, Session
 from lepton_inference.model_errors import ModelDoesNotFit
@@ -106,7 +107,7 @@ async def test_a_load_that_nobody_waits_for_is_let_go(tmp_path: Path) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert loader._loads.locked()
+    assert loader._slots.free == 0
     loads.go_on.set()
     model = await loader.load(wants(3), version(3))
     async with asyncio.timeout(10):
@@ -161,8 +162,50 @@ async def test_models_that_do_not_end_are_in_the_way_of_their_own_workspace(
     hanging.go_on.set()
     for model in await asyncio.gather(*stuck):
         await model.close()
-    del stuck
-    assert not loader._shares
+    assert loader._slots.free == 3
+    assert not loader._slots._loads
+
+
+async def test_a_workspace_has_two_loads_only_while_no_other_waits() -> None:
+    """Whoever has none goes before who has one; who gives up waiting is in nobody's way."""
+    slots = LoadSlots(3, 2)
+    order: list[str] = []
+
+    async def take(workspace: str) -> None:
+        await slots.take(workspace)
+        order.append(workspace)
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(take(workspace) for workspace in ("ada", "eve", "bob")))
+        names = ("ada", "ada", "dan", "kim", "eve")
+        waiting = [asyncio.create_task(take(workspace)) for workspace in names]
+        await asyncio.sleep(0)
+        waiting[2].cancel()
+        slots.give("eve")
+        await waiting[3]
+        slots.give("bob")
+        await waiting[4]
+        assert order == ["ada", "eve", "bob", "kim", "eve"]
+        slots.give("kim")
+        await waiting[0]
+        slots.give("eve")
+        await asyncio.sleep(0)
+        assert not waiting[1].done()  # a third of one workspace
+        assert slots.free == 1
+        slots.give("ada")
+        await waiting[1]
+
+
+async def test_a_load_cancelled_as_its_turn_comes_gives_it_back() -> None:
+    slots = LoadSlots(1, 1)
+    await slots.take("ada")
+    waiting = asyncio.create_task(slots.take("eve"))
+    await asyncio.sleep(0)
+    slots.give("ada")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert slots.free == 1
 
 
 async def test_what_answers_stays_on_disk(tmp_path: Path) -> None:
