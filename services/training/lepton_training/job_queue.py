@@ -3,7 +3,8 @@
 Jobs are ordered by priority, which rises by one with each :attr:`Queue.aging` that a job has
 waited: a job of low priority overtakes everything in the end. Among equals the workspace goes
 first that runs least now, then the one that has used least lately; then the job that has
-waited longest.
+waited longest. Those that cannot start on this node now, however much is free, come after all
+others.
 
 A job that does not fit keeps what it needs from those behind it, so that smaller ones do not
 overtake it for ever; one that waits for a GPU leaves the rest of the cores to others.
@@ -97,7 +98,13 @@ class Queue:
         running = await self._repository.running()
         usage = await self._repository.usage(now)
         ordered = in_order(
-            queued, running, usage, machine=self._machine, now=now, aging=self._aging
+            queued,
+            running,
+            usage,
+            machine=self._machine,
+            node=self._node,
+            now=now,
+            aging=self._aging,
         )
         return placed(ordered, running, self._machine, node=self._node, now=now)
 
@@ -108,12 +115,14 @@ def in_order(
     usage: Mapping[str, float],
     *,
     machine: Machine,
+    node: str,
     now: datetime,
     aging: timedelta,
 ) -> list[Job]:
     """The waiting jobs, who goes first first.
 
     Each place is given with those before it counted as running already: workspaces take turns.
+    Those that cannot start on ``node`` now come last and take no turn of their workspace's others.
 
     Args:
         usage: Core-seconds that each workspace has used lately.
@@ -122,9 +131,12 @@ def in_order(
     for job in running:
         cores[job.workspace] += job.cpus
     levels: dict[int, dict[str, list[Job]]] = {}
-    for job in sorted(queued, key=lambda one: (one.waits_since, one.create_time, one.id)):
-        level = job.priority + max(0, (now - job.waits_since) // aging)
-        levels.setdefault(level, {}).setdefault(job.workspace, []).append(job)
+    last = []
+    for job in sorted(queued, key=_age):
+        if _unable(job, machine, node, now):
+            last.append(job)
+            continue
+        levels.setdefault(_level(job, now, aging), {}).setdefault(job.workspace, []).append(job)
     ordered = []
     for level in sorted(levels, reverse=True):
         waiting = levels[level]
@@ -138,15 +150,22 @@ def in_order(
                 del waiting[workspace]
             cores[workspace] += job.cpus or machine.cores
             ordered.append(job)
-    return ordered
+    return ordered + sorted(last, key=lambda one: -_level(one, now, aging))
+
+
+def _level(job: Job, now: datetime, aging: timedelta) -> int:
+    return job.priority + max(0, (now - job.waits_since) // aging)
+
+
+def _age(job: Job) -> tuple[datetime, datetime, str]:
+    return job.waits_since, job.create_time, job.id
 
 
 def placed(
     ordered: Iterable[Job], running: Iterable[Job], machine: Machine, *, node: str, now: datetime
 ) -> list[Place]:
     """What becomes of each of ``ordered`` on this node, now."""
-    whole = Amount(machine.cores, machine.memory_mib, len(machine.gpus))
-    free = whole
+    free = _whole(machine)
     for job in running:
         if job.node == node:
             free -= needs_of(job, machine)
@@ -154,7 +173,7 @@ def placed(
     places = []
     for position, job in enumerate(ordered, 1):
         needs = needs_of(job, machine)
-        reason = _elsewhere(job, needs, whole, node) or _later(job, now)
+        reason = _unable(job, machine, node, now)
         if not reason:
             lacking = free.lacks(needs)
             if lacking:
@@ -175,6 +194,16 @@ def needs_of(job: Job, machine: Machine) -> Amount:
         job.memory_mib if machine.memory_mib else 0,
         len(job.gpu_ids) if job.state is not State.QUEUED else job.gpus,
     )
+
+
+def _whole(machine: Machine) -> Amount:
+    return Amount(machine.cores, machine.memory_mib, len(machine.gpus))
+
+
+def _unable(job: Job, machine: Machine, node: str, now: datetime) -> str:
+    """Why ``job`` does not start here now, however much is free; empty where it may."""
+    needs = needs_of(job, machine)
+    return _elsewhere(job, needs, _whole(machine), node) or _later(job, now)
 
 
 def _elsewhere(job: Job, needs: Amount, whole: Amount, node: str) -> str:

@@ -38,7 +38,9 @@ def order(
     queued: Sequence[Job], running: Sequence[Job] = (), usage: Mapping[str, float] | None = None
 ) -> list[str]:
     """Names in order."""
-    found = in_order(queued, running, usage or {}, machine=MACHINE, now=NOW, aging=HOUR)
+    found = in_order(
+        queued, running, usage or {}, machine=MACHINE, node="here", now=NOW, aging=HOUR
+    )
     return [f"{one.workspace}/{one.id}" for one in found]
 
 
@@ -84,6 +86,24 @@ def test_among_those_who_run_as_much_the_one_who_used_least_goes_first() -> None
     """Usage decides between workspaces, and not between the jobs of one."""
     waiting = [job("a/1", waited=100), job("b/1")]
     assert order(waiting, usage={"a": 500.0, "b": 20.0}) == ["b/1", "a/1"]
+
+
+@pytest.mark.parametrize(
+    "why",
+    [{"node": "there"}, {"cpus": 5}, {"not_before": NOW + HOUR}],
+    ids=["another node", "too large", "back-off"],
+)
+def test_who_cannot_start_takes_no_turn(why: dict[str, Any]) -> None:
+    """A job that waits for something else comes last, and its workspace's next is not held up."""
+    waiting = [
+        job("a/stuck", waited=90, priority="HIGH", **why),
+        job("a/1", waited=80),
+        job("a/2", waited=70),
+        job("b/1", waited=60),
+    ]
+    assert order(waiting) == ["a/1", "b/1", "a/2", "a/stuck"]
+    waiting[0] = job("a/stuck", waited=90, **why)
+    assert order(waiting) == ["a/1", "b/1", "a/2", "a/stuck"]
 
 
 def test_what_fits_starts() -> None:
