@@ -155,7 +155,7 @@ def _mounted() -> bool:
         return False
     target = os.fsencode(_SHARED_MEMORY)
     flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV)
-    return (
+    return bool(
         library.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None) == 0
         and library.mount(b"lepton", target, b"tmpfs", flags, b"mode=0700") == 0
     )
