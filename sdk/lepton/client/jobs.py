@@ -15,8 +15,9 @@ from lepton.client.pages import items
 
 Item = TypeVar("Item")
 
-_MOST_FAILURES = 5
+_MOST_FAILURES = 8
 _FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 5.0
 
 ENDED = frozenset({pb.Job.SUCCEEDED, pb.Job.FAILED, pb.Job.CANCELLED})
 """States that a job does not leave."""
@@ -106,8 +107,9 @@ class JobClient:
 def _resumed(begin: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     """Yields from ``begin()``, begun again when the connection breaks.
 
-    A stream that failed five times in a row is given up; at once if it never gave anything
-    and nobody answered at the address, not even to say that the service is away.
+    A stream that failed eight times in a row, which takes 22 seconds, is given up; at once if it
+    never gave anything and nobody answered at the address, not even to say that the service is
+    away.
     """
     begun, failures = False, 0
     while True:
@@ -121,6 +123,6 @@ def _resumed(begin: Callable[[], Iterator[Item]]) -> Iterator[Item]:
             answered = begun or error.said_by_server
             if not answered or failures == _MOST_FAILURES:
                 raise
-            time.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
+            time.sleep(min(_FIRST_PAUSE_SECONDS * 2**failures, _LONGEST_PAUSE_SECONDS))
         else:
             return
