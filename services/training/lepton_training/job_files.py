@@ -41,6 +41,12 @@ class JobFiles:
         """The job's directory; it may not exist."""
         return self.root / workspace / job_id
 
+    def present(self, *, unfinished: bool) -> list[tuple[str, str]]:
+        """Workspace and id of every job with a directory; of those not yet cleaned alone."""
+        marks = self.root.glob(f"*/*/{JOB_FILE}") if unfinished else self.root.glob("*/*/")
+        found = [mark.parent if unfinished else mark for mark in marks]
+        return [(path.parent.name, path.name) for path in found]
+
     def prepare(self, job: Job, join_token: str, access_token: str) -> Path:
         """Writes what a new attempt of ``job`` reads; everything is its owner's alone."""
         directory = self.directory(job.workspace, job.id)

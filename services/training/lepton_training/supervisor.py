@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from lepton_training.attendant import Attendant
 from lepton_training.engine import Engine
-from lepton_training.job import Job, State
+from lepton_training.job import Job, JobNotFound, State
+from lepton_training.job_files import JobFilesRemain
 from lepton_training.job_queue import Machine, Place, Queue, taken
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 """How often the queue is read without being told: another instance may have queued a job."""
+_SWEEP_SECONDS = 60.0
+"""How often files are sought whose jobs were ended or deleted by another node's service."""
 _LONGEST_PAUSE_SECONDS = 60.0
 """Between attempts to attend to a job, while for instance the database's disk is full."""
 
@@ -41,6 +46,7 @@ class Supervisor:
         self._attended: dict[tuple[str, str], tuple[Attendant, asyncio.Task[None]]] = {}
         self._failures: dict[tuple[str, str], int] = {}
         """How often in a row attending to a job failed."""
+        self._swept = 0.0
         self._woken = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -49,6 +55,7 @@ class Supervisor:
         """Takes up the jobs that an earlier life of the service left, then the queue."""
         for job in await self._engine.repository.active(self._engine.node):
             self._attend(job)
+        await self._sweep(unfinished=False)
         self._loop = asyncio.create_task(self._run(), name="job queue")
         self._leaving = asyncio.create_task(self._leave(self._loop), name="leave jobs")
 
@@ -94,10 +101,32 @@ class Supervisor:
                 self._attend(job)  # its attendant failed, on a full disk for instance
             elif job.state is not State.RUNNING:
                 found[0].interrupt(job.state)
+        if time.monotonic() - self._swept >= _SWEEP_SECONDS:
+            await self._sweep(unfinished=True)
         places = await self._queue.places(datetime.now(UTC))
         for place in places:
             if place.starts and (place.job.workspace, place.job.id) not in self._attended:
                 await self._begin(place)
+
+    async def _sweep(self, *, unfinished: bool) -> None:
+        """Cleans up after jobs that have ended and are not attended to, removes those forgotten.
+
+        Their data and tokens lie here where another node's service cancelled or deleted them. No
+        job begins meanwhile: that is done by the same task.
+        """
+        files = self._engine.files
+        for workspace, job_id in await asyncio.to_thread(files.present, unfinished=unfinished):
+            if (workspace, job_id) in self._attended:
+                continue
+            try:
+                job = await self._engine.repository.get(workspace, job_id)
+            except JobNotFound:
+                with suppress(JobFilesRemain):  # it is in the log
+                    await asyncio.to_thread(files.remove, workspace, job_id)
+                continue
+            if job.state.ended:
+                await asyncio.to_thread(files.clean, job, job.state)
+        self._swept = time.monotonic()
 
     async def _begin(self, place: Place) -> None:
         job = place.job

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lepton_training import process
+from lepton_training import process, supervisor
 from lepton_training.job import Event, Job, JobNotPausable, JobNotPaused, Phase, State
 from lepton_training.job_queue import Machine, Place
 from tests.integration.training_engine.conftest import Start, script, wait_for_file
@@ -104,6 +107,47 @@ async def test_a_waiting_job_is_paused_at_once(start: Start) -> None:
     assert (await training.jobs.resume("w", "jobs/waits")).attempts == 0
     assert (await training.jobs.resume("w", "jobs/waits")).state is State.QUEUED
     assert (await place_of(training, "jobs/waits")).position == 2
+
+
+async def test_files_of_jobs_that_another_node_ended_go(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a turn, and at the start, also those of jobs that are not known any more."""
+    training = await start(script("time.sleep(600)"), cores=1)
+    await training.create("runs")
+    await training.until("runs", in_state(State.RUNNING))
+    names = ("cancelled", "waits", "deleted")
+    directories = [training.files.directory("w", name) for name in names]
+
+    def leave(directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        for name in ("job.json", "access-token", "log.txt"):
+            (directory / name).touch()
+
+    async def until_gone(path: Path) -> None:
+        async with asyncio.timeout(30):
+            while path.exists():  # noqa: ASYNC240 - the service removes it
+                await asyncio.sleep(0.02)
+
+    jobs = [await training.create(name) for name in names[:2]]
+    for directory in directories:
+        leave(directory)
+    ended = {"state": State.CANCELLED, "end_time": datetime.now(UTC)}
+    await training.repository.change(jobs[0], [State.QUEUED], ended)
+    monkeypatch.setattr(supervisor, "_SWEEP_SECONDS", 0.0)
+    training.supervisor.wake()
+    await until_gone(directories[2])
+    await until_gone(directories[0] / "access-token")
+    await until_gone(directories[0] / "job.json")
+    assert (directories[0] / "log.txt").exists()
+    assert (directories[1] / "access-token").exists()
+    assert (training.files.directory("w", "runs") / "access-token").exists()
+
+    monkeypatch.setattr(supervisor, "_SWEEP_SECONDS", 3600.0)
+    directories[2].mkdir()
+    (directories[2] / "log.txt").touch()
+    training = await start(script("time.sleep(600)"), cores=1)
+    assert not directories[2].exists()
 
 
 async def test_the_most_urgent_job_starts_first(start: Start) -> None:
