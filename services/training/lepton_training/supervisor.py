@@ -115,17 +115,25 @@ class Supervisor:
         job begins meanwhile: that is done by the same task.
         """
         files = self._engine.files
+        known, forgotten = bool(self._attended), []
         for workspace, job_id in await asyncio.to_thread(files.present, unfinished=unfinished):
             if (workspace, job_id) in self._attended:
                 continue
             try:
                 job = await self._engine.repository.get(workspace, job_id)
             except JobNotFound:
-                with suppress(JobFilesRemain):  # it is in the log
-                    await asyncio.to_thread(files.remove, workspace, job_id)
+                forgotten.append((workspace, job_id))
                 continue
+            known = True
             if job.state.ended:
                 await asyncio.to_thread(files.clean, job, job.state)
+        if forgotten and not known:
+            # A setting that names another database must not cost anybody a job.
+            log.warning("files of jobs of which the database knows none are left alone")
+            forgotten = []
+        for workspace, job_id in forgotten:
+            with suppress(JobFilesRemain):  # it is in the log
+                await asyncio.to_thread(files.remove, workspace, job_id)
         self._swept = time.monotonic()
 
     async def _begin(self, place: Place) -> None:

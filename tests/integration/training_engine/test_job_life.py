@@ -150,6 +150,16 @@ async def test_files_of_jobs_that_another_node_ended_go(
     assert not directories[2].exists()
 
 
+async def test_files_are_left_alone_where_the_database_knows_no_job(start: Start) -> None:
+    """It may be another database than the one that the files were made with."""
+    training = await start(script(DONE), cores=1)
+    directory = training.files.directory("w", "unknown")
+    directory.mkdir(parents=True)
+    (directory / "log.txt").touch()
+    await start(script(DONE), cores=1)
+    assert (directory / "log.txt").exists()
+
+
 async def test_the_most_urgent_job_starts_first(start: Start) -> None:
     """Not the one that came first."""
     training = await start(script(UNTIL_GO + DONE), cores=1)
