@@ -14,7 +14,8 @@ from lepton.api.training.v1 import training_pb2
 from lepton.cli.documents import read_yaml
 from lepton.client import load_profile
 from tests.unit.cli.conftest import Command
-from tests.unit.sdk.fake_gateway import PASSWORD, Gateway
+from tests.unit.sdk.fake_auth import PASSWORD
+from tests.unit.sdk.fake_gateway import Gateway
 
 SPEC = "recipe: cnn\ndataset: datasets/mnist\nseed: 7\nhyperparameters: {epochs: 2}\n"
 

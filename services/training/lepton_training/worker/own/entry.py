@@ -88,7 +88,7 @@ def main() -> int:
 
 def _do(request: Request, messages: Messages) -> None:
     # Both load what only this process needs, and are told what goes wrong in it.
-    from lepton_training.worker.own.training import train_module, train_own  # noqa: PLC0415
+    from lepton_training.worker.own.training import train_module, train_own  # noqa: PLC0415 - see above
 
     spec = parse_spec(request.spec, cores=request.cpus)
     ForkingPickler.register(torch.UntypedStorage, _by_value)
