@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from lepton_training.recipes import RECIPES
-from lepton_training.worker import checkpoint
 from lepton_training.worker.augmentation import Augmentation
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.objectives import Classification
-from lepton_training.worker.trainer import Moment, Trainer
-from tests.training_jobs import PLAN, spec_of
+from tests.training_jobs import spec_of
+from tests.unit.training.resumption import assert_resumed_alike
 
 IMAGES = torch.rand(64, 2, 6, 8, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
 ALL = {
@@ -134,43 +133,7 @@ def test_a_resumed_training_sees_the_same_images(stripes: Path, tmp_path: Path) 
     spec = spec_of({"features": ["edges"]}, "mlp", epochs=2, batch_size=32, hidden=8, **ALL)
     hyperparameters: Any = spec.hyperparameters
 
-    def trainer(path: Path | None) -> tuple[torch.nn.Module, Trainer]:
-        problem = load_problem(stripes, spec)
-        torch.manual_seed(0)
-        network = RECIPES["mlp"].build(hyperparameters, problem.shape)
-        return network, Trainer(
-            network,
-            problem,
-            hyperparameters,
-            seed=1,
-            plan=PLAN,
-            report=lambda _: None,
-            checkpoint_path=path,
-            report_seconds=0,
-            checkpoint_seconds=0,
-        )
-
-    whole, running = trainer(None)
-    running.run()
-    path = tmp_path / "checkpoint.pt"
-    _, running = trainer(path)
-
-    def interrupt(moment: Moment) -> None:
-        if moment.step == 11:
-            raise KeyboardInterrupt
-
-    running._report = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        running.run()
-    state = checkpoint.load(path)
-    assert state is not None and state.step == 10
-    resumed, running = trainer(path)
-    running.resume(state)
-    running.run()
-    for expected, found in zip(
-        whole.state_dict().values(), resumed.state_dict().values(), strict=True
-    ):
-        assert torch.equal(expected, found)
+    assert_resumed_alike("mlp", hyperparameters, lambda: load_problem(stripes, spec), 10, tmp_path)
 
 
 def test_test_and_validation_images_stay_as_they_are(stripes: Path) -> None:

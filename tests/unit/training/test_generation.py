@@ -13,12 +13,12 @@ from PIL import Image
 
 from lepton_training.recipes import RECIPES
 from lepton_training.spec import JobSpecInvalid
-from lepton_training.worker import checkpoint
 from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.evaluation import Judgement, evaluate_samples
-from lepton_training.worker.trainer import Moment, Trainer, predict
+from lepton_training.worker.trainer import predict
 from tests.training_jobs import PLAN, exported, spec_of, trained
+from tests.unit.training.resumption import assert_resumed_alike
 
 SMALL = {"batch_size": 16, "latent": 4, "width": 4}
 
@@ -53,45 +53,8 @@ def test_samples_come_near_what_was_trained_on(data: Path, tmp_path: Path) -> No
 def test_a_killed_training_ends_with_the_same_generator(data: Path, tmp_path: Path) -> None:
     """Both optimizers are in the checkpoint, and the noise is that of the step."""
     spec = spec_of({}, "dcgan", epochs=2, judge_epochs=0, **SMALL)
-
-    def trainer(path: Path | None) -> tuple[torch.nn.Module, Trainer]:
-        hyperparameters: Any = spec.hyperparameters
-        problem = load_problem(data, spec)
-        torch.manual_seed(0)
-        network = RECIPES["dcgan"].build(hyperparameters, problem.shape)
-        return network, Trainer(
-            network,
-            problem,
-            hyperparameters,
-            seed=1,
-            plan=PLAN,
-            report=lambda _: None,
-            checkpoint_path=path,
-            report_seconds=0,
-            checkpoint_seconds=0,
-        )
-
-    whole, running = trainer(None)
-    running.run()
-    path = tmp_path / "checkpoint.pt"
-    _, running = trainer(path)
-
-    def interrupt(moment: Moment) -> None:
-        if moment.step == 20:
-            raise KeyboardInterrupt
-
-    running._report = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        running.run()
-    state = checkpoint.load(path)
-    assert state is not None and state.step == 19
-    resumed, running = trainer(path)
-    running.resume(state)
-    running.run()
-    for (name, expected), found in zip(
-        whole.state_dict().items(), resumed.state_dict().values(), strict=True
-    ):
-        assert torch.equal(expected, found), name
+    hyperparameters: Any = spec.hyperparameters
+    assert_resumed_alike("dcgan", hyperparameters, lambda: load_problem(data, spec), 19, tmp_path)
 
 
 @pytest.mark.parametrize("side", [(8, 8), (9, 11), (28, 28)])
