@@ -20,7 +20,7 @@ from lepton_inference.model_errors import (
     ModelInvalid,
     ModelTimeout,
 )
-from lepton_inference.settings import ModelSettings
+from lepton_inference.settings import ExecutionSettings, Isolation, ModelSettings
 from tests import hostile_models as hostile
 from tests.inference_models import linear
 
@@ -85,16 +85,23 @@ def test_a_model_that_does_not_end_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGSEGV, ModelCrashed), (signal.SIGKILL, ModelDoesNotFit)]
+    ("number", "limit_mib", "error"),
+    [
+        (signal.SIGSEGV, 0, ModelCrashed),
+        (signal.SIGSEGV, 512, ModelDoesNotFit),
+        (signal.SIGKILL, 0, ModelDoesNotFit),
+    ],
 )
 def test_a_model_that_ends_its_process_is_told_of(
-    tmp_path: Path, number: signal.Signals, error: type[Exception]
+    tmp_path: Path, number: signal.Signals, limit_mib: int, error: type[Exception]
 ) -> None:
-    """The kernel kills when memory ends; everything else is a crash."""
+    """The kernel kills when memory ends, and where it is bounded libraries may crash of it."""
+    execution = ExecutionSettings(isolation=Isolation.OWN_PROCESS, memory_limit_mib=limit_mib)
+    order = LoadOrder(file(tmp_path, linear(1.0)), ModelSettings(execution=execution))
     with ModelProcess.start() as process:
         os.kill(process.pid, number)
         with pytest.raises(error):
-            process.load(LoadOrder(file(tmp_path, linear(1.0)), ModelSettings()), 60.0)
+            process.load(order, 60.0)
 
 
 def test_nothing_is_left_of_the_process(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ _LOOK_SECONDS = 0.02
 """How often a long run is looked after."""
 _TAIL = 2000
 """Bytes of what a process said last that the log keeps."""
+_REFUSED_MEMORY = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS})
+"""How a process ends whose memory is bounded, where its libraries do not survive a refusal."""
 _OURS = ("LEPTON_", "PYTHONHOME", "LD_PRELOAD")
 """Of the environment: secrets, and what Envoy needs to have Python inside."""
 
@@ -136,6 +138,14 @@ class ModelProcess:
         if status == -signal.SIGKILL:
             raise ModelDoesNotFit(
                 "the system killed the process that loaded the model: mostly, memory ran out"
+            )
+        limit = order.settings.execution.memory_limit_mib
+        if limit and status in _REFUSED_MEMORY:
+            raise ModelDoesNotFit(
+                f"loading the model ended its process ({_name(status)}): mostly it needs more than "
+                f"execution.memory_limit_mib, {limit} MiB; a model that ends so without a limit "
+                "too is broken",
+                memory_limit_mib=limit,
             )
         raise ModelCrashed(
             f"loading the model ended its process ({_name(status)}); the service's "
