@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,10 +13,11 @@ from lepton_auth.errors import InvalidApiKey, InvalidRole
 from lepton_auth.login import Grant
 from lepton_auth.records import ApiKey, AuditEvent, User, Workspace
 from lepton_mesh.caller import Caller, Role
-from lepton_mesh.resources import Page, masked_fields
+from lepton_mesh.resources import InvalidPage, Page, masked_fields
 
 USER_FIELDS = ("display_name", "password", "disabled")
 """What UpdateUser may change."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def role(value: int) -> Role:
@@ -145,13 +146,14 @@ def audit_page(page: Page, events: Sequence[AuditEvent]) -> pb.ListAuditEventsRe
 
 
 def api_key_cursor(page: Page) -> tuple[datetime, str] | None:
-    """The last key of the page before."""
+    """The last key of the page before. Raises InvalidPage for a time that does not exist."""
     if page.after is None:
         return None
     microseconds, id_ = page.after
-    return datetime.fromtimestamp(microseconds // 10**6, UTC).replace(
-        microsecond=microseconds % 10**6
-    ), id_
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds), id_
+    except OverflowError:
+        raise InvalidPage("page_token is not one that this list gave; begin without one") from None
 
 
 def expire_time(request: pb.CreateApiKeyRequest) -> datetime | None:
@@ -173,4 +175,4 @@ def timestamp(value: datetime | None) -> Timestamp | None:
 
 
 def _microseconds(value: datetime) -> int:
-    return int(value.timestamp()) * 10**6 + value.microsecond
+    return (value - _EPOCH) // timedelta(microseconds=1)

@@ -3,6 +3,7 @@
     model_id = check_id(request.model_id, "model_id")                            # AIP-122
     (model, number) = parse_name("models/{model}/versions/{version}", request.name)
     page = Page.of(request, "models", str)                                       # AIP-158
+    check_request_id(request.request_id)                                         # AIP-155
     fields = masked_fields(request.update_mask, request.model, ("description",)) # AIP-134
     check_etag(request.model.etag, current)                                      # AIP-154
 
@@ -29,6 +30,13 @@ ID_PATTERN = r"[a-z][a-z0-9-]{0,62}"
 """What an id that a user chooses looks like."""
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+MAX_REQUEST_ID = 128
+"""Characters."""
+
+_MAX_TOKEN = 512
+"""Characters; a token of ours has less than 300."""
+_MAX_INTEGER = 2**63 - 1
+"""Of the databases; no key is larger."""
 
 _ID = re.compile(ID_PATTERN)
 # A segment of a resource name: ids that users choose, numbers, and ids that services make.
@@ -37,6 +45,10 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 class InvalidId(InvalidArgument):
     reason = "INVALID_ID"
+
+
+class InvalidRequestId(InvalidArgument):
+    reason = "INVALID_REQUEST_ID"
 
 
 class InvalidName(InvalidArgument):
@@ -75,6 +87,16 @@ def check_id(value: str, field: str) -> str:
     return value
 
 
+def check_request_id(value: str) -> str:
+    """``value`` if it may be a request id, "" included; raises InvalidRequestId."""
+    # Not printable are NUL, which PostgreSQL cannot hold, and what logs could not show.
+    if len(value) > MAX_REQUEST_ID or not value.isprintable():
+        raise InvalidRequestId(
+            f"request_id is not one; use at most {MAX_REQUEST_ID} characters that can be shown"
+        )
+    return value
+
+
 def parse_name(pattern: str, name: str) -> tuple[str, ...]:
     """The variable segments of a resource name such as ``models/{model}/versions/{version}``.
 
@@ -101,25 +123,43 @@ class Page:
     def of(cls, request: ListRequest, kind: str, *types: type) -> Page:
         """The page that ``request`` asks for; ``types`` are those of the key's parts.
 
-        Raises InvalidPage for a negative size and for a token of another list.
+        Raises InvalidPage for a negative size and for a token that this list never gave.
         """
         if request.page_size < 0:
             raise InvalidPage(f"page_size {request.page_size} is negative; use 0 to {MAX_PAGE}")
         size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
         if not request.page_token:
             return cls(size, None, kind)
-        try:
-            padded = request.page_token + "=" * (-len(request.page_token) % 4)
-            found, *after = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        except (ValueError, TypeError, binascii.Error):
-            found, after = None, []
-        if found != kind or [type(part) for part in after] != list(types):
+        after = _key(request.page_token, kind)
+        if after is None or [type(part) for part in after] != list(types):
             raise InvalidPage("page_token is not one that this list gave; begin without one")
         return cls(size, tuple(after), kind)
 
     def token(self, *key: str | int) -> str:
         """The token of the page that begins after ``key``."""
         return base64.urlsafe_b64encode(json.dumps([self.kind, *key]).encode()).decode().rstrip("=")
+
+
+def _key(token: str, kind: str) -> list[Any] | None:
+    """The key in a token of the list ``kind``; None for a token that is none.
+
+    Tokens are not signed: whoever forges one learns nothing, but no part of it may be what a
+    database cannot hold.
+    """
+    if len(token) > _MAX_TOKEN:  # which bounds how deep its JSON can be nested, too
+        return None
+    try:
+        padded = token + "=" * (-len(token) % 4)
+        found, *key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (ValueError, TypeError, binascii.Error):
+        return None
+    return key if found == kind and all(_storable(part) for part in key) else None
+
+
+def _storable(part: object) -> bool:
+    if isinstance(part, str):
+        return part.isprintable()
+    return isinstance(part, int) and abs(part) <= _MAX_INTEGER
 
 
 def masked_fields(mask: FieldMask, message: Message, allowed: Sequence[str]) -> frozenset[str]:

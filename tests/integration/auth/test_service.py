@@ -184,6 +184,12 @@ BAD_INPUT = [
     ("ListUsers", pb.ListUsersRequest(page_size=-1), "INVALID_PAGE"),
     ("ListUsers", pb.ListUsersRequest(page_token="nonsense"), "INVALID_PAGE"),
     ("ListUsers", pb.ListUsersRequest(page_token="WyJhIl0"), "INVALID_PAGE"),
+    # ["apiKeys",9000000000000000000,"k"]: a time that does not exist
+    (
+        "ListApiKeys",
+        pb.ListApiKeysRequest(page_token="WyJhcGlLZXlzIiw5MDAwMDAwMDAwMDAwMDAwMDAwLCJrIl0"),
+        "INVALID_PAGE",
+    ),
     ("UpdateUser", pb.UpdateUserRequest(user=pb.User(name="users/admin")), "INVALID_UPDATE_MASK"),
     (
         "UpdateUser",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -11,10 +14,12 @@ from lepton_mesh.resources import (
     InvalidId,
     InvalidName,
     InvalidPage,
+    InvalidRequestId,
     InvalidUpdateMask,
     Page,
     check_etag,
     check_id,
+    check_request_id,
     masked_fields,
     parse_name,
 )
@@ -66,6 +71,45 @@ def test_what_is_no_page_token(token: str) -> None:
     """Nonsense is refused as such: null, [], {}, 123 and what is no base64."""
     with pytest.raises(InvalidPage):
         Page.of(pb.ListUsersRequest(page_token=token), "users", str)
+
+
+def _token(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "9223372036854775808",
+        "-9223372036854775808",
+        "9" * 300,
+        "true",
+        "1.5",
+        r'"\ud800"',
+        r'"a\u0000"',
+        "[" * 5000 + "]" * 5000,
+        json.dumps("a" * 2000),
+    ],
+)
+@pytest.mark.parametrize("key_type", [int, str])
+def test_forged_keys_never_reach_a_database(key: str, key_type: type) -> None:
+    """Numbers beyond 64 bits, texts that cannot be stored, lists in lists: none is a page."""
+    request = pb.ListUsersRequest(page_token=_token(f'["users",{key}]'))
+    with pytest.raises(InvalidPage):
+        Page.of(request, "users", key_type)
+
+
+@pytest.mark.parametrize("value", ["", "r-1", "x" * 128, "ä b"])
+def test_request_ids(value: str) -> None:
+    """Whatever can be shown, and none at all."""
+    assert check_request_id(value) == value
+
+
+@pytest.mark.parametrize("value", ["x" * 129, "a\0", "a\nb"])
+def test_what_is_no_request_id(value: str) -> None:
+    """Too long, or not to be shown."""
+    with pytest.raises(InvalidRequestId, match="128"):
+        check_request_id(value)
 
 
 def test_masks_say_what_changes() -> None:
