@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from lepton_mesh.caller import Caller
 from lepton_mesh.errors import LeptonError, NotFound
-from lepton_mesh.resources import check_etag
+from lepton_mesh.resources import check_etag, check_request_id
 from lepton_registry.errors import (
     AliasNotFound,
     ArtifactMismatch,
@@ -33,9 +33,6 @@ T = TypeVar("T")
 
 LATEST = "latest"
 """Stands for the newest version wherever a number may stand; so it is no alias."""
-
-MAX_REQUEST_ID = 128
-"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +134,7 @@ class Registry:
         caller.require_write(f"models/{model_id}")
         version = _made_by(caller, version)
         check_version(version)
-        if len(request_id) > MAX_REQUEST_ID:
-            raise InvalidVersion(f"request_id is longer than {MAX_REQUEST_ID} characters")
+        check_request_id(request_id)
         found = await self._store.read(
             lambda records: (
                 _model(records, caller, model_id),

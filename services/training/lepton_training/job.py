@@ -18,7 +18,7 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from lepton_mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from lepton_mesh.errors import AlreadyExists, FailedPrecondition, NotFound
 
 
 class JobNotFound(NotFound):
@@ -42,10 +42,6 @@ class JobNotPausable(FailedPrecondition):
 
 class JobNotPaused(FailedPrecondition):
     reason = "JOB_NOT_PAUSED"
-
-
-class RequestIdInvalid(InvalidArgument):
-    reason = "JOB_REQUEST_ID_INVALID"
 
 
 class State(StrEnum):

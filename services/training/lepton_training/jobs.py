@@ -10,7 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lepton_mesh.errors import FailedPrecondition, Unavailable
-from lepton_mesh.resources import InvalidId, InvalidPage, Page, check_id, parse_name
+from lepton_mesh.resources import (
+    InvalidId,
+    InvalidPage,
+    Page,
+    check_id,
+    check_request_id,
+    parse_name,
+)
 from lepton_training.changes import Changes
 from lepton_training.job import (
     Event,
@@ -20,7 +27,6 @@ from lepton_training.job import (
     JobNotFound,
     JobNotPausable,
     JobNotPaused,
-    RequestIdInvalid,
     State,
 )
 from lepton_training.job_files import JobFiles
@@ -33,7 +39,6 @@ from lepton_training.supervisor import Supervisor
 from lepton_training.warm_origin import check_origin
 from lepton_training.warm_start import PAPERS_FILE, PREPROCESSING_FILE, WEIGHTS_FILE
 
-_REQUEST_ID_MAX = 128
 PAGE_KEY = (int, str)
 """Types of a page's key: microseconds of the create time since 1970, and the job's id."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -110,14 +115,11 @@ class Jobs:
         Raises:
             JobSpecInvalid: With every fault of the spec.
             InvalidId, JobExists: The id cannot be used.
-            RequestIdInvalid: It is too long, or has characters that cannot be shown.
+            InvalidRequestId: It is too long, or has characters that cannot be shown.
         """
         if job_id:
             check_id(job_id, "job_id")
-        if len(request_id) > _REQUEST_ID_MAX or not request_id.isprintable():
-            raise RequestIdInvalid(
-                f"request_id has at most {_REQUEST_ID_MAX} characters that can be shown"
-            )
+        check_request_id(request_id)
         spec = parse_spec(
             document,
             cores=self._machine.cores,

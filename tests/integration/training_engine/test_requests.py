@@ -7,8 +7,8 @@ import re
 import pytest
 
 from lepton.api.training.v1 import training_pb2 as pb
-from lepton_mesh.resources import InvalidId, InvalidName, InvalidPage, Page
-from lepton_training.job import JobExists, RequestIdInvalid
+from lepton_mesh.resources import InvalidId, InvalidName, InvalidPage, InvalidRequestId, Page
+from lepton_training.job import JobExists
 from lepton_training.jobs import PAGE_KEY
 from lepton_training.spec import JobSpecInvalid
 from tests.integration.training_engine.conftest import Start, script
@@ -74,8 +74,8 @@ async def test_a_crafted_page_token_is_refused(start: Start, key: tuple[int, str
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"request_id": "x" * 129}, RequestIdInvalid),
-        ({"request_id": "a\0b"}, RequestIdInvalid),
+        ({"request_id": "x" * 129}, InvalidRequestId),
+        ({"request_id": "a\0b"}, InvalidRequestId),
         ({"job_id": "No Id"}, InvalidId),
     ],
 )
