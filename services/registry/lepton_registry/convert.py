@@ -8,19 +8,32 @@ from typing import Any
 
 from google.protobuf.json_format import Error as JsonError
 from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.api.registry.v1 import registry_pb2 as pb
 from lepton_mesh.resources import Page, masked_fields, parse_name
 from lepton_registry.errors import InvalidAlias, InvalidVersion
-from lepton_registry.records import Lineage, Model, Signature, State, Tensor, Version
+from lepton_registry.records import (
+    MAX_DOCUMENT_BYTES,
+    MAX_VERSION_BYTES,
+    Lineage,
+    Model,
+    Signature,
+    State,
+    Tensor,
+    Version,
+)
 from lepton_registry.registry import Change
 
 MODEL_FIELDS = ("description", "labels")
 """What UpdateModel may change."""
 VERSION_FIELDS = ("description", "labels", "state")
 """What UpdateModelVersion may change; all else is fixed."""
+_ENCODED = 4
+"""How often a message may be as long as its JSON: a Struct takes 11 bytes for a number in a list,
+which has at least 3 there with its comma and blank."""
 
 
 def model_change(request: pb.UpdateModelRequest) -> Change:
@@ -42,7 +55,12 @@ def version_change(request: pb.UpdateModelVersionRequest) -> Change:
 
 
 def version(message: pb.ModelVersion) -> Version:
-    """A version to register; raises InvalidVersion for numbers that JSON cannot hold."""
+    """A version to register.
+
+    Raises InvalidVersion for numbers that JSON cannot hold, and for what is so large that only
+    to convert it would hold up other calls.
+    """
+    _check_bytes("model_version", message, MAX_VERSION_BYTES)
     return Version(
         artifact=message.artifact,
         sha256=message.sha256,
@@ -168,10 +186,19 @@ def _tensor_message(tensor: Tensor) -> pb.TensorSpec:
 
 
 def _document(field: str, message: Struct) -> dict[str, Any]:
+    _check_bytes(field, message, MAX_DOCUMENT_BYTES)
     try:
         return dict(MessageToDict(message))
     except (JsonError, ValueError):
         raise InvalidVersion(f"{field} holds a number that is not finite") from None
+
+
+def _check_bytes(what: str, message: Message, limit: int) -> None:
+    """Raises InvalidVersion for a message whose JSON must have more than ``limit`` bytes."""
+    if (size := message.ByteSize()) > _ENCODED * limit:
+        raise InvalidVersion(
+            f"{what} has {size} bytes; use at most {limit} as JSON, and attach files instead"
+        )
 
 
 def _struct(document: Any) -> Struct | None:
