@@ -32,8 +32,8 @@ MODEL_FIELDS = ("description", "labels")
 VERSION_FIELDS = ("description", "labels", "state")
 """What UpdateModelVersion may change; all else is fixed."""
 _ENCODED = 4
-"""How often a message may be as long as its JSON: a Struct takes 11 bytes for a number in a list,
-which has at least 3 there with its comma and blank."""
+"""How many times as long as its JSON a message may be: a number in a Struct's list takes 11 bytes,
+and at least 3 as JSON with its comma and blank."""
 
 
 def model_change(request: pb.UpdateModelRequest) -> Change:
@@ -138,22 +138,19 @@ def version_message(version: Version) -> pb.ModelVersion:
     )
 
 
-def models_page(page: Page, models: Sequence[Model]) -> pb.ListModelsResponse:
-    """``models`` holds one more than the page when there is a next one; so in all lists."""
-    shown = models[: page.size]
-    more = len(models) > page.size
+def models_page(page: Page, models: Sequence[Model], more: bool) -> pb.ListModelsResponse:
     return pb.ListModelsResponse(
-        models=[model_message(model) for model in shown],
-        next_page_token=page.token(shown[-1].id) if more else "",
+        models=[model_message(model) for model in models],
+        next_page_token=page.token(models[-1].id) if more else "",
     )
 
 
-def versions_page(page: Page, versions: Sequence[Version]) -> pb.ListModelVersionsResponse:
-    shown = versions[: page.size]
-    more = len(versions) > page.size
+def versions_page(
+    page: Page, versions: Sequence[Version], more: bool
+) -> pb.ListModelVersionsResponse:
     return pb.ListModelVersionsResponse(
-        model_versions=[version_message(version) for version in shown],
-        next_page_token=page.token(shown[-1].number) if more else "",
+        model_versions=[version_message(version) for version in versions],
+        next_page_token=page.token(versions[-1].number) if more else "",
     )
 
 

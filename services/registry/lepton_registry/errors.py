@@ -6,6 +6,7 @@ AlreadyExists        ModelExists
 FailedPrecondition   ArtifactMismatch    the file is not in storage, or is another one
                      VersionArchived     an alias must lead to a version that can be deployed
                      VersionAliased      an alias still leads to the version to be archived
+                     TooManyAliases      one of them must go before another comes
 InvalidArgument      InvalidModel, InvalidVersion, InvalidAlias
 """
 
@@ -44,6 +45,10 @@ class VersionArchived(FailedPrecondition):
 
 class VersionAliased(FailedPrecondition):
     reason = "MODEL_VERSION_ALIASED"
+
+
+class TooManyAliases(FailedPrecondition):
+    reason = "TOO_MANY_ALIASES"
 
 
 class InvalidModel(InvalidArgument):

@@ -20,10 +20,12 @@ from lepton_registry.errors import (
     ModelExists,
     ModelNotFound,
     RequestIdTaken,
+    TooManyAliases,
     VersionAliased,
     VersionArchived,
     VersionNotFound,
 )
+from lepton_registry.pages import models_page, versions_page
 from lepton_registry.ports import Artifacts, Records, Store
 from lepton_registry.records import Model, State, Version, check_texts, check_version
 
@@ -33,6 +35,8 @@ T = TypeVar("T")
 
 LATEST = "latest"
 """Stands for the newest version wherever a number may stand; so it is no alias."""
+MAX_ALIASES = 64
+"""Of one model: every answer about it has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,12 @@ class Registry:
         caller.require_write(f"models/{model_id}")
         return await self._store.read(lambda records: _model(records, caller, model_id))
 
-    async def list_models(self, caller: Caller, after: str, limit: int) -> Sequence[Model]:
-        """Models with ids above ``after``, in order of id."""
+    async def list_models(
+        self, caller: Caller, after: str, size: int
+    ) -> tuple[Sequence[Model], bool]:
+        """Up to ``size`` models with ids above ``after``, and whether more follow."""
         return await self._store.read(
-            lambda records: records.models.after(caller.workspace, after, limit)
+            lambda records: models_page(records, caller.workspace, after, size)
         )
 
     async def update_model(self, caller: Caller, model_id: str, etag: str, change: Change) -> Model:
@@ -179,13 +185,13 @@ class Registry:
         return await self._store.read(resolve)
 
     async def list_versions(
-        self, caller: Caller, model_id: str, before: int | None, limit: int
-    ) -> Sequence[Version]:
-        """Versions with numbers below ``before``, newest first, without their reports."""
+        self, caller: Caller, model_id: str, before: int | None, size: int
+    ) -> tuple[Sequence[Version], bool]:
+        """Up to ``size`` versions with numbers below ``before``, and whether more follow."""
 
-        def versions(records: Records) -> Sequence[Version]:
+        def versions(records: Records) -> tuple[Sequence[Version], bool]:
             _model(records, caller, model_id)
-            return records.versions.before(caller.workspace, model_id, before, limit)
+            return versions_page(records, caller.workspace, model_id, before, size)
 
         return await self._store.read(versions)
 
@@ -225,6 +231,11 @@ class Registry:
                 raise VersionArchived(
                     f"'{version.name}' is archived; make it READY before an alias leads to it",
                     version=version.name,
+                )
+            if alias not in model.aliases and len(model.aliases) >= MAX_ALIASES:
+                raise TooManyAliases(
+                    f"'{model.name}' has {len(model.aliases)} aliases already; delete one first",
+                    model=model_id,
                 )
             aliases = {**model.aliases, alias: version.number}
             return _replace(records, caller, replace(model, aliases=aliases))

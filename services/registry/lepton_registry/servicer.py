@@ -60,8 +60,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> pb.ListModelsResponse:
         page = Page.of(request, "models", str)
         (after,) = page.after or ("",)
-        models = await self._registry.list_models(current_caller(), after, page.size + 1)
-        return convert.models_page(page, models)
+        models, more = await self._registry.list_models(current_caller(), after, page.size)
+        return convert.models_page(page, models, more)
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Any) -> pb.Model:
         (model_id,) = parse_name("models/{model}", request.model.name)
@@ -105,10 +105,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         (model_id,) = parse_name("models/{model}", request.parent)
         page = Page.of(request, f"models/{model_id}/versions", int)
         (before,) = page.after or (None,)
-        versions = await self._registry.list_versions(
-            current_caller(), model_id, before, page.size + 1
+        versions, more = await self._registry.list_versions(
+            current_caller(), model_id, before, page.size
         )
-        return convert.versions_page(page, versions)
+        return convert.versions_page(page, versions, more)
 
     async def UpdateModelVersion(
         self, request: pb.UpdateModelVersionRequest, context: Any

@@ -26,13 +26,14 @@ from lepton_registry.errors import (
     ModelExists,
     ModelNotFound,
     RequestIdTaken,
+    TooManyAliases,
     VersionAliased,
     VersionArchived,
     VersionNotFound,
 )
 from lepton_registry.ports import Artifact
 from lepton_registry.records import Lineage, Signature, State, Version
-from lepton_registry.registry import Change, Registry
+from lepton_registry.registry import MAX_ALIASES, Change, Registry
 from lepton_registry.servicer import TABLE
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -174,7 +175,7 @@ async def test_workspaces_do_not_see_each_other(registry: Registry) -> None:
     stranger = replace(ADA, workspace="elsewhere")
     with pytest.raises(ModelNotFound):
         await registry.get_model(stranger, "digits")
-    assert await registry.list_models(stranger, "", 10) == []
+    assert await registry.list_models(stranger, "", 10) == ([], False)
     await registry.create_model(stranger, "digits", "theirs", {})
     await registry.delete_model(stranger, "digits")
     assert (await registry.get_model(ADA, "digits")).description == ""
@@ -200,6 +201,36 @@ async def test_aliases_lead_to_versions(registry: Registry) -> None:
         await registry.set_alias(ADA, "digits", "latest", "1")
     with pytest.raises(VersionNotFound):
         await registry.set_alias(ADA, "digits", "production", "9")
+
+
+async def test_a_model_has_so_many_aliases(registry: Registry) -> None:
+    """One more is refused; those that are there can still be moved, and deleted to make room."""
+    for _ in range(2):
+        await registry.create_version(ADA, "digits", _version(), "")
+    for n in range(MAX_ALIASES):
+        await registry.set_alias(ADA, "digits", f"a{n}", "1")
+    with pytest.raises(TooManyAliases, match="delete one first"):
+        await registry.set_alias(ADA, "digits", "more", "1")
+    assert (await registry.set_alias(ADA, "digits", "a0", "2")).aliases["a0"] == 2
+    await registry.delete_alias(ADA, "digits", "a1")
+    await registry.set_alias(ADA, "digits", "more", "1")
+
+
+async def test_pages_end_by_count_and_by_size(registry: Registry) -> None:
+    """Every version comes once; two that are too large for one page have a page each."""
+    names = tuple(f"{n}" * 40 for n in range(10_000, 13_000))  # 0.6 MiB as JSON
+    for class_names in ((), names, names, (), (), ()):
+        await registry.create_version(ADA, "digits", _version(class_names=class_names), "")
+    pages, before, more = [], None, True
+    while more:
+        versions, more = await registry.list_versions(ADA, "digits", before, 3)
+        pages.append([version.number for version in versions])
+        before = versions[-1].number
+    assert pages == [[6, 5, 4], [3], [2, 1]]
+    await registry.create_model(ADA, "letters", "", {})
+    models, more = await registry.list_models(ADA, "", 1)
+    assert ([model.id for model in models], more) == (["digits"], True)
+    assert not (await registry.list_models(ADA, "digits", 1))[1]
 
 
 async def test_aliases_never_lead_to_archived_versions(registry: Registry) -> None:
