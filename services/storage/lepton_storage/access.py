@@ -11,6 +11,7 @@ _SERVICE = "/lepton.api.storage.v1.StorageService/"
 _BRINGS = Rule(min_role=Role.DEVELOPER, jobs=True)
 _CHANGES = Rule(min_role=Role.DEVELOPER)
 _SEES = Rule(min_role=Role.VIEWER)
+_HOLDS = Rule(services=frozenset({"registry"}))
 
 TABLE = AuthorizationTable(
     {
@@ -37,6 +38,8 @@ TABLE = AuthorizationTable(
             "ReadArtifact": Rule(
                 min_role=Role.VIEWER, jobs=True, services=frozenset({"inference"})
             ),
+            "HoldArtifacts": _HOLDS,
+            "ReleaseArtifacts": _HOLDS,
         }.items()
     }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from lepton_mesh.authorization import RoleTooLow
 from lepton_mesh.caller import Caller, Role
 from lepton_mesh.resources import Page
 from lepton_storage.blobs import Blobs
-from lepton_storage.errors import ArtifactNotFound, StorageRequestInvalid
+from lepton_storage.errors import StorageRequestInvalid, artifact_not_found
 from lepton_storage.ports import ArtifactRecords
-from lepton_storage.records import Artifact
+from lepton_storage.records import Artifact, Hold
 from lepton_storage.texts import MAX_NAME, check_labels, check_text
 from lepton_storage.threads import IoThreads
 from lepton_storage.uploads import Uploads
+
+_HOLD_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Artifacts:
         if artifact is None or artifact.source != caller.subject:
             caller.require_read(f"artifacts/{id}")
         if artifact is None:
-            raise _no_artifact(id)
+            raise artifact_not_found(id)
         return artifact
 
     async def list(self, caller: Caller, page: Page) -> tuple[Sequence[Artifact], str]:
@@ -80,15 +83,30 @@ class Artifacts:
     async def delete(self, caller: Caller, id: str) -> None:
         """Deletes an artifact, and its bytes if nothing else uses them.
 
-        What a job made may be the file of a registered model, which only admins delete.
+        What a job made it may be about to register, so only admins delete it.
 
-        Raises ArtifactNotFound, RoleTooLow.
+        Raises ArtifactNotFound, ArtifactHeld, RoleTooLow.
         """
         artifact = await self._threads.run(self._records.get, caller.workspace, id)
         if artifact is not None and artifact.source.startswith("jobs/"):
             _require_admin(caller, artifact)
         if not await self._threads.run(self._records.delete, caller.workspace, id):
-            raise _no_artifact(id)
+            raise artifact_not_found(id)
+        await self._threads.run(self._blobs.collect)
+
+    async def hold(self, hold: Hold, *, allow_missing: bool) -> None:
+        """Keeps artifacts from being deleted; again with the same id changes nothing.
+
+        Raises ArtifactNotFound, unless ``allow_missing``, and then holds none.
+        """
+        check_text("holder", hold.holder, MAX_NAME)
+        _check_hold(hold.id)
+        await self._threads.run(self._records.hold, hold, allow_missing)
+
+    async def release(self, caller: Caller, hold_id: str, *, delete_unheld: bool) -> None:
+        """Ends a hold, if there is one; ``delete_unheld`` deletes what no other hold keeps."""
+        _check_hold(hold_id)
+        await self._threads.run(self._records.release, caller.workspace, hold_id, delete_unheld)
         await self._threads.run(self._blobs.collect)
 
     def _create(self, caller: Caller, new: NewArtifact) -> Artifact:
@@ -117,5 +135,6 @@ def _require_admin(caller: Caller, artifact: Artifact) -> None:
         )
 
 
-def _no_artifact(id: str) -> ArtifactNotFound:
-    return ArtifactNotFound(f"artifact '{id}' does not exist, or was deleted", artifact=id)
+def _check_hold(id: str) -> None:
+    if not _HOLD_ID.fullmatch(id):
+        raise StorageRequestInvalid("hold is not 32 lower-case hex digits", field="hold")

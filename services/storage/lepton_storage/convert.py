@@ -11,7 +11,7 @@ from lepton_storage.artifacts import NewArtifact
 from lepton_storage.blobs import Piece
 from lepton_storage.datasets import LATEST, NewFile, NewVersion
 from lepton_storage.errors import StorageRequestInvalid
-from lepton_storage.records import Artifact, Dataset, DatasetFormat, DatasetVersion
+from lepton_storage.records import Artifact, Dataset, DatasetFormat, DatasetVersion, Hold
 from lepton_storage.uploads import Progress
 
 _MAX_NUMBER = 2**31 - 1
@@ -159,6 +159,11 @@ def to_artifact(artifact: Artifact) -> pb.Artifact:
     )
     message.create_time.FromDatetime(artifact.create_time)
     return message
+
+
+def from_hold(request: pb.HoldArtifactsRequest, workspace: str) -> Hold:
+    ids = [artifact_id(name) for name in request.names]
+    return Hold(request.hold, workspace, request.holder, ids)
 
 
 def _piece(chunk: pb.DataChunk) -> Piece:

@@ -20,6 +20,7 @@ lepton_mesh.errors
 │   └── UploadBusy              another stream writes to this upload
 ├── FailedPrecondition
 │   ├── UploadComplete          nothing more can be sent
+│   ├── ArtifactHeld            something else needs the file
 │   ├── StateInUse              a service and a command that changes keys, at once
 │   ├── NoWorkspaceKey          there is nothing to destroy
 │   └── KeyDestroyed            the bytes were erased with their key
@@ -112,6 +113,10 @@ class UploadComplete(FailedPrecondition):
     reason = "UPLOAD_COMPLETE"
 
 
+class ArtifactHeld(FailedPrecondition):
+    reason = "ARTIFACT_HELD"
+
+
 class KeyDestroyed(FailedPrecondition):
     reason = "KEY_DESTROYED"
 
@@ -148,6 +153,11 @@ _AFTERWARDS = (
     "or delete datasets and artifacts that are no longer needed, then send the same upload "
     "again: it goes on where it stopped"
 )
+
+
+def artifact_not_found(id: str) -> ArtifactNotFound:
+    """The error for an artifact that is not in the caller's workspace."""
+    return ArtifactNotFound(f"artifact '{id}' does not exist, or was deleted", artifact=id)
 
 
 def disk_full(path: Path) -> DiskFull:

@@ -125,3 +125,14 @@ class ArtifactRow(Base):
     create_time: Mapped[datetime] = mapped_column(UtcDateTime)
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"), index=True)
     blob: Mapped[BlobRow] = relationship()
+
+
+class ArtifactHoldRow(Base):
+    __tablename__ = "artifact_holds"
+
+    hold: Mapped[str] = mapped_column(Varchar(32), primary_key=True)
+    # Without a cascade: the database itself deletes no artifact that is held.
+    artifact_sequence: Mapped[int] = mapped_column(
+        ForeignKey("artifacts.sequence"), primary_key=True, index=True
+    )
+    holder: Mapped[str] = mapped_column(Varchar(255))

@@ -15,6 +15,7 @@ from lepton_storage.records import (
     Blob,
     Dataset,
     DatasetVersion,
+    Hold,
     Upload,
     WorkspaceKey,
 )
@@ -188,4 +189,13 @@ class ArtifactRecords(Protocol):
         """Newest first, those below sequence ``before`` (0: all)."""
 
     def delete(self, workspace: str, id: str) -> bool:
-        """Whether there was one."""
+        """Whether there was one. Raises ArtifactHeld."""
+
+    def hold(self, hold: Hold, allow_missing: bool) -> None:
+        """Stores ``hold`` over those of its artifacts that exist, unless that is done already.
+
+        Raises ArtifactNotFound if one does not exist, unless ``allow_missing``.
+        """
+
+    def release(self, workspace: str, hold_id: str, delete_unheld: bool) -> None:
+        """Forgets a hold; with ``delete_unheld``, also those of its artifacts without another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -131,3 +131,16 @@ class Artifact:
     @property
     def name(self) -> str:
         return f"artifacts/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Artifacts that something needs, and that are not deleted meanwhile."""
+
+    id: str
+    """32 hex digits, which whoever holds them made up."""
+    workspace: str
+    holder: str
+    """What needs them, such as ``models/digits``."""
+    artifacts: Sequence[str]
+    """Ids."""

@@ -157,6 +157,19 @@ class StorageServicer(StorageServiceServicer):
             async for chunk in chunks:
                 yield chunk
 
+    async def HoldArtifacts(self, request: pb.HoldArtifactsRequest, context: Context) -> Empty:
+        hold = convert.from_hold(request, current_caller().workspace)
+        await self._artifacts.hold(hold, allow_missing=request.allow_missing)
+        return Empty()
+
+    async def ReleaseArtifacts(
+        self, request: pb.ReleaseArtifactsRequest, context: Context
+    ) -> Empty:
+        await self._artifacts.release(
+            current_caller(), request.hold, delete_unheld=request.delete_unheld
+        )
+        return Empty()
+
     async def _read(
         self, blob: Blob, offset: int, limit: int
     ) -> AsyncGenerator[pb.DataChunk, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,14 @@ from lepton_storage.adapters.sql_artifacts import SqlArtifactRecords
 from lepton_storage.adapters.sql_datasets import SqlDatasetRecords
 from lepton_storage.adapters.sql_keys import SqlKeyRecords
 from lepton_storage.adapters.sql_uploads import SqlUploadRecords
-from lepton_storage.errors import BlobNotFound, DatasetExists, DatasetNotFound, UploadNotFound
+from lepton_storage.errors import (
+    ArtifactHeld,
+    ArtifactNotFound,
+    BlobNotFound,
+    DatasetExists,
+    DatasetNotFound,
+    UploadNotFound,
+)
 from lepton_storage.models import Base
 from lepton_storage.records import (
     Artifact,
@@ -25,6 +33,7 @@ from lepton_storage.records import (
     Dataset,
     DatasetFormat,
     DatasetVersion,
+    Hold,
     Upload,
     WorkspaceKey,
 )
@@ -167,6 +176,57 @@ def test_only_what_nothing_refers_to_is_collected(sql: Sql) -> None:
     assert sorted(condemned) == sorted(blob.id for blob in blobs)
     uploads.executed(condemned[:2])
     assert uploads.condemned() == condemned[2:]
+
+
+def test_holds_keep_artifacts(sql: Sql) -> None:
+    """The last one that ends may take them with it; a hold stored again is one hold."""
+    artifacts = SqlArtifactRecords(sql)
+    blob = complete(sql)
+    for id in "12":
+        artifacts.create(Artifact(id * 32, "acme", blob, "", "f", "", {}, NOW))
+    both = Hold("a" * 32, "acme", "models/m", ["1" * 32, "2" * 32])
+    with pytest.raises(ArtifactNotFound, match="gone"):
+        artifacts.hold(replace(both, artifacts=[*both.artifacts, "gone"]), False)
+    artifacts.hold(replace(both, id="b" * 32, artifacts=["2" * 32, "gone"]), True)
+    at_once(*(lambda: artifacts.hold(both, False) for _ in range(4)))
+    with pytest.raises(ArtifactHeld, match="models/m"):
+        artifacts.delete("acme", "1" * 32)
+    artifacts.release("other", "a" * 32, True)
+    with pytest.raises(ArtifactHeld):
+        artifacts.delete("acme", "1" * 32)
+    artifacts.release("acme", "a" * 32, True)
+    assert artifacts.get("acme", "1" * 32) is None
+    with pytest.raises(ArtifactHeld):
+        artifacts.delete("acme", "2" * 32)
+    artifacts.release("acme", "b" * 32, False)
+    artifacts.release("acme", "b" * 32, True)
+    assert artifacts.delete("acme", "2" * 32)
+
+
+def test_an_artifact_is_held_or_deleted(sql: Sql) -> None:
+    """Whoever is first: never is a hold stored over what is gone at the same moment."""
+    artifacts = SqlArtifactRecords(sql)
+    blob = complete(sql)
+
+    def tried(call: Callable[[], object]) -> Callable[[], bool]:
+        def run() -> bool:
+            try:
+                call()
+            except (ArtifactHeld, ArtifactNotFound):
+                return False
+            return True
+
+        return run
+
+    for n in range(10):
+        id = f"{n:032x}"
+        artifacts.create(Artifact(id, "acme", blob, "", "f", "", {}, NOW))
+        held, deleted = at_once(
+            tried(lambda id=id: artifacts.hold(Hold(id, "acme", "m", [id]), False)),
+            tried(lambda id=id: artifacts.delete("acme", id)),
+        )
+        assert held != deleted
+        assert (artifacts.get("acme", id) is not None) == held
 
 
 def test_what_is_given_up_is_condemned(sql: Sql) -> None:

@@ -125,7 +125,7 @@ class World:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     mesh = ServiceMesh(tmp_path_factory.mktemp("mesh"))
-    await mesh.start("gateway", "storage", "inference")
+    await mesh.start("gateway", "storage", "inference", "registry")
     await mesh._identity("storage")
     gateway = await mesh.member("gateway")
     process = StorageProcess(mesh, gateway)

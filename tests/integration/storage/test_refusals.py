@@ -192,3 +192,33 @@ async def test_a_service_reads_for_itself_what_the_table_lets_it(
             await stub.ListArtifacts(pb.ListArtifactsRequest())
     with acting_as_service("elsewhere"), pytest.raises(Exception, match="does not exist"):
         await stub.GetArtifact(pb.GetArtifactRequest(name=made.name))
+
+
+async def test_the_registry_holds_the_files_of_models(world: World, tmp_path: Path) -> None:
+    """For itself and nobody else; nobody deletes them meanwhile, and the registry may."""
+    source = random_file(tmp_path / "source", 100)
+    hold = pb.HoldArtifactsRequest(hold="1" * 32, holder="models/digits")
+
+    def make() -> pb.Artifact:
+        with world.stub() as stub:
+            metadata = world.metadata("developer")
+            return artifact_of(world, stub, transfer.upload_file(stub, source, metadata=metadata))
+
+    def reason(method: str, request: object) -> str:
+        with world.stub() as stub, pytest.raises(grpc.RpcError) as refused:
+            getattr(stub, method)(request, metadata=world.metadata("admin"))
+        return from_rpc_error(refused.value).reason
+
+    made = await asyncio.to_thread(make)
+    hold.names.append(made.name)
+    assert await asyncio.to_thread(reason, "HoldArtifacts", hold) == "CALLER_NOT_ALLOWED"
+    registry = await world.mesh.member("registry")
+    await registry.directory.wait("storage")
+    stub = StorageServiceStub(registry.channel("storage"))
+    with acting_as_service("default"):
+        await stub.HoldArtifacts(hold)
+        delete = pb.DeleteArtifactRequest(name=made.name)
+        assert await asyncio.to_thread(reason, "DeleteArtifact", delete) == "ARTIFACT_HELD"
+        await stub.ReleaseArtifacts(pb.ReleaseArtifactsRequest(hold=hold.hold, delete_unheld=True))
+    get = pb.GetArtifactRequest(name=made.name)
+    assert await asyncio.to_thread(reason, "GetArtifact", get) == "ARTIFACT_NOT_FOUND"

@@ -301,7 +301,7 @@ async def test_texts_that_no_database_holds_are_refused(
 async def test_admins_alone_delete_what_jobs_made(
     storage: Storage, ada: Caller, job: Caller
 ) -> None:
-    """It may be a registered model's file; one's own uploads a developer deletes."""
+    """A job may be about to register it; one's own uploads a developer deletes."""
     own = await artifact(storage, ada, b"made by ada")
     made = await artifact(storage, job, b"made by the job")
     await storage.artifacts.delete(ada, own.id)

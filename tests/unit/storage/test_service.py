@@ -32,6 +32,8 @@ def test_nobody_but_those_the_api_names_acts_for_itself() -> None:
         "GetDatasetVersion": ["training"],
         "GetArtifact": ["inference"],
         "ReadArtifact": ["inference"],
+        "HoldArtifacts": ["registry"],
+        "ReleaseArtifacts": ["registry"],
     }
 
 

@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session, joinedload
 
 from lepton_storage.adapters.sql import Sql
 from lepton_storage.adapters.sql_uploads import to_blob
-from lepton_storage.errors import BlobNotFound
-from lepton_storage.models import ArtifactRow, BlobRow
-from lepton_storage.records import Artifact
+from lepton_storage.errors import ArtifactHeld, BlobNotFound, artifact_not_found
+from lepton_storage.models import ArtifactHoldRow, ArtifactRow, BlobRow
+from lepton_storage.records import Artifact, Hold
 
 
 class SqlArtifactRecords:
@@ -63,12 +63,87 @@ class SqlArtifactRecords:
         return self._sql.read(lambda session: [_artifact(row) for row in session.scalars(query)])
 
     def delete(self, workspace: str, id: str) -> bool:
-        statement = (
-            delete(ArtifactRow)
-            .where(ArtifactRow.workspace == workspace, ArtifactRow.id == id)
-            .returning(ArtifactRow.sequence)
+        def run(session: Session) -> bool:
+            # Locked, so that it is not held between the question and the deletion.
+            sequence = session.scalar(
+                select(ArtifactRow.sequence)
+                .where(ArtifactRow.workspace == workspace, ArtifactRow.id == id)
+                .with_for_update()
+            )
+            if sequence is None:
+                return False
+            holder = session.scalar(
+                select(ArtifactHoldRow.holder)
+                .where(ArtifactHoldRow.artifact_sequence == sequence)
+                .limit(1)
+            )
+            if holder is not None:
+                raise ArtifactHeld(
+                    f"'artifacts/{id}' is held by '{holder}'; delete that, and its files go too",
+                    artifact=id,
+                    holder=holder,
+                )
+            session.execute(delete(ArtifactRow).where(ArtifactRow.sequence == sequence))
+            return True
+
+        return self._sql.write(run)
+
+    def hold(self, hold: Hold, allow_missing: bool) -> None:
+        query = (
+            select(ArtifactRow.id, ArtifactRow.sequence)
+            .where(ArtifactRow.workspace == hold.workspace, ArtifactRow.id.in_(hold.artifacts))
+            .order_by(ArtifactRow.sequence)
+            .with_for_update()
         )
-        return self._sql.write(lambda session: session.scalar(statement)) is not None
+
+        def run(session: Session) -> None:
+            # Locked, so that none is deleted before the hold is stored.
+            sequences = dict(session.execute(query).all())
+            missing = [id for id in hold.artifacts if id not in sequences]
+            if missing and not allow_missing:
+                raise artifact_not_found(missing[0])
+            held = set(
+                session.scalars(
+                    select(ArtifactHoldRow.artifact_sequence).where(ArtifactHoldRow.hold == hold.id)
+                )
+            )
+            session.add_all(
+                ArtifactHoldRow(hold=hold.id, artifact_sequence=sequence, holder=hold.holder)
+                for sequence in sequences.values()
+                if sequence not in held
+            )
+
+        self._sql.write(run)
+
+    def release(self, workspace: str, hold_id: str, delete_unheld: bool) -> None:
+        query = (
+            select(ArtifactRow.sequence)
+            .join(ArtifactHoldRow, ArtifactHoldRow.artifact_sequence == ArtifactRow.sequence)
+            .where(ArtifactRow.workspace == workspace, ArtifactHoldRow.hold == hold_id)
+            .order_by(ArtifactRow.sequence)
+            .with_for_update(of=ArtifactRow)
+        )
+
+        def run(session: Session) -> None:
+            sequences = session.scalars(query).all()
+            session.execute(
+                delete(ArtifactHoldRow).where(
+                    ArtifactHoldRow.hold == hold_id,
+                    ArtifactHoldRow.artifact_sequence.in_(sequences),
+                )
+            )
+            if delete_unheld:
+                still_held = select(ArtifactHoldRow.artifact_sequence).where(
+                    ArtifactHoldRow.artifact_sequence.in_(sequences)
+                )
+                session.execute(
+                    delete(ArtifactRow).where(
+                        ArtifactRow.sequence.in_(sequences),
+                        ArtifactRow.sequence.not_in(still_held),
+                    )
+                )
+
+        self._sql.write(run)
 
 
 _WITH_BLOB = select(ArtifactRow).options(joinedload(ArtifactRow.blob))

@@ -306,3 +306,23 @@ class ReadArtifactRequest(_message.Message):
     offset: int
     limit: int
     def __init__(self, name: _Optional[str] = ..., offset: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class HoldArtifactsRequest(_message.Message):
+    __slots__ = ("hold", "holder", "names", "allow_missing")
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_MISSING_FIELD_NUMBER: _ClassVar[int]
+    hold: str
+    holder: str
+    names: _containers.RepeatedScalarFieldContainer[str]
+    allow_missing: bool
+    def __init__(self, hold: _Optional[str] = ..., holder: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., allow_missing: _Optional[bool] = ...) -> None: ...
+
+class ReleaseArtifactsRequest(_message.Message):
+    __slots__ = ("hold", "delete_unheld")
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    DELETE_UNHELD_FIELD_NUMBER: _ClassVar[int]
+    hold: str
+    delete_unheld: bool
+    def __init__(self, hold: _Optional[str] = ..., delete_unheld: _Optional[bool] = ...) -> None: ...

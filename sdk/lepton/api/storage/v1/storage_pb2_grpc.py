@@ -124,6 +124,16 @@ class StorageServiceStub:
                 request_serializer=lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.ReadArtifactRequest.SerializeToString,
                 response_deserializer=lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.DataChunk.FromString,
                 _registered_method=True)
+        self.HoldArtifacts = channel.unary_unary(
+                '/lepton.api.storage.v1.StorageService/HoldArtifacts',
+                request_serializer=lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.HoldArtifactsRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ReleaseArtifacts = channel.unary_unary(
+                '/lepton.api.storage.v1.StorageService/ReleaseArtifacts',
+                request_serializer=lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.ReleaseArtifactsRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class StorageServiceServicer:
@@ -254,7 +264,8 @@ class StorageServiceServicer:
 
     def DeleteArtifact(self, request, context):
         """Deletes an artifact. Role developer; admin for one whose source is
-        `jobs/{job}`, for it may be the file of a registered model.
+        `jobs/{job}`, which the job may be about to register. The file of a
+        registered model goes with the model: FAILED_PRECONDITION (ARTIFACT_HELD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,6 +274,22 @@ class StorageServiceServicer:
     def ReadArtifact(self, request, context):
         """Streams a range of an artifact. Role viewer; jobs that may read it;
         inference service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldArtifacts(self, request, context):
+        """Keeps artifacts from being deleted until ReleaseArtifacts ends the hold.
+        Nothing changes when it is called again. NOT_FOUND (ARTIFACT_NOT_FOUND)
+        when one does not exist, and then none is held. Registry service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseArtifacts(self, request, context):
+        """Ends a hold; nothing happens if there is none. Registry service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,6 +382,16 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.ReadArtifact,
                     request_deserializer=lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.ReadArtifactRequest.FromString,
                     response_serializer=lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.DataChunk.SerializeToString,
+            ),
+            'HoldArtifacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldArtifacts,
+                    request_deserializer=lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.HoldArtifactsRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ReleaseArtifacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseArtifacts,
+                    request_deserializer=lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.ReleaseArtifactsRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -820,6 +857,60 @@ class StorageService:
             '/lepton.api.storage.v1.StorageService/ReadArtifact',
             lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.ReadArtifactRequest.SerializeToString,
             lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.DataChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.api.storage.v1.StorageService/HoldArtifacts',
+            lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.HoldArtifactsRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.api.storage.v1.StorageService/ReleaseArtifacts',
+            lepton_dot_api_dot_storage_dot_v1_dot_storage__pb2.ReleaseArtifactsRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

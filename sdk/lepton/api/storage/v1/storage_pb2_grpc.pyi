@@ -89,12 +89,20 @@ class StorageServiceStub:
     """Lists artifacts, newest first. Role viewer."""
     DeleteArtifact: _grpc.UnaryUnaryMultiCallable[_storage_pb2.DeleteArtifactRequest, _empty_pb2.Empty]
     """Deletes an artifact. Role developer; admin for one whose source is
-    `jobs/{job}`, for it may be the file of a registered model.
+    `jobs/{job}`, which the job may be about to register. The file of a
+    registered model goes with the model: FAILED_PRECONDITION (ARTIFACT_HELD).
     """
     ReadArtifact: _grpc.UnaryStreamMultiCallable[_storage_pb2.ReadArtifactRequest, _storage_pb2.DataChunk]
     """Streams a range of an artifact. Role viewer; jobs that may read it;
     inference service.
     """
+    HoldArtifacts: _grpc.UnaryUnaryMultiCallable[_storage_pb2.HoldArtifactsRequest, _empty_pb2.Empty]
+    """Keeps artifacts from being deleted until ReleaseArtifacts ends the hold.
+    Nothing changes when it is called again. NOT_FOUND (ARTIFACT_NOT_FOUND)
+    when one does not exist, and then none is held. Registry service.
+    """
+    ReleaseArtifacts: _grpc.UnaryUnaryMultiCallable[_storage_pb2.ReleaseArtifactsRequest, _empty_pb2.Empty]
+    """Ends a hold; nothing happens if there is none. Registry service."""
 
 @_typing.type_check_only
 class StorageServiceAsyncStub(StorageServiceStub):
@@ -156,12 +164,20 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """Lists artifacts, newest first. Role viewer."""
     DeleteArtifact: _aio.UnaryUnaryMultiCallable[_storage_pb2.DeleteArtifactRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an artifact. Role developer; admin for one whose source is
-    `jobs/{job}`, for it may be the file of a registered model.
+    `jobs/{job}`, which the job may be about to register. The file of a
+    registered model goes with the model: FAILED_PRECONDITION (ARTIFACT_HELD).
     """
     ReadArtifact: _aio.UnaryStreamMultiCallable[_storage_pb2.ReadArtifactRequest, _storage_pb2.DataChunk]  # type: ignore[assignment]
     """Streams a range of an artifact. Role viewer; jobs that may read it;
     inference service.
     """
+    HoldArtifacts: _aio.UnaryUnaryMultiCallable[_storage_pb2.HoldArtifactsRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Keeps artifacts from being deleted until ReleaseArtifacts ends the hold.
+    Nothing changes when it is called again. NOT_FOUND (ARTIFACT_NOT_FOUND)
+    when one does not exist, and then none is held. Registry service.
+    """
+    ReleaseArtifacts: _aio.UnaryUnaryMultiCallable[_storage_pb2.ReleaseArtifactsRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Ends a hold; nothing happens if there is none. Registry service."""
 
 class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Immutable, content-addressed data. Bytes go in through an upload, which gives
@@ -316,7 +332,8 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes an artifact. Role developer; admin for one whose source is
-        `jobs/{job}`, for it may be the file of a registered model.
+        `jobs/{job}`, which the job may be about to register. The file of a
+        registered model goes with the model: FAILED_PRECONDITION (ARTIFACT_HELD).
         """
 
     @_abc_1.abstractmethod
@@ -328,5 +345,24 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams a range of an artifact. Role viewer; jobs that may read it;
         inference service.
         """
+
+    @_abc_1.abstractmethod
+    def HoldArtifacts(
+        self,
+        request: _storage_pb2.HoldArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Keeps artifacts from being deleted until ReleaseArtifacts ends the hold.
+        Nothing changes when it is called again. NOT_FOUND (ARTIFACT_NOT_FOUND)
+        when one does not exist, and then none is held. Registry service.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseArtifacts(
+        self,
+        request: _storage_pb2.ReleaseArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Ends a hold; nothing happens if there is none. Registry service."""
 
 def add_StorageServiceServicer_to_server(servicer: StorageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
