@@ -11,4 +11,4 @@ class RegistrySettings(MeshSettings):
     """Each field is the environment variable ``LEPTON_<FIELD>``."""
 
     storage_timeout_seconds: float = Field(default=10.0, gt=0)
-    """How long storage may take to say what an artifact is."""
+    """How long storage may take to say what an artifact is, to hold it or to let it go."""

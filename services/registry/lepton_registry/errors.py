@@ -7,12 +7,19 @@ FailedPrecondition   ArtifactMismatch    the file is not in storage, or is anoth
                      VersionArchived     an alias must lead to a version that can be deployed
                      VersionAliased      an alias still leads to the version to be archived
                      TooManyAliases      one of them must go before another comes
+Aborted              RegistrationExpired the files are no longer held for it
 InvalidArgument      InvalidModel, InvalidVersion, InvalidAlias
 """
 
 from __future__ import annotations
 
-from lepton_mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from lepton_mesh.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
 
 
 class ModelNotFound(NotFound):
@@ -49,6 +56,10 @@ class VersionAliased(FailedPrecondition):
 
 class TooManyAliases(FailedPrecondition):
     reason = "TOO_MANY_ALIASES"
+
+
+class RegistrationExpired(Aborted):
+    reason = "REGISTRATION_EXPIRED"
 
 
 class InvalidModel(InvalidArgument):

@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     ForeignKeyConstraint,
+    Index,
     Integer,
     String,
     Text,
@@ -70,3 +72,20 @@ class VersionRow(Base):
     created: Mapped[datetime] = mapped_column(UtcDateTime)
     request_id: Mapped[str | None] = mapped_column(String(128))
     revision: Mapped[int] = mapped_column(Integer)
+
+
+class ArtifactHoldRow(Base):
+    __tablename__ = "artifact_holds"
+    __table_args__ = (
+        Index("ix_artifact_holds_model", "workspace", "model"),
+        Index("ix_artifact_holds_phase", "phase", "held"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    workspace: Mapped[str] = mapped_column(String(63))
+    # No foreign key: a hold outlives its model until storage has let go of the files.
+    model: Mapped[str] = mapped_column(String(63))
+    artifacts: Mapped[list[str]] = mapped_column(JSON)
+    phase: Mapped[int] = mapped_column(Integer)
+    held: Mapped[bool] = mapped_column(Boolean)
+    since: Mapped[datetime] = mapped_column(UtcDateTime)

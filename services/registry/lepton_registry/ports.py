@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, TypeVar
 
-from lepton_registry.records import Model, Version
+from lepton_registry.records import Hold, Model, Phase, Version
 
 T = TypeVar("T")
 
@@ -46,13 +47,40 @@ class Versions(Protocol):
     def update(self, workspace: str, version: Version) -> None:
         """Stores description, labels, state and revision; nothing else ever changes."""
 
-    def files(self, workspace: str) -> Sequence[tuple[str, str]]:
-        """``(model, artifact)`` of every version's file and attachments in the workspace."""
-
     def before(
         self, workspace: str, model: str, before: int | None, limit: int
     ) -> Sequence[Version]:
         """Versions with numbers below ``before``, newest first, without their reports."""
+
+
+class Holds(Protocol):
+    """What the registry holds in storage, or still has to let go of."""
+
+    def add(self, hold: Hold) -> None: ...
+
+    def conclude(self, hold_id: str, phase: Phase) -> bool:
+        """Ends REGISTERING: KEPT, and held for certain, or RELEASED. False if it ended before."""
+
+    def delete(self, workspace: str, model: str) -> None:
+        """Those that are KEPT for the model's versions become DELETED."""
+
+    def release(self, before: datetime) -> None:
+        """Those REGISTERING since longer become RELEASED."""
+
+    def unheld(self, limit: int) -> Sequence[Hold]:
+        """Those that storage should have and may not: versions registered before holds were.
+
+        Those DELETED since are among them. Oldest first.
+        """
+
+    def held(self, hold_id: str) -> None:
+        """Storage has it."""
+
+    def ended(self, limit: int) -> Sequence[Hold]:
+        """Those that are RELEASED, or DELETED and held. Oldest first."""
+
+    def forget(self, hold_id: str) -> None:
+        """Storage has let go of it."""
 
 
 class Records(Protocol):
@@ -62,6 +90,8 @@ class Records(Protocol):
     def models(self) -> Models: ...
     @property
     def versions(self) -> Versions: ...
+    @property
+    def holds(self) -> Holds: ...
 
 
 class Store(Protocol):
@@ -90,5 +120,15 @@ class Artifacts(Protocol):
         Raises PermissionDenied for one that the caller may not read.
         """
 
-    async def delete(self, name: str) -> None:
-        """Deletes the artifact, with the caller's own authority. Raises LeptonError."""
+    async def hold(self, hold: Hold) -> None:
+        """Keeps the files from being deleted, on the registry's own authority. May be repeated.
+
+        One that is missing is an error while the hold is REGISTERING, and left out later.
+        Raises LeptonError, NotFound for one that is missing.
+        """
+
+    async def release(self, hold: Hold) -> None:
+        """Lets go of the files; of one that is DELETED, deletes those that no other hold keeps.
+
+        May be repeated. Raises LeptonError.
+        """

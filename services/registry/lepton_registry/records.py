@@ -134,6 +134,35 @@ class Version:
         return _etag(self.created, self.revision)
 
 
+class Phase(IntEnum):
+    """What becomes of the files that a hold keeps in storage."""
+
+    REGISTERING = 1
+    """They are kept for a version that is not registered yet, and may never be."""
+    KEPT = 2
+    """A version has them."""
+    RELEASED = 3
+    """No version came of it: they are whatever they were before."""
+    DELETED = 4
+    """Their model was deleted: they go, unless another hold keeps them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps a version's files in storage for as long as the version is registered."""
+
+    id: str
+    """32 hex digits."""
+    workspace: str
+    model: str
+    artifacts: Sequence[str]
+    """Each ``artifacts/{artifact}``."""
+    phase: Phase
+    since: datetime
+    held: bool = False
+    """Whether storage certainly has it."""
+
+
 def _etag(created: datetime, revision: int) -> str:
     """Unlike that of one with the same name that was deleted before."""
     return f"{round(created.timestamp() * 1_000_000):x}-{revision:x}"

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
 from lepton_mesh.caller import Caller
-from lepton_mesh.errors import LeptonError, NotFound
 from lepton_mesh.resources import check_etag, check_request_id
 from lepton_registry.errors import (
     AliasNotFound,
-    ArtifactMismatch,
     InvalidAlias,
     InvalidVersion,
     ModelExists,
     ModelNotFound,
+    RegistrationExpired,
     RequestIdTaken,
     TooManyAliases,
     VersionAliased,
     VersionArchived,
     VersionNotFound,
 )
+from lepton_registry.files import Files
 from lepton_registry.pages import models_page, versions_page
-from lepton_registry.ports import Artifacts, Records, Store
-from lepton_registry.records import Model, State, Version, check_texts, check_version
-
-log = logging.getLogger(__name__)
+from lepton_registry.ports import Records, Store
+from lepton_registry.records import Model, Phase, State, Version, check_texts, check_version
 
 T = TypeVar("T")
 
@@ -51,9 +47,9 @@ class Change:
 class Registry:
     """The record of every model; each method works in the caller's workspace."""
 
-    def __init__(self, store: Store, artifacts: Artifacts, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, files: Files, clock: Callable[[], datetime]) -> None:
         self._store = store
-        self._artifacts = artifacts
+        self._files = files
         self._clock = clock
 
     async def create_model(
@@ -107,28 +103,19 @@ class Registry:
         return await self._store.write(update)
 
     async def delete_model(self, caller: Caller, model_id: str) -> None:
-        """Removes the model with its versions, aliases, and files that no other version has.
+        """Removes the model with its versions and aliases.
 
-        A file that cannot be deleted stays in storage, and is logged.
+        Files that no other version has go too, soon after: whatever happens, they are not
+        forgotten.
         """
 
-        def delete(records: Records) -> set[str]:
+        def delete(records: Records) -> None:
             _model(records, caller, model_id)
-            files = records.versions.files(caller.workspace)
+            records.holds.delete(caller.workspace, model_id)
             records.models.delete(caller.workspace, model_id)
-            others = {name for model, name in files if model != model_id}
-            return {name for model, name in files if model == model_id} - others
 
-        for name in sorted(await self._store.write(delete)):
-            try:
-                await self._artifacts.delete(name)
-            except NotFound:
-                continue
-            except LeptonError as error:
-                log.warning(
-                    "a deleted model's file stays in storage",
-                    extra={"model": model_id, "artifact": name, "reason": error.reason},
-                )
+        await self._store.write(delete)
+        self._files.wake()
 
     async def create_version(
         self, caller: Caller, model_id: str, version: Version, request_id: str
@@ -149,12 +136,15 @@ class Registry:
         )
         if found is not None:
             return found
-        size_bytes = await self._check_files(version)
+        hold_id, size_bytes = await self._files.hold(caller, model_id, version)
 
         def register(records: Records) -> Version:
             model = _model(records, caller, model_id)
             if twin := _repeated(records, caller, model_id, version, request_id):
+                records.holds.conclude(hold_id, Phase.RELEASED)
                 return twin
+            if not records.holds.conclude(hold_id, Phase.KEPT):
+                raise RegistrationExpired("the registration took too long; send it again")
             registered = replace(
                 version,
                 state=State.READY,
@@ -252,29 +242,6 @@ class Registry:
             return _replace(records, caller, replace(model, aliases=aliases))
 
         return await self._store.write(remove)
-
-    async def _check_files(self, version: Version) -> int:
-        """The size of the model's file; raises ArtifactMismatch unless all files are there."""
-        file, *attached = await asyncio.gather(
-            *(
-                self._artifacts.find(name)
-                for name in (version.artifact, *version.attachments.values())
-            )
-        )
-        if file is None or file.sha256 != version.sha256:
-            raise ArtifactMismatch(
-                f"'{version.artifact}' is not in storage; upload it first"
-                if file is None
-                else f"'{version.artifact}' has SHA-256 {file.sha256} in storage, not "
-                f"{version.sha256}; name the artifact that holds this model",
-                artifact=version.artifact,
-            )
-        for name, other in zip(version.attachments.values(), attached, strict=True):
-            if other is None:
-                raise ArtifactMismatch(
-                    f"'{name}' is not in storage; upload it first", artifact=name
-                )
-        return file.size_bytes
 
 
 def _model(records: Records, caller: Caller, model_id: str) -> Model:

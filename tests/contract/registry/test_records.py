@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,7 +12,16 @@ from lepton_mesh.database import Database, differences
 from lepton_registry.adapters.sql import SqlStore
 from lepton_registry.models import Base
 from lepton_registry.ports import Records
-from lepton_registry.records import Lineage, Model, Signature, State, Tensor, Version
+from lepton_registry.records import (
+    Hold,
+    Lineage,
+    Model,
+    Phase,
+    Signature,
+    State,
+    Tensor,
+    Version,
+)
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 MODEL = Model("m", "digits", {"team": "vision"}, "users/ada", NOW)
@@ -38,6 +47,14 @@ VERSION = Version(
     creator="jobs/j",
     created=NOW,
     request_id="r1",
+)
+HOLD = Hold(
+    id="h" * 32,
+    workspace="w",
+    model="m",
+    artifacts=("artifacts/a", "artifacts/b"),
+    phase=Phase.REGISTERING,
+    since=NOW,
 )
 
 
@@ -139,3 +156,52 @@ async def test_deleting_a_model_takes_its_versions(store: SqlStore) -> None:
     await store.write(lambda records: records.models.delete("w", "m"))
     assert await store.read(lambda records: records.versions.get("w", "m", 1)) is None
     assert await store.read(lambda records: records.versions.get("v", "m", 1)) == VERSION
+
+
+async def test_holds_go_from_phase_to_phase(store: SqlStore) -> None:
+    """Each ends once, and comes back as stored until it is forgotten."""
+
+    def add(records: Records) -> None:
+        for n, id in enumerate("abc"):
+            since = NOW + timedelta(minutes=n)
+            records.holds.add(replace(HOLD, id=id * 32, since=since))
+
+    await store.write(add)
+    assert await store.read(lambda records: records.holds.unheld(9)) == []
+    assert await store.read(lambda records: records.holds.ended(9)) == []
+    assert await store.write(lambda records: records.holds.conclude("a" * 32, Phase.KEPT))
+    assert await store.write(lambda records: records.holds.conclude("b" * 32, Phase.RELEASED))
+    await store.write(lambda records: records.holds.release(NOW + timedelta(minutes=2)))
+    assert not await store.write(lambda records: records.holds.conclude("b" * 32, Phase.KEPT))
+    released = replace(
+        HOLD, id="b" * 32, since=NOW + timedelta(minutes=1), phase=Phase.RELEASED, held=True
+    )
+    assert await store.read(lambda records: records.holds.ended(9)) == [released]
+    await store.write(lambda records: records.holds.forget("b" * 32))
+    await store.write(lambda records: records.holds.release(NOW + timedelta(minutes=3)))
+    assert [hold.id[0] for hold in await store.read(lambda r: r.holds.ended(9))] == ["c"]
+    assert not await store.write(lambda records: records.holds.conclude("c" * 32, Phase.KEPT))
+    for elsewhere in (("v", "m"), ("w", "n")):
+        await store.write(lambda records, where=elsewhere: records.holds.delete(*where))
+    assert [hold.id[0] for hold in await store.read(lambda r: r.holds.ended(9))] == ["c"]
+    await store.write(lambda records: records.holds.delete("w", "m"))
+    ended = await store.read(lambda records: records.holds.ended(9))
+    assert [(hold.id[0], hold.phase) for hold in ended] == [
+        ("a", Phase.DELETED),
+        ("c", Phase.RELEASED),
+    ]
+    assert [hold.id[0] for hold in await store.read(lambda r: r.holds.ended(1))] == ["a"]
+
+
+async def test_holds_that_storage_may_not_have_come_first(store: SqlStore) -> None:
+    """Kept or deleted, they are to be made there; a deleted one ends only then."""
+    kept = replace(HOLD, phase=Phase.KEPT)
+    await store.write(lambda records: records.holds.add(kept))
+    assert await store.read(lambda records: records.holds.unheld(9)) == [kept]
+    await store.write(lambda records: records.holds.delete("w", "m"))
+    deleted = replace(kept, phase=Phase.DELETED)
+    assert await store.read(lambda records: records.holds.unheld(9)) == [deleted]
+    assert await store.read(lambda records: records.holds.ended(9)) == []
+    await store.write(lambda records: records.holds.held(HOLD.id))
+    assert await store.read(lambda records: records.holds.unheld(9)) == []
+    assert await store.read(lambda r: r.holds.ended(9)) == [replace(deleted, held=True)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -13,14 +15,14 @@ from google.protobuf.empty_pb2 import Empty
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
 from lepton.api.registry.v1 import registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
-from lepton_mesh.authorization import AuthorizationTable, Rule
-from lepton_mesh.caller import Role, acting_as_service, current_caller
+from lepton_mesh.caller import acting_as_service, current_caller
 from lepton_mesh.config import MeshSettings
 from lepton_mesh.errors import NotFound
 from lepton_mesh.process import Served, Service
 from lepton_mesh.runtime import MeshRuntime
 from lepton_registry import bootstrap
 from lepton_registry.config import RegistrySettings
+from lepton_storage.access import TABLE as STORAGE_TABLE
 from tests.service_mesh import ServiceMesh
 
 HELD = {
@@ -33,10 +35,13 @@ HELD = {
 
 
 class FakeStorage(storage_pb2_grpc.StorageServiceServicer):
-    """Answers GetArtifact from :data:`HELD`, and notes who would delete what."""
+    """Answers GetArtifact from :data:`HELD`, and notes who holds and deletes what."""
 
-    deleted: ClassVar[list[tuple[str, str]]] = []
-    """(subject, artifact)"""
+    def __init__(self) -> None:
+        self.holds: dict[str, tuple[str, str, list[str]]] = {}
+        """Hold -> (subject, holder, artifacts)."""
+        self.deleted: asyncio.Queue[tuple[str, list[str]]] = asyncio.Queue()
+        """(subject, artifacts)"""
 
     async def GetArtifact(
         self, request: storage_pb2.GetArtifactRequest, context: Any
@@ -47,21 +52,32 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer):
             raise NotFound(f"'{request.name}' is not here")
         return storage_pb2.Artifact(name=request.name, sha256=found[0], size_bytes=found[1])
 
-    async def DeleteArtifact(
-        self, request: storage_pb2.DeleteArtifactRequest, context: Any
+    async def HoldArtifacts(self, request: storage_pb2.HoldArtifactsRequest, context: Any) -> Empty:
+        self.holds[request.hold] = (
+            current_caller().subject,
+            request.holder,
+            list(request.names),
+        )
+        return Empty()
+
+    async def ReleaseArtifacts(
+        self, request: storage_pb2.ReleaseArtifactsRequest, context: Any
     ) -> Empty:
-        self.deleted.append((current_caller().subject, request.name))
+        _, _, names = self.holds.pop(request.hold, ("", "", []))
+        if request.delete_unheld:
+            self.deleted.put_nowait((current_caller().subject, names))
         return Empty()
 
 
-async def build_storage(runtime: MeshRuntime, settings: MeshSettings) -> Service:
-    descriptor = storage_pb2.DESCRIPTOR.services_by_name["StorageService"]
+async def build_storage(
+    storage: FakeStorage, runtime: MeshRuntime, settings: MeshSettings
+) -> Service:
     served = Served(
-        storage_pb2_grpc.add_StorageServiceServicer_to_server, FakeStorage(), descriptor
+        storage_pb2_grpc.add_StorageServiceServicer_to_server,
+        storage,
+        storage_pb2.DESCRIPTOR.services_by_name["StorageService"],
     )
-    readers = Rule(min_role=Role.VIEWER, jobs=True)
-    table = {f"/{descriptor.full_name}/{method.name}": readers for method in descriptor.methods}
-    return Service([served], AuthorizationTable(table))
+    return Service([served], STORAGE_TABLE)
 
 
 @dataclass
@@ -75,15 +91,15 @@ class Registry:
     models_of_jobs: Any
     """Called by a service that carries a job's token on; the gateway may not."""
     tokens: dict[str, str]
-    deleted: list[tuple[str, str]]
-    """What storage was asked to delete, and by whom."""
+    storage: FakeStorage
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Registry]:
+    storage = FakeStorage()
     mesh = ServiceMesh(tmp_path_factory.mktemp("mesh"))
     await mesh.start("gateway", "storage", "training", "registry")
-    await mesh.serve("storage", MeshSettings, build_storage)
+    await mesh.serve("storage", MeshSettings, partial(build_storage, storage))
     await mesh.serve("registry", RegistrySettings, bootstrap.build)
     gateway, training = await mesh.member("gateway"), await mesh.member("training")
     yield Registry(
@@ -92,7 +108,7 @@ async def registry(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Re
         registry_pb2_grpc.RegistryServiceStub(gateway.channel("registry")),
         registry_pb2_grpc.RegistryServiceStub(training.channel("registry")),
         await _tokens(mesh, gateway, training),
-        FakeStorage.deleted,
+        storage,
     )
     await mesh.stop()
 

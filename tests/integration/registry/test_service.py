@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -167,18 +168,22 @@ async def test_a_job_registers_its_own_model(registry: Registry) -> None:
     assert await _refused(listed) == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
 
 
-async def test_a_deleted_models_files_go_by_the_callers_authority(registry: Registry) -> None:
-    """Storage sees the admin who deletes the model, not the registry."""
+async def test_the_registry_holds_files_until_their_model_is_deleted(registry: Registry) -> None:
+    """For itself, in the workspace of whoever calls; then it deletes them, after the answer."""
     await _model(registry, "gone")
     version = _version(artifact="artifacts/a3", sha256="d" * 64)
     await registry.models.CreateModelVersion(
         pb.CreateModelVersionRequest(parent="models/gone", model_version=version),
         metadata=bearer(registry.tokens["developer"]),
     )
+    held = ("services/registry", "models/gone", ["artifacts/a3"])
+    assert held in registry.storage.holds.values()
     await registry.models.DeleteModel(
         pb.DeleteModelRequest(name="models/gone"), metadata=bearer(registry.tokens["admin"])
     )
-    assert registry.deleted == [("users/admin", "artifacts/a3")]
+    deleted = await asyncio.wait_for(registry.storage.deleted.get(), 10)
+    assert deleted == ("services/registry", ["artifacts/a3"])
+    assert held not in registry.storage.holds.values()
 
 
 async def test_lists_page(registry: Registry) -> None:

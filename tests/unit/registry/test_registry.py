@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
 
 from lepton.api.registry.v1 import registry_pb2
 from lepton_mesh.authorization import check_complete
-from lepton_mesh.caller import Caller, ResourceNotGranted, Role
-from lepton_mesh.database import Database
-from lepton_mesh.errors import Unavailable
+from lepton_mesh.caller import Caller, ResourceNotGranted
 from lepton_mesh.resources import EtagMismatch
-from lepton_registry.adapters.sql import SqlStore
 from lepton_registry.errors import (
     AliasNotFound,
     ArtifactMismatch,
@@ -31,64 +25,13 @@ from lepton_registry.errors import (
     VersionArchived,
     VersionNotFound,
 )
-from lepton_registry.ports import Artifact
-from lepton_registry.records import Lineage, Signature, State, Version
+from lepton_registry.records import Lineage, State
 from lepton_registry.registry import MAX_ALIASES, Change, Registry
 from lepton_registry.servicer import TABLE
+from tests.unit.registry.conftest import ADA, Clock
+from tests.unit.registry.fake_storage import SHA, FakeArtifacts, new_version
 
-NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
-ADA = Caller("user", "users/ada", "lab", Role.DEVELOPER)
 JOB = Caller("job", "jobs/j1", "lab", writes=frozenset({"models/digits", "jobs/j1"}))
-SHA = "a" * 64
-
-
-class FakeArtifacts:
-    """Storage that holds what it is told to."""
-
-    def __init__(self) -> None:
-        self.held = {"artifacts/a1": Artifact(SHA, 1234)}
-        self.asked = 0
-
-    async def find(self, name: str) -> Artifact | None:
-        self.asked += 1
-        return self.held.get(name)
-
-    async def delete(self, name: str) -> None:
-        if name == "artifacts/stuck":
-            raise Unavailable("storage is away")
-        del self.held[name]
-
-
-@pytest.fixture
-def artifacts() -> FakeArtifacts:
-    return FakeArtifacts()
-
-
-@pytest.fixture
-async def registry(tmp_path: Path, artifacts: FakeArtifacts) -> AsyncIterator[Registry]:
-    """With an empty model `digits` in workspace `lab`."""
-    database = Database.open(f"sqlite:///{tmp_path / 'r.db'}", "lepton_registry.migrations")
-    registry = Registry(SqlStore(database), artifacts, lambda: NOW)
-    await registry.create_model(ADA, "digits", "", {})
-    yield registry
-    database.close()
-
-
-def _version(**changes: object) -> Version:
-    version = Version(
-        artifact="artifacts/a1",
-        sha256=SHA,
-        signature=Signature(),
-        metrics={"test_accuracy": 0.99},
-        evaluation={},
-        parity={},
-        lineage=Lineage(),
-        class_names=(),
-        description="",
-        labels={},
-        attachments={},
-    )
-    return replace(version, **changes)
 
 
 def test_every_rpc_has_a_rule_and_no_other() -> None:
@@ -99,7 +42,7 @@ def test_every_rpc_has_a_rule_and_no_other() -> None:
 async def test_versions_count_from_one(registry: Registry) -> None:
     """The registry gives the numbers, one after the other, also to many at once."""
     made = await asyncio.gather(
-        *(registry.create_version(ADA, "digits", _version(), "") for _ in range(5))
+        *(registry.create_version(ADA, "digits", new_version(), "") for _ in range(5))
     )
     assert sorted(version.number for version in made) == [1, 2, 3, 4, 5]
     model = await registry.get_model(ADA, "digits")
@@ -111,20 +54,20 @@ async def test_versions_count_from_one(registry: Registry) -> None:
 
 async def test_a_request_id_finds_its_version(registry: Registry) -> None:
     """Sent again it registers nothing; for another file it is refused."""
-    first = await registry.create_version(ADA, "digits", _version(), "r1")
-    again = await registry.create_version(ADA, "digits", _version(), "r1")
+    first = await registry.create_version(ADA, "digits", new_version(), "r1")
+    again = await registry.create_version(ADA, "digits", new_version(), "r1")
     assert again == first
     with pytest.raises(RequestIdTaken):
-        await registry.create_version(ADA, "digits", _version(sha256="b" * 64), "r1")
+        await registry.create_version(ADA, "digits", new_version(sha256="b" * 64), "r1")
 
 
 async def test_the_file_must_be_in_storage(registry: Registry) -> None:
     """With the digest given; attachments too."""
     with pytest.raises(ArtifactMismatch, match="upload it first"):
-        await registry.create_version(ADA, "digits", _version(artifact="artifacts/none"), "")
+        await registry.create_version(ADA, "digits", new_version(artifact="artifacts/none"), "")
     with pytest.raises(ArtifactMismatch, match="has SHA-256 aaaa"):
-        await registry.create_version(ADA, "digits", _version(sha256="b" * 64), "")
-    attached = _version(attachments={"report.json": "artifacts/none"})
+        await registry.create_version(ADA, "digits", new_version(sha256="b" * 64), "")
+    attached = new_version(attachments={"report.json": "artifacts/none"})
     with pytest.raises(ArtifactMismatch, match="artifacts/none"):
         await registry.create_version(ADA, "digits", attached, "")
     assert (await registry.get_model(ADA, "digits")).latest == 0
@@ -135,34 +78,34 @@ async def test_storage_is_not_asked_for_what_is_wrong(
 ) -> None:
     """A malformed version or an unknown model costs no call."""
     with pytest.raises(InvalidVersion):
-        await registry.create_version(ADA, "digits", _version(sha256="ABC"), "")
+        await registry.create_version(ADA, "digits", new_version(sha256="ABC"), "")
     with pytest.raises(ModelNotFound):
-        await registry.create_version(ADA, "letters", _version(), "")
+        await registry.create_version(ADA, "letters", new_version(), "")
     assert artifacts.asked == 0
 
 
 async def test_jobs_write_their_own_models_only(registry: Registry) -> None:
     """And the lineage of what a job registers names that job."""
-    version = await registry.create_version(JOB, "digits", _version(), "")
+    version = await registry.create_version(JOB, "digits", new_version(), "")
     assert (version.lineage.job, version.creator) == ("jobs/j1", "jobs/j1")
-    other = _version(lineage=Lineage(job="jobs/j2"))
+    other = new_version(lineage=Lineage(job="jobs/j2"))
     with pytest.raises(InvalidVersion, match="jobs/j2"):
         await registry.create_version(JOB, "digits", other, "")
-    learned = _version(lineage=Lineage(dataset_version="datasets/d/versions/1"))
+    learned = new_version(lineage=Lineage(dataset_version="datasets/d/versions/1"))
     with pytest.raises(ResourceNotGranted, match="datasets/d/versions/1"):
         await registry.create_version(JOB, "digits", learned, "")
     granted = replace(JOB, reads=frozenset({"datasets/d/versions/1", "artifacts/c1"}))
     await registry.create_version(granted, "digits", learned, "")
-    own = _version(lineage=Lineage(code_artifact="artifacts/c1", code_digest="sha256:" + SHA))
+    own = new_version(lineage=Lineage(code_artifact="artifacts/c1", code_digest="sha256:" + SHA))
     with pytest.raises(ResourceNotGranted, match="artifacts/c1"):
         await registry.create_version(JOB, "digits", own, "")
     kept = await registry.create_version(granted, "digits", own, "")
     assert kept.lineage.code_digest == "sha256:" + SHA
     for wrong in (Lineage(code_digest="sha256:x"), Lineage(code_artifact="models/m")):
         with pytest.raises(InvalidVersion, match=r"lineage\.code_"):
-            await registry.create_version(ADA, "digits", _version(lineage=wrong), "")
+            await registry.create_version(ADA, "digits", new_version(lineage=wrong), "")
     for refused in (
-        registry.create_version(JOB, "letters", _version(), ""),
+        registry.create_version(JOB, "letters", new_version(), ""),
         registry.create_model(JOB, "letters", "", {}),
         registry.get_model(JOB, "letters"),
     ):
@@ -186,7 +129,7 @@ async def test_workspaces_do_not_see_each_other(registry: Registry) -> None:
 async def test_aliases_lead_to_versions(registry: Registry) -> None:
     """They are set, moved, resolved and deleted; each changes the model's etag."""
     for _ in range(2):
-        await registry.create_version(ADA, "digits", _version(), "")
+        await registry.create_version(ADA, "digits", new_version(), "")
     first = await registry.set_alias(ADA, "digits", "production", "1")
     moved = await registry.set_alias(ADA, "digits", "production", "latest")
     assert moved.aliases == {"production": 2}
@@ -206,7 +149,7 @@ async def test_aliases_lead_to_versions(registry: Registry) -> None:
 async def test_a_model_has_so_many_aliases(registry: Registry) -> None:
     """One more is refused; those that are there can still be moved, and deleted to make room."""
     for _ in range(2):
-        await registry.create_version(ADA, "digits", _version(), "")
+        await registry.create_version(ADA, "digits", new_version(), "")
     for n in range(MAX_ALIASES):
         await registry.set_alias(ADA, "digits", f"a{n}", "1")
     with pytest.raises(TooManyAliases, match="delete one first"):
@@ -220,7 +163,7 @@ async def test_pages_end_by_count_and_by_size(registry: Registry) -> None:
     """Every version comes once; two that are too large for one page have a page each."""
     names = tuple(f"{n}" * 40 for n in range(10_000, 13_000))  # 0.6 MiB as JSON
     for class_names in ((), names, names, (), (), ()):
-        await registry.create_version(ADA, "digits", _version(class_names=class_names), "")
+        await registry.create_version(ADA, "digits", new_version(class_names=class_names), "")
     pages, before, more = [], None, True
     while more:
         versions, more = await registry.list_versions(ADA, "digits", before, 3)
@@ -236,7 +179,7 @@ async def test_pages_end_by_count_and_by_size(registry: Registry) -> None:
 async def test_aliases_never_lead_to_archived_versions(registry: Registry) -> None:
     """Neither by setting the alias nor by archiving the version."""
     for _ in range(2):
-        await registry.create_version(ADA, "digits", _version(), "")
+        await registry.create_version(ADA, "digits", new_version(), "")
     await registry.set_alias(ADA, "digits", "production", "1")
     archive = Change(state=State.ARCHIVED)
     with pytest.raises(VersionAliased, match="production"):
@@ -250,7 +193,7 @@ async def test_aliases_never_lead_to_archived_versions(registry: Registry) -> No
 
 async def test_changes_are_guarded_by_etags(registry: Registry) -> None:
     """Of two changes from one reading, the second must read again."""
-    version = await registry.create_version(ADA, "digits", _version(), "")
+    version = await registry.create_version(ADA, "digits", new_version(), "")
     changed = await registry.update_version(
         ADA, "digits", "1", version.etag, Change(description="good")
     )
@@ -263,34 +206,14 @@ async def test_changes_are_guarded_by_etags(registry: Registry) -> None:
         await registry.update_model(ADA, "digits", model.etag, Change(labels={}))
 
 
-async def test_deleting_a_model_deletes_its_files(
-    registry: Registry, artifacts: FakeArtifacts
-) -> None:
-    """But those that another model has; what storage does not delete is left behind."""
-    for name in ("shared", "stuck", "own"):
-        artifacts.held[f"artifacts/{name}"] = Artifact(SHA, 1)
-    await registry.create_model(ADA, "other", "", {})
-    await registry.create_version(ADA, "other", _version(artifact="artifacts/shared"), "")
-    attached = {"a": "artifacts/shared", "b": "artifacts/stuck", "c": "artifacts/own"}
-    await registry.create_version(ADA, "digits", _version(attachments=attached), "")
-    await registry.delete_model(ADA, "digits")
-    assert set(artifacts.held) == {"artifacts/shared", "artifacts/stuck"}
-    with pytest.raises(ModelNotFound):
-        await registry.get_model(ADA, "digits")
-
-
-async def test_a_model_made_anew_has_another_etag(
-    registry: Registry, artifacts: FakeArtifacts
-) -> None:
+async def test_a_model_made_anew_has_another_etag(registry: Registry, clock: Clock) -> None:
     """Neither it nor its version 1 is taken for what was deleted under that name."""
-    ticks = itertools.count()
-    registry._clock = lambda: NOW + timedelta(microseconds=next(ticks))
     etags = []
     for _ in range(2):
+        clock.now += timedelta(microseconds=1)
         await registry.delete_model(ADA, "digits")
-        artifacts.held["artifacts/a1"] = Artifact(SHA, 1234)
         model = await registry.create_model(ADA, "digits", "", {})
-        version = await registry.create_version(ADA, "digits", _version(), "")
+        version = await registry.create_version(ADA, "digits", new_version(), "")
         assert (await registry.get_version(ADA, "digits", "1")).etag == version.etag
         etags += [model.etag, version.etag]
     assert len(set(etags[::2])) == len(set(etags[1::2])) == 2
@@ -299,6 +222,6 @@ async def test_a_model_made_anew_has_another_etag(
 @pytest.mark.parametrize("number", ["0", "2", "-1", "x", "", "99999999999999999999"])
 async def test_versions_that_are_not_there(registry: Registry, number: str) -> None:
     """Whatever the number, the answer names the newest."""
-    await registry.create_version(ADA, "digits", _version(), "")
+    await registry.create_version(ADA, "digits", new_version(), "")
     with pytest.raises(VersionNotFound, match="the newest is 1"):
         await registry.get_version(ADA, "digits", number)

@@ -22,7 +22,7 @@ FIRST, SECOND = "1" * 32, "2" * 32
 async def _artifact(storage: Storage, caller: Caller, data: bytes) -> Artifact:
     progress = await send(storage, caller, data)
     made = await storage.artifacts.create(caller, NewArtifact(sha256(data), "", "", "", {}))
-    storage.uploads.delete(caller, progress.upload.id)  # which would keep the bytes, too
+    await storage.uploads.delete(caller, progress.upload.id)  # which would keep the bytes, too
     return made
 
 

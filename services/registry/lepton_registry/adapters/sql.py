@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import delete, select, update
@@ -11,9 +12,18 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, undefer
 
 from lepton_mesh.database import Database
-from lepton_registry.models import ModelRow, VersionRow
+from lepton_registry.models import ArtifactHoldRow, ModelRow, VersionRow
 from lepton_registry.ports import Records
-from lepton_registry.records import Lineage, Model, Signature, State, Tensor, Version
+from lepton_registry.records import (
+    Hold,
+    Lineage,
+    Model,
+    Phase,
+    Signature,
+    State,
+    Tensor,
+    Version,
+)
 
 T = TypeVar("T")
 
@@ -37,6 +47,7 @@ class SqlRecords:
     def __init__(self, session: Session, writes: bool = False) -> None:
         self.models = SqlModels(session, writes)
         self.versions = SqlVersions(session)
+        self.holds = SqlHolds(session)
 
 
 class SqlModels:
@@ -119,15 +130,6 @@ class SqlVersions:
             )
         )
 
-    def files(self, workspace: str) -> Sequence[tuple[str, str]]:
-        columns = (VersionRow.model, VersionRow.artifact, VersionRow.attachments)
-        query = select(*columns).where(VersionRow.workspace == workspace)
-        return [
-            (model, name)
-            for model, artifact, attachments in self._session.execute(query)
-            for name in (artifact, *attachments.values())
-        ]
-
     def before(
         self, workspace: str, model: str, before: int | None, limit: int
     ) -> Sequence[Version]:
@@ -148,6 +150,62 @@ class SqlVersions:
             .options(undefer(VersionRow.evaluation), undefer(VersionRow.parity))
         )
         return _version(row, row.evaluation, row.parity) if row else None
+
+
+class SqlHolds:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, hold: Hold) -> None:
+        values = {**asdict(hold), "artifacts": list(hold.artifacts), "phase": int(hold.phase)}
+        self._session.add(ArtifactHoldRow(**values))
+
+    def conclude(self, hold_id: str, phase: Phase) -> bool:
+        statement = (
+            update(ArtifactHoldRow)
+            .where(ArtifactHoldRow.id == hold_id, ArtifactHoldRow.phase == int(Phase.REGISTERING))
+            .values(phase=int(phase), held=True)
+            .returning(ArtifactHoldRow.id)
+        )
+        return self._session.scalar(statement) is not None
+
+    def delete(self, workspace: str, model: str) -> None:
+        self._session.execute(
+            update(ArtifactHoldRow)
+            .where(
+                ArtifactHoldRow.workspace == workspace,
+                ArtifactHoldRow.model == model,
+                ArtifactHoldRow.phase == int(Phase.KEPT),
+            )
+            .values(phase=int(Phase.DELETED))
+        )
+
+    def release(self, before: datetime) -> None:
+        self._session.execute(
+            update(ArtifactHoldRow)
+            .where(ArtifactHoldRow.phase == int(Phase.REGISTERING), ArtifactHoldRow.since < before)
+            .values(phase=int(Phase.RELEASED))
+        )
+
+    def unheld(self, limit: int) -> Sequence[Hold]:
+        phases = (int(Phase.KEPT), int(Phase.DELETED))
+        return self._oldest(limit, ArtifactHoldRow.phase.in_(phases), ~ArtifactHoldRow.held)
+
+    def held(self, hold_id: str) -> None:
+        self._session.execute(
+            update(ArtifactHoldRow).where(ArtifactHoldRow.id == hold_id).values(held=True)
+        )
+
+    def ended(self, limit: int) -> Sequence[Hold]:
+        deleted = (ArtifactHoldRow.phase == int(Phase.DELETED)) & ArtifactHoldRow.held
+        return self._oldest(limit, (ArtifactHoldRow.phase == int(Phase.RELEASED)) | deleted)
+
+    def forget(self, hold_id: str) -> None:
+        self._session.execute(delete(ArtifactHoldRow).where(ArtifactHoldRow.id == hold_id))
+
+    def _oldest(self, limit: int, *which: Any) -> Sequence[Hold]:
+        query = select(ArtifactHoldRow).where(*which).order_by(ArtifactHoldRow.since).limit(limit)
+        return [_hold(row) for row in self._session.scalars(query)]
 
 
 def _model_values(model: Model) -> dict[str, Any]:
@@ -196,3 +254,15 @@ def _version(row: VersionRow, evaluation: Mapping[str, Any], parity: Mapping[str
 
 def _tensor(values: Mapping[str, Any]) -> Tensor:
     return Tensor(values["name"], values["datatype"], tuple(values["shape"]), values["description"])
+
+
+def _hold(row: ArtifactHoldRow) -> Hold:
+    return Hold(
+        id=row.id,
+        workspace=row.workspace,
+        model=row.model,
+        artifacts=tuple(row.artifacts),
+        phase=Phase(row.phase),
+        since=row.since,
+        held=row.held,
+    )

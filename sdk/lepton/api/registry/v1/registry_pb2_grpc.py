@@ -128,8 +128,8 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a model with its versions and aliases, and the artifacts that no
-        version of another model refers to. Role admin.
+        """Deletes a model with its versions and aliases. Its artifacts that no version
+        of another model has are deleted soon after. Role admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +138,8 @@ class RegistryServiceServicer:
     def CreateModelVersion(self, request, context):
         """Registers a version under the next number. The artifact must exist in
         storage with the digest given: otherwise FAILED_PRECONDITION
-        (ARTIFACT_MISMATCH). Role developer; jobs that may write the model.
+        (ARTIFACT_MISMATCH). From then on it and the attachments cannot be deleted but
+        with the model. Role developer; jobs that may write the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +173,7 @@ class RegistryServiceServicer:
     def SetAlias(self, request, context):
         """Points an alias at a version, or moves it. Role developer. The version must
         be READY: otherwise FAILED_PRECONDITION (MODEL_VERSION_ARCHIVED).
+        A model has at most 64 aliases: FAILED_PRECONDITION (TOO_MANY_ALIASES).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

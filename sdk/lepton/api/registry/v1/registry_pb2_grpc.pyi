@@ -45,13 +45,14 @@ class RegistryServiceStub:
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.Model]
     """Changes a model's description or labels. Role developer."""
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]
-    """Deletes a model with its versions and aliases, and the artifacts that no
-    version of another model refers to. Role admin.
+    """Deletes a model with its versions and aliases. Its artifacts that no version
+    of another model has are deleted soon after. Role admin.
     """
     CreateModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateModelVersionRequest, _registry_pb2.ModelVersion]
     """Registers a version under the next number. The artifact must exist in
     storage with the digest given: otherwise FAILED_PRECONDITION
-    (ARTIFACT_MISMATCH). Role developer; jobs that may write the model.
+    (ARTIFACT_MISMATCH). From then on it and the attachments cannot be deleted but
+    with the model. Role developer; jobs that may write the model.
     """
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetModelVersionRequest, _registry_pb2.ModelVersion]
     """Returns a version, by number or by alias: `models/m/versions/3`,
@@ -68,6 +69,7 @@ class RegistryServiceStub:
     SetAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.Model]
     """Points an alias at a version, or moves it. Role developer. The version must
     be READY: otherwise FAILED_PRECONDITION (MODEL_VERSION_ARCHIVED).
+    A model has at most 64 aliases: FAILED_PRECONDITION (TOO_MANY_ALIASES).
     """
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteAliasRequest, _registry_pb2.Model]
     """Removes an alias. Role developer."""
@@ -88,13 +90,14 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     UpdateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.Model]  # type: ignore[assignment]
     """Changes a model's description or labels. Role developer."""
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a model with its versions and aliases, and the artifacts that no
-    version of another model refers to. Role admin.
+    """Deletes a model with its versions and aliases. Its artifacts that no version
+    of another model has are deleted soon after. Role admin.
     """
     CreateModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelVersionRequest, _registry_pb2.ModelVersion]  # type: ignore[assignment]
     """Registers a version under the next number. The artifact must exist in
     storage with the digest given: otherwise FAILED_PRECONDITION
-    (ARTIFACT_MISMATCH). Role developer; jobs that may write the model.
+    (ARTIFACT_MISMATCH). From then on it and the attachments cannot be deleted but
+    with the model. Role developer; jobs that may write the model.
     """
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelVersionRequest, _registry_pb2.ModelVersion]  # type: ignore[assignment]
     """Returns a version, by number or by alias: `models/m/versions/3`,
@@ -111,6 +114,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     SetAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.Model]  # type: ignore[assignment]
     """Points an alias at a version, or moves it. Role developer. The version must
     be READY: otherwise FAILED_PRECONDITION (MODEL_VERSION_ARCHIVED).
+    A model has at most 64 aliases: FAILED_PRECONDITION (TOO_MANY_ALIASES).
     """
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteAliasRequest, _registry_pb2.Model]  # type: ignore[assignment]
     """Removes an alias. Role developer."""
@@ -158,8 +162,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a model with its versions and aliases, and the artifacts that no
-        version of another model refers to. Role admin.
+        """Deletes a model with its versions and aliases. Its artifacts that no version
+        of another model has are deleted soon after. Role admin.
         """
 
     @_abc_1.abstractmethod
@@ -170,7 +174,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.ModelVersion, _abc.Awaitable[_registry_pb2.ModelVersion]]:
         """Registers a version under the next number. The artifact must exist in
         storage with the digest given: otherwise FAILED_PRECONDITION
-        (ARTIFACT_MISMATCH). Role developer; jobs that may write the model.
+        (ARTIFACT_MISMATCH). From then on it and the attachments cannot be deleted but
+        with the model. Role developer; jobs that may write the model.
         """
 
     @_abc_1.abstractmethod
@@ -211,6 +216,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.Model, _abc.Awaitable[_registry_pb2.Model]]:
         """Points an alias at a version, or moves it. Role developer. The version must
         be READY: otherwise FAILED_PRECONDITION (MODEL_VERSION_ARCHIVED).
+        A model has at most 64 aliases: FAILED_PRECONDITION (TOO_MANY_ALIASES).
         """
 
     @_abc_1.abstractmethod
