@@ -24,6 +24,8 @@ from tests.hostile_models import endless_above, expands_to_its_value
 from tests.inference_models import linear
 
 OWN = Isolation.OWN_PROCESS
+_ENDED_SECONDS = 20.0
+"""Long beside the start of a process, short beside the minute after which any run is ended."""
 MODELS = {
     "linear": (linear(1.0), ExecutionSettings()),
     "growing": (expands_to_its_value(), ExecutionSettings(isolation=OWN, memory_limit_mib=512)),
@@ -111,10 +113,10 @@ def test_a_run_ends_with_its_caller(asked: Asked) -> None:
     given_up = asked.start("unbounded", 1000.0)
     asked.value(asked.start("linear", 1.0))  # it came before this, and runs
     given_up.cancel()
-    assert asked.value(asked.start("unbounded", -5.0)) == 5.0
+    assert asked.value(asked.start("unbounded", -5.0, timeout=_ENDED_SECONDS)) == 5.0
     late = asked.start("unbounded", 1000.0, timeout=0.2)
     assert late.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert asked.value(asked.start("unbounded", -3.0)) == 3.0
+    assert asked.value(asked.start("unbounded", -3.0, timeout=_ENDED_SECONDS)) == 3.0
 
 
 def test_a_process_that_dies_takes_the_request_with_it_that_it_runs(
