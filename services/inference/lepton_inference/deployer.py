@@ -176,7 +176,7 @@ class Deployer:
         pause = _FIRST_PAUSE_SECONDS
         workspace = self._serving.workspace(endpoint.workspace)
         known = workspace.endpoints.get(endpoint.id)
-        if known is None or (known.unloaded and not endpoint.unloaded):
+        if known is None or known.failure or (known.unloaded and not endpoint.unloaded):
             self._serving.put(endpoint.workspace, Served(endpoint.id, ServingState.LOADING))
         while True:
             step_changed.clear()
@@ -341,7 +341,8 @@ class Deployer:
         now = self._serving.workspace(endpoint.workspace).endpoints.get(endpoint.id)
         if now is None or not now.models:
             state = ServingState.LOADING if passing else ServingState.UNAVAILABLE
-            served = Served(endpoint.id, state, reason=failure.message)
+            reason = "" if passing else failure.reason
+            served = Served(endpoint.id, state, reason=failure.message, failure=reason)
             self._serving.put(endpoint.workspace, served)
         await self._record(
             endpoint,

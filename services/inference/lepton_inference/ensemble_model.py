@@ -24,7 +24,7 @@ from lepton_inference.model import Gone, Model, ModelSource, unless_gone
 from lepton_inference.parameters import ParameterInvalid
 from lepton_inference.recurrent import Step
 from lepton_inference.sequences import Key
-from lepton_inference.serving import EndpointNotReady, EndpointUnloaded, Workspace
+from lepton_inference.serving import EndpointFailed, EndpointNotReady, EndpointUnloaded, Workspace
 from lepton_inference.signature import Checked, InferenceRequest, InputTensor, Signature
 from lepton_inference.statistics import Statistics
 from lepton_inference.tensors import Column, TensorSpec
@@ -316,7 +316,7 @@ class EnsembleModel:
             try:
                 served = self._workspace.find(step.endpoint)
                 served.pick()
-            except (EndpointNotFound, EndpointNotReady, EndpointUnloaded) as error:
+            except (EndpointFailed, EndpointNotFound, EndpointNotReady, EndpointUnloaded) as error:
                 raise EnsembleNotReady(
                     f"step '{step.endpoint}': {error.message}", step=step.endpoint
                 ) from None

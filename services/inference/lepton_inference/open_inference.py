@@ -258,7 +258,7 @@ def prepare(
     """The model that is to answer, and what it is asked.
 
     Raises:
-        EndpointNotFound, EndpointNotReady, VersionNotServed: Nobody is to answer.
+        EndpointNotFound, EndpointFailed, EndpointNotReady, VersionNotServed: Nobody is to answer.
         TensorInvalid, ParameterInvalid, ParameterUnsupported: It is not a request.
     """
     served = admitted.workspace.find(message.model_name)

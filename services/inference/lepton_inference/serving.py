@@ -23,7 +23,7 @@ from lepton_inference.shadow import Mirror
 from lepton_inference.signature import InferenceRequest
 from lepton_inference.tracing import Tracing, Values
 from lepton_mesh.caller import Caller
-from lepton_mesh.errors import NotFound, Unavailable
+from lepton_mesh.errors import FailedPrecondition, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from lepton_mesh.telemetry import Telemetry
@@ -35,6 +35,12 @@ class VersionNotServed(NotFound):
 
 class EndpointNotReady(Unavailable):
     reason = "ENDPOINT_NOT_READY"
+
+
+class EndpointFailed(FailedPrecondition):
+    """Loading it failed with what does not pass by itself; nothing is to be waited for."""
+
+    reason = "ENDPOINT_FAILED"
 
 
 class EndpointUnloaded(Unavailable):
@@ -59,6 +65,8 @@ class Served:
     state: ServingState
     reason: str = ""
     """Why it is UNAVAILABLE."""
+    failure: str = ""
+    """The reason of the error that it could not be loaded for; "" where it may still be."""
     models: list[Model] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
     """The share of requests that goes to each model; any positive scale."""
@@ -86,7 +94,7 @@ class Served:
         sequence's id is their routing key, unless they have another.
 
         Raises:
-            EndpointNotReady, VersionNotServed: From :meth:`pick`.
+            EndpointUnloaded, EndpointFailed, EndpointNotReady, VersionNotServed: From :meth:`pick`.
         """
         step = request.sequence
         if step is None:
@@ -126,7 +134,8 @@ class Served:
 
         Raises:
             EndpointUnloaded: It is not to be served.
-            EndpointNotReady: Nothing is loaded yet, or loading failed.
+            EndpointFailed: It could not be loaded.
+            EndpointNotReady: Nothing is loaded yet.
             VersionNotServed: The endpoint does not serve that version.
         """
         if self.unloaded:
@@ -134,6 +143,15 @@ class Served:
                 f"endpoint '{self.name}' is unloaded; `lepton endpoint load {self.name}` serves it "
                 "again",
                 endpoint=self.name,
+            )
+        if not self.models and self.failure:
+            # What failed comes last: long messages are cut, and the remedy is to stay.
+            raise EndpointFailed(
+                f"endpoint '{self.name}' could not be loaded; mend what follows, then "
+                f"`lepton endpoint update {self.name}`, or `lepton endpoint load {self.name}` if "
+                f"nothing of the endpoint is wrong. {self.failure}: {self.reason}",
+                endpoint=self.name,
+                failure_reason=self.failure,
             )
         if not self.models:
             why = f": {self.reason}" if self.reason else ""

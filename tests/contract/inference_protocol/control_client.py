@@ -35,10 +35,10 @@ async def control(client: Any, triton: Any, json_form: dict[str, Any]) -> dict[s
             return f"{error.status()}: {error.message()}"
         return "not refused"
 
-    async def score() -> float:
+    async def score(model: str = "digits") -> float:
         tensor = client.InferInput("image", [1, 4], "FP32")
         tensor.set_data_from_numpy(IMAGE)
-        result = await do(triton.infer("digits", [tensor]))
+        result = await do(triton.infer(model, [tensor]))
         return float(result.as_numpy("scores")[0, 0])
 
     async def index() -> dict[str, Any]:
@@ -60,6 +60,7 @@ async def control(client: Any, triton: Any, json_form: dict[str, Any]) -> dict[s
     seen["refused"] = {
         "unloaded": await refusal(score),
         "broken": await refusal(lambda: triton.load_model("broken")),
+        "failed": await refusal(lambda: score("broken")),
         "nobody": await refusal(lambda: triton.load_model("nobody")),
         "config": await refusal(
             lambda: triton.load_model("digits", config='{"optimization": {"priority": 1}}')

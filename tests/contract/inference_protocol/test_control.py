@@ -70,7 +70,9 @@ def ask(kind: str, server: Server) -> dict[str, Any]:
     return doors.ask(CLIENT, kind, server.as_json())
 
 
-def check(seen: dict[str, Any], *, unavailable: str, invalid: str, absent: str) -> None:
+def check(
+    seen: dict[str, Any], *, unavailable: str, failed: str, invalid: str, absent: str
+) -> None:
     extensions = {"model_repository", "model_repository(unload_dependents)", "trace", "logging"}
     assert extensions <= set(seen["extensions"])
     assert seen["index before"]["broken"][0] == "UNAVAILABLE"
@@ -81,6 +83,8 @@ def check(seen: dict[str, Any], *, unavailable: str, invalid: str, absent: str) 
     refused = seen["refused"]
     assert refused["unloaded"].startswith(f"{unavailable}: endpoint 'digits' is unloaded")
     assert refused["broken"].startswith(f"{invalid}: the artifact is not an ONNX model")
+    assert refused["failed"].startswith(f"{failed}: endpoint 'broken' could not be loaded")
+    assert "MODEL_INVALID: the artifact is not an ONNX model" in refused["failed"]
     assert refused["nobody"].startswith(f"{absent}: there is no endpoint 'nobody'")
     assert "optimization" in refused["config"]
     assert seen["again"] == 8.0
@@ -124,6 +128,7 @@ def test_the_grpc_clients_load_and_unload(door: Server, kind: str) -> None:
     check(
         ask(kind, door),
         unavailable="StatusCode.UNAVAILABLE",
+        failed="StatusCode.FAILED_PRECONDITION",
         invalid="StatusCode.INVALID_ARGUMENT",
         absent="StatusCode.NOT_FOUND",
     )
@@ -131,7 +136,8 @@ def test_the_grpc_clients_load_and_unload(door: Server, kind: str) -> None:
 
 def test_the_http_client_loads_and_unloads(rest_door: Server) -> None:
     """REST is no different."""
-    check(ask("http", rest_door), unavailable="503", invalid="400", absent="404")
+    seen = ask("http", rest_door)
+    check(seen, unavailable="503", failed="400", invalid="400", absent="404")
 
 
 def test_kserves_stub_loads_and_unloads(door: Server) -> None:

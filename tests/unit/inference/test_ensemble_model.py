@@ -220,6 +220,10 @@ async def test_a_step_is_followed_to_what_it_serves_now() -> None:
     assert served.standing()[0] is ServingState.UNAVAILABLE
     with pytest.raises(EnsembleNotReady, match="step 'first'"):
         await answer(named)
+    failed = Served("first", ServingState.UNAVAILABLE, reason="no model", failure="MODEL_INVALID")
+    serving.put("w", failed)
+    with pytest.raises(EnsembleNotReady, match=r"step 'first'.*MODEL_INVALID"):
+        await answer(named)
     serve(serving, "first", Step(1))
     assert named.unready() == ""
     assert served.standing() == (ServingState.READY, "")

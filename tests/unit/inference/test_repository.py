@@ -16,7 +16,7 @@ from lepton_inference.open_inference import OpenInference
 from lepton_inference.serving import Admitted
 from lepton_inference.settings import Link, ModelSettings, SequenceSettings
 from lepton_mesh.caller import Caller, Role, set_caller
-from lepton_mesh.errors import LeptonError
+from lepton_mesh.errors import LeptonError, Unavailable
 from tests.inference_models import fibonacci, linear
 from tests.managed_inference import ManagedInference, Models
 
@@ -195,6 +195,59 @@ async def test_a_load_fails_with_its_failure(world: World) -> None:
     with pytest.raises(LeptonError) as caught:
         await world.unload("nobody")
     assert caught.value.reason == "ENDPOINT_NOT_FOUND"
+
+
+async def test_requests_to_what_could_not_be_loaded_are_told_why(world: World) -> None:
+    """And what to do; to wait is of no use until something else is wanted."""
+    with pytest.raises(LeptonError):
+        await world.load("text")
+    with pytest.raises(LeptonError, match="cannot load the model") as caught:
+        world.version("text")
+    error = caught.value
+    assert (error.reason, error.wire.grpc_name) == ("ENDPOINT_FAILED", "FAILED_PRECONDITION")
+    assert not error.wire.retryable
+    assert error.metadata == {"endpoint": "text", "failure_reason": "MODEL_INVALID"}
+    assert "lepton endpoint update text" in error.message
+
+    read, go_on = world.models.read, asyncio.Event()
+
+    async def held(workspace: str, artifact: str) -> AsyncIterator[bytes]:
+        await go_on.wait()
+        async for piece in read(workspace, artifact):
+            yield piece
+
+    world.models.read = held
+    world.models.content["text/2"] = linear(1.0)
+    loading = asyncio.create_task(world.load("text"))
+    async with asyncio.timeout(10):
+        # Nobody tells when loading begins.
+        while world.admitted.workspace.find("text").failure:
+            await asyncio.sleep(0.001)
+    with pytest.raises(LeptonError) as caught:
+        world.version("text")
+    assert (caught.value.reason, caught.value.wire.retryable) == ("ENDPOINT_NOT_READY", True)
+    go_on.set()
+    await loading
+    assert world.version("text") == "2"
+
+
+async def test_requests_to_what_may_still_be_loaded_are_told_to_wait(world: World) -> None:
+    """Where the failure passes by itself, so does theirs."""
+    read = world.models.read
+
+    async def away(workspace: str, artifact: str) -> AsyncIterator[bytes]:
+        raise Unavailable("storage is starting")
+        yield b""  # which makes it a generator
+
+    world.models.read = away
+    with pytest.raises(LeptonError):
+        await world.load("digits")
+    with pytest.raises(LeptonError, match="storage is starting") as caught:
+        world.version("digits")
+    assert (caught.value.reason, caught.value.wire.retryable) == ("ENDPOINT_NOT_READY", True)
+    world.models.read = read
+    await world.load("digits")
+    assert world.version("digits") == "2"
 
 
 async def test_a_config_is_set_and_stays(world: World) -> None:

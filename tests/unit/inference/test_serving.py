@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.placement import Placement
-from lepton_inference.serving import Served, ServingState
+from lepton_inference.serving import EndpointFailed, Served, ServingState
 from lepton_inference.settings import BatchingSettings, ModelSettings
 from lepton_inference.signature import InferenceRequest, InputTensor
+from lepton_mesh.interceptors.status import public_message
 from tests.unit.inference.test_asgi import HeldSession
 
 
@@ -68,3 +71,14 @@ async def test_a_batch_has_no_more_rows_than_are_enough() -> None:
     assert await batches_of_five(measured, BatchingSettings()) == [2, 2, 1]
     assert await batches_of_five(measured, BatchingSettings(preferred_rows=(5,))) == [5]
     assert await batches_of_five(unknown, BatchingSettings()) == [5]
+
+
+def test_a_long_failure_leaves_room_for_the_remedy() -> None:
+    """What callers see of a message is cut at its end."""
+    reason = "a tensor that nobody knows " * 40
+    failed = Served("m" * 63, ServingState.UNAVAILABLE, reason=reason, failure="MODEL_INVALID")
+    with pytest.raises(EndpointFailed) as caught:
+        failed.pick()
+    told = public_message(caught.value)
+    assert f"`lepton endpoint load {'m' * 63}`" in told
+    assert "MODEL_INVALID: a tensor" in told
