@@ -139,7 +139,8 @@ def rest_requests(draw: st.DrawFn) -> tuple[str, bytes, dict[str, bytes]]:
 
 
 PATH_PARTS = (
-    *("models", "linear", "versions", "1", "infer", "ready", "config", "stats", "generate"),
+    *("models", "linear", "versions", "1", "infer", "ready", "config", "stats"),
+    *("generate", "generate_stream"),
     *("repository", "index", "load", "health", "live", "trace", "setting", "logging", "status"),
     *("systemsharedmemory", "region", "é", "\udcff", "..", ""),
 )

@@ -169,6 +169,8 @@ def seeds() -> Iterator[bytes]:
         (0, "models/stats"),
         (1, "repository/index\n{}"),
         (1, 'repository/models/linear/load\n{"parameters": {"config": "{}"}}'),
+        (1, 'models/linear/generate\n{"image": [1, 2, 3, 4], "id": "r1"}'),
+        (1, 'models/text/generate_stream\n{"x": "é", "parameters": {"priority": 0}}'),
         (1, 'logging\n{"log_verbose_level": 1}'),
         (1, 'trace/setting\n{"trace_rate": "1"}'),
         (1, 'systemsharedmemory/region/r/register\n{"key": "/x", "offset": 0, "byte_size": 1}'),

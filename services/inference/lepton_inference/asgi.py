@@ -13,6 +13,7 @@ from functools import partial
 
 from opentelemetry.trace import SpanKind
 
+from lepton_inference.asgi_events import serve_events
 from lepton_inference.asgi_messages import (
     GRPC_OK,
     GRPC_START,
@@ -38,6 +39,7 @@ from lepton_inference.model import CallerGone, unless_gone
 from lepton_inference.open_inference import HEALTH_SERVICE, SERVICES, OpenInference
 from lepton_inference.plans import Plan
 from lepton_inference.rest import Rest
+from lepton_inference.rest_generate import EventsAsked
 from lepton_inference.rest_plans import RestPlan
 from lepton_inference.serving import Admitted
 from lepton_inference.wire import frame
@@ -237,9 +239,11 @@ class Application:
             else:
                 body = await whole_body(b"", receive, held, PUBLIC_BODY_BYTES)
             if plan is None:
-                status, answer_headers, answer = await self._rest.answer(
-                    scope["method"], path, headers, body, gone
-                )
+                answered = await self._rest.answer(scope["method"], path, headers, body, gone)
+                if isinstance(answered, EventsAsked):
+                    await serve_events(answered, self._protocol, send, gone)
+                    return
+                status, answer_headers, answer = answered
             else:
                 outcome = await _outcome(plan, body, None, receive)
                 status, answer_headers, answer = 200, plan.headers, plan.response(outcome)

@@ -285,7 +285,8 @@ class LoadedModel:
         try:
             if self.decoupled:
                 raise ModelDecoupled(
-                    "this model answers a request many times; ask it by ModelStreamInfer"
+                    "this model answers a request many times; ask it by ModelStreamInfer, or over "
+                    "REST by generate_stream"
                 )
             _refuse_generation(request.generation)
             checked = self.signature.check(request, self.max_rows)

@@ -110,6 +110,11 @@ class OpenInference:
         """Unary methods that :meth:`call` answers."""
         return frozenset(self._unary)
 
+    def add_extension(self, name: str) -> None:
+        """Notes what is there because of the way in which the protocol is served."""
+        if name not in self.extensions:
+            self.extensions += (name,)
+
     async def call(
         self, method: str, admitted: Admitted, body: bytes, seconds: float | None = None
     ) -> bytes:

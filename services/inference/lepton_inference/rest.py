@@ -12,17 +12,23 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from lepton.oip.v2 import open_inference_pb2 as pb
-from lepton_inference import rest_codec, rest_json, rest_settings, rest_shared_memory
+from lepton_inference import (
+    rest_codec,
+    rest_generate,
+    rest_json,
+    rest_settings,
+    rest_shared_memory,
+)
 from lepton_inference.framing import inflate
 from lepton_inference.gate import Gate
 from lepton_inference.model import Gone, LoadedModel
 from lepton_inference.open_inference import SERVICES, OpenInference
 from lepton_inference.parameters import ParameterInvalid
+from lepton_inference.rest_generate import EXTENSION, EventsAsked
 from lepton_inference.rest_plans import HEADER_LENGTH, raw_headers
 from lepton_inference.serving import Admitted, EndpointNotReady
 from lepton_inference.shared_tensors import infer
-from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound, Unimplemented
-from lepton_mesh.interceptors.status import public_message
+from lepton_mesh.errors import InvalidArgument, LeptonError, NotFound
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 Headers = dict[bytes, bytes]
@@ -43,21 +49,19 @@ class MethodNotAllowed(InvalidArgument):
     reason = "METHOD_NOT_ALLOWED"
 
 
-class PathUnimplemented(Unimplemented):
-    reason = "PATH_UNIMPLEMENTED"
-
-
 class _Route(NamedTuple):
     verb: str
     rpc: str
     """The gRPC method that it stands for, which is what the gate is asked about."""
-    handler: Callable[[Admitted, _Target], Awaitable[Answer]]
+    handler: Callable[[Admitted, _Target], Awaitable[Answer | EventsAsked]]
 
 
 class _Target(NamedTuple):
     model: str
     version: str
     body: bytes
+    gone: Gone | None
+    """Says whether the caller went away, while it waits."""
 
 
 class Rest:
@@ -86,6 +90,8 @@ class Rest:
             "models/*/ready": (_Route("GET", "ModelReady", self._model_ready),),
             "models/*/config": (_Route("GET", "ModelConfig", self._config),),
             "models/*/stats": (_Route("GET", "ModelStatistics", self._statistics),),
+            "models/*/generate": (_Route("POST", "ModelInfer", self._generate),),
+            "models/*/generate_stream": (_Route("POST", "ModelStreamInfer", self._stream),),
             "models/*/trace/setting": trace,
             "trace/setting": trace,
             "logging": log,
@@ -94,11 +100,14 @@ class Rest:
             "repository/models/*/unload": (_Route("POST", "RepositoryModelUnload", self._unload),),
         }
         """By path below /v2, a model's name as an asterisk and its version left out."""
+        protocol.add_extension(EXTENSION)
 
     async def answer(
         self, verb: str, path: str, headers: Headers, body: bytes, gone: Gone | None = None
-    ) -> Answer:
+    ) -> Answer | EventsAsked:
         """Answers one request.
+
+        One whose answers are events is handed back, taken apart.
 
         Raises:
             CallerGone: ``gone`` said so while an inference waited.
@@ -117,16 +126,14 @@ class Rest:
             if encoding:
                 # zlib lets others run meanwhile, and a little may become much.
                 content = await asyncio.to_thread(inflate, body, encoding, self._limit)
-            target = _Target(model, version, content)
-            return await self._infer(admitted, path, target, headers, gone)
+            target = _Target(model, version, content, gone)
+            return await self._infer(admitted, path, target, headers)
         if (asked := rest_shared_memory.parse(rest)) is not None:
             return await self._shared_memory(asked, verb, headers, body)
         routes = self._routes.get(pattern, ())
-        if version and pattern not in _VERSIONED + _UNIMPLEMENTED:
+        if version and pattern not in _VERSIONED:
             routes = ()  # what is set for a model is set for all its versions
         if not routes:
-            if pattern in _UNIMPLEMENTED:
-                raise PathUnimplemented(f"{path} is not supported by this server", path=path)
             raise PathUnknown(f"there is nothing at {path}", path=path)
         route = next((route for route in routes if route.verb == verb), None)
         if route is None:
@@ -136,11 +143,11 @@ class Rest:
         if encoding:
             content = await asyncio.to_thread(inflate, body, encoding, self._limit)
         rest_codec.check_json_size(len(content), self._json_limit)
-        return await route.handler(admitted, _Target(model, version, content))
+        return await route.handler(admitted, _Target(model, version, content, gone))
 
     def error(self, error: LeptonError) -> Answer:
         """The answer that carries ``error``."""
-        body = json.dumps({"error": public_message(error), "reason": error.reason}).encode()
+        body = json.dumps(rest_json.failure(error)).encode()
         headers = _JSON
         if error.wire.http_status in _WITH_RETRY_AFTER:
             # Whole seconds are all that the header can say (RFC 9110, 10.2.3).
@@ -152,12 +159,7 @@ class Rest:
         return await self._gate.admit(f"/{SERVICES[0]}/{rpc}", headers)
 
     async def _infer(
-        self,
-        admitted: Admitted,
-        path: str,
-        target: _Target,
-        headers: Headers,
-        gone: Gone | None,
+        self, admitted: Admitted, path: str, target: _Target, headers: Headers
     ) -> Answer:
         served = admitted.workspace.find(target.model)
         length = headers.get(HEADER_LENGTH)
@@ -167,7 +169,7 @@ class Rest:
         asked.request.owner = admitted.caller.subject
         model = served.route(asked.request)
         checked, outcome, placed = await infer(
-            self._protocol.shared, admitted, model, asked.request, gone
+            self._protocol.shared, admitted, model, asked.request, target.gone
         )
         answer, json_length = rest_codec.encode(model, asked, checked, outcome, placed)
         if json_length is None:
@@ -186,6 +188,17 @@ class Rest:
                 sampler=admitted.workspace.tracing.sampler(target.model),
             )
         return 200, raw_headers(json_length), answer
+
+    async def _generate(self, admitted: Admitted, target: _Target) -> Answer:
+        model, request = rest_generate.decode(admitted, target.model, target.version, target.body)
+        checked, outcome, _ = await infer(
+            self._protocol.shared, admitted, model, request, target.gone
+        )
+        return 200, _JSON, rest_generate.encode(model, request.id, checked, outcome)
+
+    async def _stream(self, admitted: Admitted, target: _Target) -> EventsAsked:
+        model, request = rest_generate.decode(admitted, target.model, target.version, target.body)
+        return EventsAsked(admitted, model, request, len(target.body))
 
     async def _shared_memory(
         self, asked: rest_shared_memory.Asked, verb: str, headers: Headers, body: bytes
@@ -295,9 +308,15 @@ def _taken_apart(rest: str) -> tuple[str, str, str]:
     return model, version, "/".join([*parts[:named], "*", *after])
 
 
-_UNIMPLEMENTED = ("models/*/generate", "models/*/generate_stream")
-"""Where Triton has paths that this server does not answer."""
-_VERSIONED = ("models/*", "models/*/ready", "models/*/config", "models/*/stats", "models/*/infer")
+_VERSIONED = (
+    "models/*",
+    "models/*/ready",
+    "models/*/config",
+    "models/*/stats",
+    "models/*/infer",
+    "models/*/generate",
+    "models/*/generate_stream",
+)
 
 
 def _ok(content: Any, status: int = 200) -> Answer:
@@ -306,5 +325,5 @@ def _ok(content: Any, status: int = 200) -> Answer:
 
 def _not_allowed(verb: str) -> Answer:
     error = MethodNotAllowed(f"use {verb} here", allow=verb)
-    body = json.dumps({"error": error.message, "reason": error.reason}).encode()
+    body = json.dumps(rest_json.failure(error)).encode()
     return 405, [*_JSON, (b"allow", verb.encode())], body

@@ -2,11 +2,6 @@
 
 A body is JSON, or JSON followed by raw tensors when ``Inference-Header-Content-Length`` says
 where the JSON ends; each raw tensor's length is its parameter ``binary_data_size``.
-
-JSON has no NaN and no infinity (RFC 8259, section 6), and other servers disagree on what to
-write: Triton bare ``NaN``, which strict parsers refuse; KServe ``null``, for infinities too.
-Neither gives back what the model said, so here they are refused in both directions, and raw
-tensors carry them.
 """
 
 from __future__ import annotations
@@ -16,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lepton_inference.batch import Outcome
+from lepton_inference.json_tensors import column_of, elements_of, values_of
 from lepton_inference.model import Model
 from lepton_inference.parameters import (
     SharedPart,
@@ -34,9 +28,9 @@ from lepton_inference.parameters import (
     timeout_of,
 )
 from lepton_inference.signature import Checked, InferenceRequest, InputTensor, OutputRepeated
-from lepton_inference.tensors import Column, Datatype, TensorInvalid, TensorSpec, element_count
+from lepton_inference.tensors import TensorInvalid
 from lepton_inference.wire import datatype_named, output_shape, raw_output
-from lepton_mesh.errors import FailedPrecondition, InvalidArgument
+from lepton_mesh.errors import InvalidArgument
 
 
 class BodyInvalid(InvalidArgument):
@@ -54,14 +48,6 @@ class JsonTooLarge(InvalidArgument):
     reason = "JSON_TOO_LARGE"
 
 
-class OutputNotFinite(FailedPrecondition):
-    """An output that JSON cannot carry; the request's own doing or the model's."""
-
-    reason = "OUTPUT_NOT_FINITE"
-
-
-_RAW_ONLY = ("BF16",)
-"""FP16 is written as the numbers that it holds, though Triton's client sends it raw as well."""
 _BINARY = "binary_data"
 _LENGTH_DIGITS = 19
 """More than any length has; Python refuses to convert thousands of them."""
@@ -160,7 +146,7 @@ def encode(
     """
     outputs: list[dict[str, Any]] = []
     raws: list[bytes | memoryview] = []
-    batch, first = outcome
+    batch, _ = outcome
     for index in checked.outputs:
         spec = model.signature.outputs[index]
         array = batch.arrays[index]
@@ -176,9 +162,7 @@ def encode(
             output["parameters"] = {"binary_data_size": len(raw)}
             raws.append(raw)
         else:
-            mine = array[first : first + checked.rows] if batch.batched else array
-            _check_json(spec, mine)
-            output["data"] = mine.reshape(-1).tolist()
+            output["data"] = elements_of(spec, outcome, index, checked.rows)
         outputs.append(output)
     answer: dict[str, Any] = {
         "model_name": model.source.name,
@@ -191,23 +175,6 @@ def encode(
     if not raws:
         return header, None
     return b"".join([header, *raws]), len(header)
-
-
-def _check_json(spec: TensorSpec, values: np.ndarray[Any, Any]) -> None:
-    """Raises what :func:`encode` says where JSON cannot carry an output."""
-    name = spec.name
-    if spec.datatype.name in _RAW_ONLY and values.dtype != object:
-        raise TensorInvalid(
-            f"output '{name}' is {spec.datatype.name}, which JSON has no form for; ask for it with "
-            "the parameter 'binary_data'",
-            tensor=name,
-        )
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise OutputNotFinite(
-            f"output '{name}' has a NaN or an infinity, which JSON cannot carry; ask for it with "
-            "the parameter 'binary_data'",
-            output=name,
-        )
 
 
 def check_json_size(size: int, limit: int) -> None:
@@ -288,70 +255,13 @@ def _input(tensor: dict[str, Any], binary: _Binary) -> InputTensor:
             raise BodyInvalid(f"input '{name}' is in shared memory, and in the body; send one")
         return InputTensor(name, datatype.name, dims, b"", part)
     if size is None:
-        return InputTensor(name, datatype.name, dims, _from_json(tensor, name, datatype, dims))
+        if "data" not in tensor:
+            raise TensorInvalid(f"input '{name}' has no data", tensor=name)
+        values = values_of(tensor["data"], name, datatype)
+        return InputTensor(name, datatype.name, dims, column_of(values, name, datatype, dims))
     if "data" in tensor:
         raise BodyInvalid(f"input '{name}' has data and binary_data_size; send one of them")
     return InputTensor(name, datatype.name, dims, binary.take(name, size))
-
-
-def _from_json(
-    tensor: dict[str, Any], name: str, datatype: Datatype, shape: tuple[int, ...]
-) -> Column:
-    """A tensor's JSON data, flat or nested, as a column."""
-    if datatype.name in _RAW_ONLY:
-        raise TensorInvalid(
-            f"input '{name}' is {datatype.name}, which JSON has no form for; send it raw, with the "
-            "parameter 'binary_data_size'",
-            tensor=name,
-        )
-    if "data" not in tensor:
-        raise TensorInvalid(f"input '{name}' has no data", tensor=name)
-    count = element_count(shape, name)
-    try:
-        values = _array(tensor["data"], datatype)
-    except ValueError:
-        raise TensorInvalid(f"the data of input '{name}' is ragged", tensor=name) from None
-    if values.size != count:
-        raise TensorInvalid(
-            f"input '{name}' has {values.size} elements; the shape {list(shape)} takes {count}",
-            tensor=name,
-        )
-    if datatype.itemsize == 0:
-        if not all(isinstance(value, str) for value in values.reshape(-1)):
-            raise TensorInvalid(f"input '{name}' is BYTES; its data are strings", tensor=name)
-        return values.reshape(shape)
-    if count and not _holds(values, datatype):
-        raise TensorInvalid(f"the data of input '{name}' are not all {datatype.name}", tensor=name)
-    return values.astype(datatype.dtype).tobytes()
-
-
-def _array(data: Any, datatype: Datatype) -> np.ndarray[Any, Any]:
-    """JSON's data as numpy sees them; raises ValueError where they are ragged."""
-    values = np.array(data, dtype=object if datatype.itemsize == 0 else None)
-    if values.dtype.kind == "f" and datatype.dtype == np.uint64:
-        # Of whole numbers on both sides of 2**63 numpy makes floats.
-        exact = np.array(data, dtype=object)
-        if all(type(value) is int and 0 <= value < 2**64 for value in exact.reshape(-1)):
-            return exact.astype(np.uint64)
-    return values
-
-
-def _holds(values: np.ndarray[Any, Any], datatype: Datatype) -> bool:
-    """Whether the values can be held by the datatype without becoming others."""
-    kind = datatype.dtype.kind
-    if kind == "b":
-        return values.dtype.kind == "b" or (
-            values.dtype.kind in "iu" and bool(np.isin(values, (0, 1)).all())
-        )
-    if kind == "f":
-        if values.dtype.kind not in "iuf":
-            return False
-        with np.errstate(over="ignore"):  # which is what is looked for
-            return bool(np.isfinite(values.astype(datatype.dtype)).all())
-    if values.dtype.kind not in "iu":
-        return False
-    limits = np.iinfo(datatype.dtype)
-    return int(values.min()) >= limits.min and int(values.max()) <= limits.max
 
 
 def _list(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:

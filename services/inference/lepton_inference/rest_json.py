@@ -1,4 +1,4 @@
-"""Metadata, configuration and statistics as the JSON of the protocol's REST half."""
+"""Metadata, configuration, statistics and failures as the JSON of the protocol's REST half."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lepton_inference import reports
 from lepton_inference.model import Model
 from lepton_inference.open_inference import SERVER_NAME, server_version
 from lepton_inference.serving import Served
+from lepton_mesh.errors import LeptonError
+from lepton_mesh.interceptors.status import public_message
 
 
 def server_metadata(extensions: Sequence[str]) -> dict[str, Any]:
@@ -37,6 +39,11 @@ def statistics(model: Model) -> dict[str, Any]:
 def index_entry(entry: pb.RepositoryIndexResponse.ModelIndex) -> dict[str, Any]:
     """One entry of ``POST /v2/repository/index``."""
     return {name: value for name, value in plain(entry).items() if name != "reason" or value}
+
+
+def failure(error: LeptonError) -> dict[str, str]:
+    """What is said of a request that failed."""
+    return {"error": public_message(error), "reason": error.reason}
 
 
 def plain(message: Message) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""ModelStreamInfer: the requests of one stream, of which several are in flight at once.
+"""Streams of answers: the requests of one stream, of which several are in flight at once.
 
-Answers come in the order of their requests, as Triton sends them; those of decoupled models,
-which give several to a request, come as they are made. Requests of one sequence run in order,
-whatever the model. Each answer carries its request's id, and whether it is the request's last.
-An error is an answer, and the stream goes on.
+ModelStreamInfer's answers come in the order of their requests, as Triton sends them; those of
+decoupled models, which give several to a request, come as they are made. Requests of one sequence
+run in order, whatever the model. Each answer carries its request's id, and whether it is the
+request's last. An error is an answer, and the stream goes on.
+
+REST's generate_stream is such a stream of one request, written otherwise.
 
 Back-pressure: requests are not begun beyond a bound, so that the transport stops reading; and
 a model generates its next answer when the last was taken by the transport.
@@ -15,16 +17,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Self
+from typing import Protocol, Self
 
 from lepton.oip.v2 import open_inference_pb2 as pb
+from lepton_inference.batch import Outcome
 from lepton_inference.model import CallerGone, Model
 from lepton_inference.open_inference import OpenInference, prepare
 from lepton_inference.parameters import ParameterUnsupported
 from lepton_inference.sequences import SequenceUser
 from lepton_inference.serving import Admitted
-from lepton_inference.shared_tensors import infer, ranked
-from lepton_inference.signature import InferenceRequest
+from lepton_inference.shared_tensors import Placed, infer, ranked
+from lepton_inference.signature import Checked, InferenceRequest
 from lepton_inference.wire import empty_final, parse_request, response_of, varint
 from lepton_mesh.errors import Internal, LeptonError
 
@@ -39,6 +42,77 @@ _RESPONSE_TAG = b"\x12"  # ModelStreamInferResponse.infer_response: field 2
 Send = Callable[[bytes], Awaitable[object]]
 
 
+class Writer(Protocol):
+    """How the answers of a stream are written."""
+
+    def answer(
+        self,
+        model: Model,
+        request_id: str,
+        checked: Checked,
+        outcome: Outcome,
+        *,
+        placed: Placed | None = None,
+        final: bool,
+    ) -> bytes:
+        """An answer, and whether it is the last to its request.
+
+        Raises LeptonError where it cannot be written.
+        """
+        ...
+
+    def empty_final(self, model: Model, request_id: str) -> bytes:
+        """What follows the last step's answer where a request wants that."""
+        ...
+
+    def failure(self, error: LeptonError, request_id: str) -> bytes:
+        """The answer to a request that failed, its last."""
+        ...
+
+
+class Messages:
+    """Writes serialized ModelStreamInferResponses."""
+
+    def answer(
+        self,
+        model: Model,
+        request_id: str,
+        checked: Checked,
+        outcome: Outcome,
+        *,
+        placed: Placed | None = None,
+        final: bool,
+    ) -> bytes:
+        """See Writer."""
+        return _wrapped(
+            response_of(
+                model,
+                outcome,
+                checked.rows,
+                checked.outputs,
+                request_id,
+                placed=placed,
+                final=final,
+            )
+        )
+
+    def empty_final(self, model: Model, request_id: str) -> bytes:
+        """See Writer."""
+        return _wrapped(empty_final(model, request_id))
+
+    def failure(self, error: LeptonError, request_id: str) -> bytes:
+        """See Writer."""
+        return pb.ModelStreamInferResponse(
+            error_message=error.message,
+            infer_response=pb.ModelInferResponse(id=request_id) if request_id else None,
+        ).SerializeToString()
+
+
+def _wrapped(response: bytes) -> bytes:
+    """A ModelStreamInferResponse, from a serialized ModelInferResponse."""
+    return _RESPONSE_TAG + varint(len(response)) + response
+
+
 class RequestStream:
     """The requests of one stream; for one task.
 
@@ -48,9 +122,10 @@ class RequestStream:
     Args:
         protocol: What is asked.
         admitted: Who asks.
-        send: Takes a serialized ModelStreamInferResponse, and returns once there is room for
-            the next. Whatever it raises means that the client is gone.
+        send: Takes a written answer, and returns once there is room for the next. Whatever it
+            raises means that the client is gone.
         settled: Called when a request was answered.
+        writer: How answers are written; None for ModelStreamInfer's messages.
     """
 
     def __init__(
@@ -59,11 +134,14 @@ class RequestStream:
         admitted: Admitted,
         send: Send,
         settled: Callable[[], None] = lambda: None,
+        *,
+        writer: Writer | None = None,
     ) -> None:
         self._shared = protocol.shared
         self._admitted = admitted
         self._send_on = send
         self._settled = settled
+        self._writer: Writer = writer or Messages()
         self._user = SequenceUser()
         self._tasks: dict[asyncio.Task[None], int] = {}
         self.bytes = 0
@@ -120,17 +198,30 @@ class RequestStream:
         try:
             message = parse_request(body)
             prepared = prepare(self._admitted, message, seconds)
-            prepared[1].stream = self._user
         except LeptonError as error:
             prepared = error
+        self.ask(prepared, message.id, len(body))
+
+    def ask(
+        self, prepared: tuple[Model, InferenceRequest] | LeptonError, request_id: str, size: int
+    ) -> None:
+        """Begins a request that was taken apart already.
+
+        Args:
+            prepared: Who is asked what, or why nobody is.
+            request_id: The request's.
+            size: Bytes that it holds until it is answered.
+        """
+        if not isinstance(prepared, LeptonError):
+            prepared[1].stream = self._user
         if not isinstance(prepared, LeptonError) and prepared[0].decoupled:
             answering = self._answer_often(*prepared)
         else:
             before, self._last = self._last, asyncio.get_running_loop().create_future()
-            answering = self._answer_once(prepared, message.id, before, self._last)
+            answering = self._answer_once(prepared, request_id, before, self._last)
         task = asyncio.create_task(answering)
-        self._tasks[task] = len(body)
-        self.bytes += len(body)
+        self._tasks[task] = size
+        self.bytes += size
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -165,25 +256,17 @@ class RequestStream:
         self, prepared: tuple[Model, InferenceRequest] | LeptonError, request_id: str
     ) -> bytes:
         if isinstance(prepared, LeptonError):
-            return _failure(prepared, request_id)
+            return self._failure(prepared, request_id)
         model, request = prepared
         try:
             checked, outcome, placed = await infer(
                 self._shared, self._admitted, model, request, None
             )
-            return _answer(
-                response_of(
-                    model,
-                    outcome,
-                    checked.rows,
-                    checked.outputs,
-                    request_id,
-                    placed=placed,
-                    final=True,
-                )
+            return self._writer.answer(
+                model, request_id, checked, outcome, placed=placed, final=True
             )
         except Exception as error:
-            return _failure(error, request_id)
+            return self._failure(error, request_id)
 
     async def _answer_often(self, model: Model, request: InferenceRequest) -> None:
         extra = request.generation.empty_final
@@ -201,23 +284,22 @@ class RequestStream:
                     contextlib.aclosing(model.generate(request))
                 )
                 async for checked, outcome, final in steps:
-                    response = response_of(
+                    answer = self._writer.answer(
                         model,
-                        await ranked(model, request, checked, outcome),
-                        checked.rows,
-                        checked.outputs,
                         request.id,
+                        checked,
+                        await ranked(model, request, checked, outcome),
                         final=final and not extra,
                     )
-                    await self._send(_answer(response))
+                    await self._send(answer)
                     if traced is not None and final:
                         traced.answered(outcome)
             if extra:
-                await self._send(_answer(empty_final(model, request.id)))
+                await self._send(self._writer.empty_final(model, request.id))
         except CallerGone:
             return
         except Exception as error:
-            await self._send(_failure(error, request.id))
+            await self._send(self._failure(error, request.id))
 
     async def _send(self, answer: bytes) -> None:
         async with self._sending:
@@ -234,6 +316,12 @@ class RequestStream:
         if self._lost:
             raise CallerGone
 
+    def _failure(self, error: Exception, request_id: str) -> bytes:
+        if not isinstance(error, LeptonError):
+            log.error("call failed", extra={"method": "ModelStreamInfer"}, exc_info=error)
+            error = Internal("internal error")
+        return self._writer.failure(error, request_id)
+
 
 def _refuse_shared(request: InferenceRequest) -> None:
     if request.shares_memory:
@@ -242,19 +330,3 @@ def _refuse_shared(request: InferenceRequest) -> None:
             "shared memory",
             parameter="shared_memory_region",
         )
-
-
-def _answer(response: bytes) -> bytes:
-    """A ModelStreamInferResponse, from a serialized ModelInferResponse."""
-    return _RESPONSE_TAG + varint(len(response)) + response
-
-
-def _failure(error: Exception, request_id: str) -> bytes:
-    """A ModelStreamInferResponse that tells of ``error``."""
-    if not isinstance(error, LeptonError):
-        log.error("call failed", extra={"method": "ModelStreamInfer"}, exc_info=error)
-        error = Internal("internal error")
-    return pb.ModelStreamInferResponse(
-        error_message=error.message,
-        infer_response=pb.ModelInferResponse(id=request_id) if request_id else None,
-    ).SerializeToString()

@@ -180,6 +180,7 @@ def test_what_rest_says_of_loading(rest_door: Server) -> None:
 
 ONE = "/v2/models/digits"
 VERSION = f"{ONE}/versions/2"
+GENERATE = ("generate", "generate_stream")
 PATHS = {
     "GET": (
         "/v2",
@@ -194,6 +195,7 @@ PATHS = {
     "POST": (
         f"{ONE}/infer",
         f"{VERSION}/infer",
+        *(f"{model}/{way}" for model in (ONE, VERSION) for way in GENERATE),
         "/v2/repository/index",
         "/v2/repository/models/digits/load",
     ),
@@ -205,11 +207,13 @@ PATHS = {
 def test_every_path_knows_its_verbs(rest_door: Server) -> None:
     """Others are told which; a path that is none is not found, whatever the verb."""
     tensor = {"name": "image", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}
+    bodies: dict[str, Any] = {way: {"image": [1, 1, 1, 1]} for way in GENERATE}
+    bodies["infer"] = {"inputs": [tensor]}
     with rest_door.http() as client:
         assert client.post("/v2/repository/models/digits/load").status_code == 200
         for verbs, paths in PATHS.items():
             for path in paths:
-                body = {"inputs": [tensor]} if path.endswith("/infer") else {}
+                body = bodies.get(path.rpartition("/")[2], {})
                 for verb in ("GET", "POST", "PUT", "DELETE"):
                     known = verb in verbs.split(", ")
                     answer = client.request(verb, path, json=body if verb == "POST" else None)
@@ -234,24 +238,28 @@ def test_every_path_knows_its_verbs(rest_door: Server) -> None:
 
 
 def test_the_extensions_are_those_that_are_there(door: Server) -> None:
-    """By Triton's names; no shared memory here."""
+    """By Triton's names, and REST's own where there is REST; no shared memory here."""
     with door.channel() as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
         metadata = pb.ServerMetadataResponse.FromString(call(b"", timeout=20))
-    assert sorted(metadata.extensions) == [
-        "binary_tensor_data",
-        "classification",
-        "logging",
-        "model_configuration",
-        "model_repository",
-        "model_repository(unload_dependents)",
-        "parameters",
-        "schedule_policy",
-        "sequence",
-        "sequence(string_id)",
-        "statistics",
-        "trace",
-    ]
+    rest = ["generate"] if door.rest else []
+    assert sorted(metadata.extensions) == sorted(
+        [
+            *rest,
+            "binary_tensor_data",
+            "classification",
+            "logging",
+            "model_configuration",
+            "model_repository",
+            "model_repository(unload_dependents)",
+            "parameters",
+            "schedule_policy",
+            "sequence",
+            "sequence(string_id)",
+            "statistics",
+            "trace",
+        ]
+    )
 
 
 def test_what_rest_says_of_settings(rest_door: Server) -> None:

@@ -23,6 +23,7 @@ LENGTH = "Inference-Header-Content-Length"
 IMAGE = np.array([[1, 2, 3, 4]], np.float32).tobytes()
 TENSOR = {"name": "image", "shape": [1, 4], "datatype": "FP32"}
 AS_JSON = json.dumps({"inputs": [{**TENSOR, "data": [1, 2, 3, 4]}]}).encode()
+FLAT = json.dumps({"image": [1, 2, 3, 4]}).encode()
 HEADER = json.dumps(
     {
         "inputs": [{**TENSOR, "parameters": {"binary_data_size": len(IMAGE)}}],
@@ -86,6 +87,8 @@ REQUESTS: tuple[tuple[str, str, dict[str, str], bytes], ...] = (
         )
     ),
     ("POST", INFER, {}, AS_JSON),
+    ("POST", "/v2/models/linear/generate", {}, FLAT),
+    ("POST", "/v2/models/linear/generate_stream", {}, FLAT),
     ("POST", "/v2/models/linear/versions/1/infer", {}, AS_JSON),
     ("POST", INFER, BINARY, HEADER + IMAGE),
     ("POST", INFER, BINARY, HEADER + IMAGE[:-1]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.inference_plane import Plane
-from tests.inference_requests import PATH_PARTS, rest_requests
+from tests.inference_requests import JSON, PATH_PARTS, rest_requests
 
 REFUSALS = {400, 404, 405, 429, 501}
 
@@ -47,3 +48,23 @@ def test_any_path_is_answered_or_refused(
     """Those of the protocol and those that are like them."""
     answer = plane.ask(verb, "/" + "/".join(["v2", *parts]), {}, [body])
     assert answer.status in {200, *REFUSALS}, answer
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    model=st.sampled_from(["linear", "text", "words", "ragged", "fixed", "identity-uint64"]),
+    way=st.sampled_from(["generate", "generate_stream"]),
+    body=st.dictionaries(
+        st.sampled_from(["image", "x", "id", "parameters", "priority", "sequence_id", "mine"]),
+        JSON,
+        max_size=4,
+    ),
+)
+def test_any_flat_object_is_answered_or_refused(
+    plane: Plane, model: str, way: str, body: dict[str, Any]
+) -> None:
+    """Whatever stands for inputs and parameters."""
+    answer = plane.ask("POST", f"/v2/models/{model}/{way}", {}, [json.dumps(body).encode()])
+    assert answer.status in {200, *REFUSALS}, answer
+    if answer.status != 200:
+        assert json.loads(answer.body)["reason"] not in ("INTERNAL", "INFERENCE_FAILED")

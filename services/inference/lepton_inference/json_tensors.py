@@ -1,0 +1,119 @@
+"""Tensors as JSON: what requests give as columns, and outputs as values.
+
+JSON has no NaN and no infinity (RFC 8259, section 6), and other servers disagree on what to
+write: Triton bare ``NaN``, which strict parsers refuse; KServe ``null``, for infinities too.
+Neither gives back what the model said, so here they are refused in both directions, and raw
+tensors carry them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lepton_inference.batch import Outcome
+from lepton_inference.tensors import Column, Datatype, TensorInvalid, TensorSpec, element_count
+from lepton_mesh.errors import FailedPrecondition
+
+
+class OutputNotFinite(FailedPrecondition):
+    """An output that JSON cannot carry; the request's own doing or the model's."""
+
+    reason = "OUTPUT_NOT_FINITE"
+
+
+_RAW_ONLY = ("BF16",)
+"""FP16 is written as the numbers that it holds, though Triton's client sends it raw as well."""
+
+
+def values_of(data: object, name: str, datatype: Datatype) -> np.ndarray[Any, Any]:
+    """An input's data, flat or nested, as numpy sees them.
+
+    Raises:
+        TensorInvalid: They are ragged, or the datatype has no form in JSON.
+    """
+    if datatype.name in _RAW_ONLY:
+        raise TensorInvalid(
+            f"input '{name}' is {datatype.name}, which JSON has no form for; send it raw, by infer "
+            "with the parameter 'binary_data_size'",
+            tensor=name,
+        )
+    try:
+        values = np.array(data, dtype=object if datatype.itemsize == 0 else None)
+        if values.dtype.kind == "f" and datatype.dtype == np.uint64:
+            # Of whole numbers on both sides of 2**63 numpy makes floats.
+            exact = np.array(data, dtype=object)
+            if all(type(value) is int and 0 <= value < 2**64 for value in exact.reshape(-1)):
+                return exact.astype(np.uint64)
+    except ValueError:
+        raise TensorInvalid(f"the data of input '{name}' is ragged", tensor=name) from None
+    return values
+
+
+def column_of(
+    values: np.ndarray[Any, Any], name: str, datatype: Datatype, shape: tuple[int, ...]
+) -> Column:
+    """The values as a tensor of that shape.
+
+    Raises:
+        TensorInvalid: They are more or fewer, or not all of the datatype.
+    """
+    count = element_count(shape, name)
+    if values.size != count:
+        raise TensorInvalid(
+            f"input '{name}' has {values.size} elements; the shape {list(shape)} takes {count}",
+            tensor=name,
+        )
+    if datatype.itemsize == 0:
+        if not all(isinstance(value, str) for value in values.reshape(-1)):
+            raise TensorInvalid(f"input '{name}' is BYTES; its data are strings", tensor=name)
+        return values.reshape(shape)
+    if count and not _holds(values, datatype):
+        raise TensorInvalid(f"the data of input '{name}' are not all {datatype.name}", tensor=name)
+    return values.astype(datatype.dtype).tobytes()
+
+
+def elements_of(spec: TensorSpec, outcome: Outcome, index: int, rows: int) -> list[Any]:
+    """One request's part of one output: its elements in row-major order.
+
+    Raises:
+        OutputNotFinite: It has a NaN or an infinity.
+        TensorInvalid: Its datatype has no form in JSON.
+    """
+    batch, first = outcome
+    array = batch.arrays[index]
+    values = array[first : first + rows] if batch.batched else array
+    name = spec.name
+    if spec.datatype.name in _RAW_ONLY and values.dtype != object:
+        raise TensorInvalid(
+            f"output '{name}' is {spec.datatype.name}, which JSON has no form for; ask for it by "
+            "infer with the parameter 'binary_data'",
+            tensor=name,
+        )
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise OutputNotFinite(
+            f"output '{name}' has a NaN or an infinity, which JSON cannot carry; ask for it by "
+            "infer with the parameter 'binary_data'",
+            output=name,
+        )
+    elements: list[Any] = values.reshape(-1).tolist()
+    return elements
+
+
+def _holds(values: np.ndarray[Any, Any], datatype: Datatype) -> bool:
+    """Whether the values can be held by the datatype without becoming others."""
+    kind = datatype.dtype.kind
+    if kind == "b":
+        return values.dtype.kind == "b" or (
+            values.dtype.kind in "iu" and bool(np.isin(values, (0, 1)).all())
+        )
+    if kind == "f":
+        if values.dtype.kind not in "iuf":
+            return False
+        with np.errstate(over="ignore"):  # which is what is looked for
+            return bool(np.isfinite(values.astype(datatype.dtype)).all())
+    if values.dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(datatype.dtype)
+    return int(values.min()) >= limits.min and int(values.max()) <= limits.max
