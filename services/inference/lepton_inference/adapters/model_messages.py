@@ -11,6 +11,7 @@ import json
 import pickle
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from lepton_mesh.errors import Internal, LeptonError
 _LENGTH = struct.Struct("<I")
 _LONGEST = 64 << 20
 _LONGEST_FAILURE = 2000
+_MOST_DESCRIPTORS = 2
 _ERRORS: dict[str, type[LeptonError]] = {
     error.reason: error
     for error in (
@@ -68,14 +70,36 @@ class LoadOrder:
         return order
 
 
-def send(connection: socket.socket, frame: bytes) -> None:
-    """Raises OSError, TimeoutError among them."""
-    connection.sendall(_LENGTH.pack(len(frame)) + frame)
+def send(connection: socket.socket, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Raises OSError, TimeoutError among them.
+
+    Args:
+        connection: To the other end.
+        frame: What is said.
+        descriptors: Of files, which the other end gets copies of, and has to expect.
+    """
+    data = _LENGTH.pack(len(frame)) + frame
+    if descriptors:
+        data = data[socket.send_fds(connection, [data], descriptors) :]
+    connection.sendall(data)
 
 
 def receive(connection: socket.socket) -> bytes:
     """The next frame; raises EOFError once the other end is gone, TimeoutError, OSError."""
-    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+    return _frame(connection, _exactly(connection, _LENGTH.size))
+
+
+def receive_with_descriptors(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """As :func:`receive`, and the descriptors that came along; the caller's to close."""
+    length, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size, _MOST_DESCRIPTORS)
+    if not length:
+        raise EOFError
+    length += _exactly(connection, _LENGTH.size - len(length))
+    return _frame(connection, length), descriptors
+
+
+def _frame(connection: socket.socket, packed_length: bytes) -> bytes:
+    (length,) = _LENGTH.unpack(packed_length)
     if length > _LONGEST:
         raise EOFError
     return _exactly(connection, length)

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,6 +74,8 @@ class ModelProcess:
         self._answers = select.poll()
         self._answers.register(connection, select.POLLIN)
         self._inputs, self._outputs = tensors
+        self._fresh: tuple[int, ...] = ()
+        """Descriptors of memory that the process is to go over to, and has not heard of yet."""
         self._said = said
         self._closed = False
 
@@ -87,9 +89,8 @@ class ModelProcess:
             ours, theirs = socket.socketpair()
             stack.callback(ours.close)
             with theirs:
-                inputs = TensorMemory.create("model-inputs")
+                inputs, outputs = _new_memory()
                 stack.callback(inputs.close)
-                outputs = TensorMemory.create("model-outputs")
                 stack.callback(outputs.close)
                 said = os.memfd_create("model-stderr")
                 stack.callback(os.close, said)
@@ -178,9 +179,11 @@ class ModelProcess:
             ProcessEnded: The process ended of it.
         """
         arrays = [feeds[spec.name] for spec in signature.inputs]
+        self._renew_memory()
         frame = messages.tensors_frame(self._inputs.write(arrays, signature.inputs))
+        fresh, self._fresh = self._fresh, ()
         try:
-            answer = self._ask(frame, seconds, wanted, patience)
+            answer = self._ask(frame, seconds, wanted, patience, fresh)
             if "failed" in answer:
                 raise RuntimeError(str(answer["failed"]))
             return self._outputs.read(answer["tensors"], signature.outputs, copy=True)
@@ -217,9 +220,10 @@ class ModelProcess:
         seconds: float,
         wanted: Callable[[], bool] | None = None,
         patience: float = 0.0,
+        descriptors: Sequence[int] = (),
     ) -> dict[str, Any]:
         self._connection.settimeout(seconds)
-        messages.send(self._connection, frame)
+        messages.send(self._connection, frame, descriptors)
         if wanted is not None:
             self._look_after(seconds, wanted, patience)
         try:
@@ -227,6 +231,19 @@ class ModelProcess:
         except Internal:
             self._log_last_words()
             raise
+
+    def _renew_memory(self) -> None:
+        """Puts other memory in the place of what has become too large."""
+        if not (self._inputs.spare or self._outputs.spare):
+            return
+        try:
+            fresh = _new_memory()
+        except OSError:  # no descriptor is left for it now: what is there is good enough
+            return
+        self._inputs.close()
+        self._outputs.close()
+        self._inputs, self._outputs = fresh
+        self._fresh = self._inputs.descriptor, self._outputs.descriptor
 
     def _look_after(self, seconds: float, wanted: Callable[[], bool], patience: float) -> None:
         """Returns once there is an answer, or the process is gone."""
@@ -256,6 +273,16 @@ class ModelProcess:
         words = os.pread(self._said, _TAIL, max(0, size - _TAIL)).decode(errors="replace")
         log.warning("a model's process failed", extra={"pid": self.pid, "last_words": words})
         return words
+
+
+def _new_memory() -> tuple[TensorMemory, TensorMemory]:
+    """For inputs and for outputs; raises OSError."""
+    inputs = TensorMemory.create("model-inputs")
+    try:
+        return inputs, TensorMemory.create("model-outputs")
+    except BaseException:
+        inputs.close()
+        raise
 
 
 def _popen(descriptors: tuple[int, int, int], said: int) -> subprocess.Popen[bytes]:

@@ -1,8 +1,9 @@
 """The process that a model is tried and run in; ``python -m`` this module starts it.
 
 It is given three descriptors: a connection to whoever started it, memory that inputs come in, and
-memory that outputs go to. It holds nothing but the model, may die of it, and ends with whoever
-started it. What it imports is kept small, because a deployment waits for it.
+memory that outputs go to; other memory in the place of both may come with a batch. It holds
+nothing but the model, may die of it, and ends with whoever started it. What it imports is kept
+small, because a deployment waits for it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class _Worker:
         order = messages.LoadOrder.parse(messages.receive(self._connection))
         session = self._load(order)
         while session is not None:
-            places = messages.answer_of(messages.receive(self._connection))["tensors"]
+            frame, memory = messages.receive_with_descriptors(self._connection)
+            if memory:
+                self._go_over_to(*memory)
+            places = messages.answer_of(frame)["tensors"]
             messages.send(self._connection, self._run(session, places, order))
 
     def end_with_the_other(self) -> None:
@@ -61,6 +65,12 @@ class _Worker:
         poll.register(self._connection, 0)  # nothing but the hang-up, which needs no asking
         poll.poll()
         os._exit(0)
+
+    def _go_over_to(self, inbox: int, outbox: int) -> None:
+        """Has tensors come and go in other memory from now on."""
+        self._inbox.close()
+        self._outbox.close()
+        self._inbox, self._outbox = TensorMemory(inbox), TensorMemory(outbox)
 
     def _load(self, order: messages.LoadOrder) -> OnnxSession | GpuSession | None:
         try:

@@ -1,7 +1,8 @@
 """Tensors in memory that two processes share, one way: one writes, the other reads.
 
 The memory is a memfd, which has no name that another could open, is gone with its last holder,
-and is sealed so that nobody can shrink it under a reader.
+and is sealed so that nobody can shrink it under a reader. What has become too large is not made
+smaller: both ends go over to other memory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from lepton_inference.tensors import TensorSpec, decode_bytes, encode_bytes
 
 _ALIGNMENT = 64
 _FIRST_BYTES = 1 << 20
+_SPARE_USES = 64
+"""So many uses in a row that need less than a quarter of the memory say that it is too large."""
 
 Place = list[Any]
 """A tensor's shape, where it begins, and how many bytes it takes; as JSON has it."""
@@ -34,6 +37,8 @@ class TensorMemory:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        self._spare_uses = 0
+        """Of late, one after another."""
 
     @classmethod
     def create(cls, name: str) -> TensorMemory:
@@ -46,6 +51,11 @@ class TensorMemory:
         except BaseException:
             os.close(descriptor)
             raise
+
+    @property
+    def spare(self) -> bool:
+        """Whether it is far larger than what it was used for of late."""
+        return self._spare_uses >= _SPARE_USES
 
     def write(
         self, tensors: Sequence[np.ndarray[Any, Any]], specs: Sequence[TensorSpec]
@@ -65,6 +75,7 @@ class TensorMemory:
             places.append([array.shape, end, size])
             end += -(-size // _ALIGNMENT) * _ALIGNMENT
         self._make_room(end)
+        self._used(end)
         for raw, (_, start, size) in zip(raws, places, strict=True):
             target = np.frombuffer(self._memory, np.uint8, size, start)
             target[:] = np.frombuffer(raw, np.uint8) if isinstance(raw, bytes) else _bytes(raw)
@@ -80,6 +91,7 @@ class TensorMemory:
         end = max((start + size for _, start, size in places), default=0)
         if end > len(self._memory):
             self._map(os.fstat(self.descriptor).st_size)
+        self._used(end)
         arrays = []
         for (shape, start, size), spec in zip(places, specs, strict=True):
             if spec.datatype.itemsize == 0:
@@ -101,6 +113,10 @@ class TensorMemory:
         """Lets go of the memory."""
         del self._memory  # unmapped once no tensor that was read refers to it
         os.close(self.descriptor)
+
+    def _used(self, size: int) -> None:
+        large = len(self._memory) > max(4 * size, _FIRST_BYTES)
+        self._spare_uses = self._spare_uses + 1 if large else 0
 
     def _make_room(self, size: int) -> None:
         if size <= len(self._memory):
