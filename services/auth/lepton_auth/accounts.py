@@ -2,8 +2,8 @@
 
 A user is one for the whole installation and has a role per workspace. So an admin may change
 another user's password, disable or delete it only as admin of every workspace it belongs to:
-the admin of one workspace would otherwise take over accounts of another. For the same reason an
-API key, which belongs to one workspace, changes no password and disables or deletes nobody.
+the admin of one workspace would otherwise take over accounts of another. An API key makes, changes
+and deletes nobody: what it made would go on when the key is deleted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from lepton_auth.errors import (
     InvalidUser,
     LastAdmin,
     NotYourself,
-    PasswordLoginRequired,
     UserExists,
     UserNotFound,
     UserShared,
@@ -27,6 +26,7 @@ from lepton_auth.errors import (
 )
 from lepton_auth.ports import Passwords, Records, Store
 from lepton_auth.records import User, Workspace, check_display_name
+from lepton_auth.standing import require_password, require_standing
 from lepton_mesh.caller import Caller, Role
 from lepton_mesh.errors import PermissionDenied
 from lepton_mesh.resources import check_etag
@@ -67,18 +67,36 @@ class Accounts:
         self._clock = clock
 
     async def create_user(
-        self, caller: Caller, user_id: str, display_name: str, password: str, role: Role
+        self,
+        caller: Caller,
+        user_id: str,
+        display_name: str,
+        password: str,
+        role: Role,
+        *,
+        by_password: bool,
     ) -> User:
-        """A new user with ``role`` in the caller's workspace."""
+        """A new user with ``role`` in the caller's workspace.
+
+        Args:
+            by_password: Whether the caller's own token came from a password; so in all methods.
+        """
         check_display_name(display_name)
         check_password(password)
         if role is Role.NONE:
             raise InvalidRole("a new user needs a role: viewer, developer or admin")
+        attempt = _attempt(caller, "user.create", f"users/{user_id}")
+        try:
+            require_password(by_password, "create users")
+        except PermissionDenied as error:
+            await self._auditor.refused(attempt, error.reason)
+            raise
         user = User(
             user_id, display_name, await self._passwords.hash(password), False, self._clock()
         )
 
         def create(records: Records) -> User:
+            require_standing(records, caller, Role.ADMIN)
             if not records.users.add(user):
                 raise UserExists(
                     f"user '{user_id}' exists; choose another id, or give it a role here",
@@ -87,7 +105,7 @@ class Accounts:
             records.users.set_role(user_id, caller.workspace, role)
             return user
 
-        return await self._auditor.change(_attempt(caller, "user.create", user.name), create)
+        return await self._auditor.change(attempt, create)
 
     async def get_user(self, caller: Caller, user_id: str) -> tuple[User, Role]:
         """The user and its role in the caller's workspace, for an admin or the user itself."""
@@ -106,11 +124,7 @@ class Accounts:
     async def update_user(
         self, caller: Caller, user_id: str, etag: str, change: UserChange, *, by_password: bool
     ) -> tuple[User, Role]:
-        """Changes a user. A new password or ``disabled`` ends all of its refresh tokens.
-
-        Args:
-            by_password: Whether the caller's own token came from a password.
-        """
+        """Changes a user. A new password or ``disabled`` ends all of its refresh tokens."""
         if change.display_name is not None:
             check_display_name(change.display_name)
         hashed = None
@@ -127,7 +141,10 @@ class Accounts:
         if change.password is not None:
             hashed = await self._passwords.hash(change.password)
 
+        least = Role.VIEWER if itself and change.disabled is None else Role.ADMIN
+
         def update(records: Records) -> tuple[User, Role]:
+            require_standing(records, caller, least)
             user, role = _member(records, caller, user_id)
             check_etag(etag, user.etag, user.name)
             if not itself:
@@ -152,8 +169,8 @@ class Accounts:
         """Removes a user with its keys and roles."""
 
         def delete(records: Records) -> None:
-            if not by_password:
-                raise PasswordLoginRequired("an API key cannot delete users; run `lepton login`")
+            require_password(by_password, "delete users")
+            require_standing(records, caller, Role.ADMIN)
             user, _ = _member(records, caller, user_id)
             _require_admin_everywhere(records, caller, user, by_password)
             _require_other_admins(records, user)
@@ -161,10 +178,14 @@ class Accounts:
 
         await self._auditor.change(_attempt(caller, "user.delete", f"users/{user_id}"), delete)
 
-    async def set_role(self, caller: Caller, user_id: str, role: Role) -> tuple[User, Role]:
+    async def set_role(
+        self, caller: Caller, user_id: str, role: Role, *, by_password: bool
+    ) -> tuple[User, Role]:
         """Gives a user a role in the caller's workspace; ``Role.NONE`` takes it away."""
 
         def change(records: Records) -> tuple[User, Role]:
+            require_password(by_password, "give or take roles")
+            require_standing(records, caller, Role.ADMIN)
             user = records.users.get(user_id)
             if user is None:
                 raise _no_user(user_id)
@@ -179,13 +200,15 @@ class Accounts:
         return await self._auditor.change(_attempt(caller, "role.set", f"users/{user_id}"), change)
 
     async def create_workspace(
-        self, caller: Caller, workspace_id: str, display_name: str
+        self, caller: Caller, workspace_id: str, display_name: str, *, by_password: bool
     ) -> tuple[Workspace, Role]:
         """A new workspace with the caller as its admin."""
         check_display_name(display_name)
         workspace = Workspace(workspace_id, display_name, self._clock())
 
         def create(records: Records) -> tuple[Workspace, Role]:
+            require_password(by_password, "create workspaces")
+            require_standing(records, caller, Role.ADMIN)
             if not records.workspaces.add(workspace):
                 raise WorkspaceExists(
                     f"workspace '{workspace_id}' exists; choose another id", workspace=workspace_id
@@ -233,10 +256,8 @@ def _require_may_change(
         raise NotYourself("only an admin may change another user's record")
     if caller.role < Role.ADMIN and change.disabled is not None:
         raise NotYourself("only an admin may enable or disable a user")
-    if (change.password is not None or change.disabled is not None) and not by_password:
-        raise PasswordLoginRequired(
-            "an API key cannot change passwords or disable users; run `lepton login`"
-        )
+    if change.password is not None or change.disabled is not None:
+        require_password(by_password, "change passwords or disable users")
 
 
 def _member(records: Records, caller: Caller, user_id: str) -> tuple[User, Role]:

@@ -16,11 +16,11 @@ from lepton_auth.audit import Attempt, Auditor
 from lepton_auth.errors import (
     ApiKeyNotFound,
     InvalidApiKey,
-    PasswordLoginRequired,
     RoleAboveOwn,
 )
 from lepton_auth.ports import Records, Store
 from lepton_auth.records import ApiKey, check_display_name
+from lepton_auth.standing import require_password, require_standing
 from lepton_mesh.caller import Caller, Role
 
 _FORM = re.compile(r"lpk_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
@@ -69,14 +69,12 @@ class KeyRing:
         )
 
         def create(records: Records) -> ApiKey:
-            if not by_password:
-                raise PasswordLoginRequired(
-                    "an API key cannot create further keys; log in with the password"
-                )
+            require_password(by_password, "create further keys")
             if role > caller.role:
                 raise RoleAboveOwn(
                     f"a key may have at most your own role, '{caller.role.name.lower()}'"
                 )
+            require_standing(records, caller, key.role)
             records.api_keys.add(key)
             return key
 
@@ -96,6 +94,7 @@ class KeyRing:
         """Revokes a key: one's own, or as admin any of the workspace."""
 
         def delete(records: Records) -> None:
+            require_standing(records, caller, caller.role)
             key = records.api_keys.get(key_id)
             if (
                 key is None

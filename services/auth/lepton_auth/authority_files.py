@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from lepton_mesh.credential_files import CERTIFICATE, KEY
-from lepton_mesh.durable import create_private
+from lepton_mesh.durable import create_private, sync_directory
 from lepton_mesh.errors import FailedPrecondition
 from lepton_mesh.pki import CertificateAuthority, CertificateUntrusted, certificate_pem, key_pem
 
@@ -38,10 +38,17 @@ def ensure_authority(state_dir: Path, trust_domain: str) -> CertificateAuthority
     One that ends sooner stays, with a warning, while the root's key is off this machine.
 
     Raises:
-        AuthorityMissing: There is no valid issuing CA, and the root's key is not there to make one.
+        AuthorityMissing: There is no valid issuing CA, and the root's key is not there to make one;
+            or the root was lost, and another would be trusted by nobody.
     """
     root_directory = state_dir / _ROOT
     if not root_directory.exists():
+        if (state_dir / _ISSUING).exists():
+            raise AuthorityMissing(
+                f"{root_directory} is missing beside {state_dir / _ISSUING}: put it back from a "
+                "backup, at least its certificate; with another root no member of the mesh and no "
+                "client would trust this one"
+            )
         _store(root_directory, CertificateAuthority.create_root(trust_domain))
     present: CertificateAuthority | None = None
     try:
@@ -59,10 +66,11 @@ def ensure_authority(state_dir: Path, trust_domain: str) -> CertificateAuthority
     except FileNotFoundError as error:
         if present is not None:
             log.warning(
-                "the issuing CA ends at %s and %s is missing: put the root's key back, run init, "
-                "and take it away again",
-                present.certificate.not_valid_after_utc,
-                error.filename,
+                "issuing CA ends soon: put the root's key back, run init, and take it away again",
+                extra={
+                    "ends": present.certificate.not_valid_after_utc.isoformat(),
+                    "missing": error.filename,
+                },
             )
             return present
         raise AuthorityMissing(
@@ -102,6 +110,9 @@ def load_authority(state_dir: Path) -> CertificateAuthority:
 
 def _store(directory: Path, authority: CertificateAuthority) -> None:
     """Puts key and certificate in place of what ``directory`` held, never one without the other."""
+    # What a crash left below names that are ours: it holds a key.
+    for left in directory.parent.glob(f"{directory.name}.{'[0-9a-f]' * 8}*"):
+        shutil.rmtree(left)
     new = directory.with_name(f"{directory.name}.{secrets.token_hex(4)}")
     new.mkdir(mode=0o700)
     create_private(new / KEY, key_pem(authority.key))
@@ -110,4 +121,5 @@ def _store(directory: Path, authority: CertificateAuthority) -> None:
     if directory.exists():
         directory.rename(old)
     new.rename(directory)
+    sync_directory(directory.parent)
     shutil.rmtree(old, ignore_errors=True)

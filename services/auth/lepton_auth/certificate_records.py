@@ -18,6 +18,8 @@ class JoinGrant:
     """What the certificate will say."""
     expires: datetime
     used: datetime | None = None
+    renewable_until: datetime | None = None
+    """The certificate is renewed until then; None: for as long as somebody renews it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +32,7 @@ class CertificateRecord:
     """"" when not known."""
     expires: datetime
     revoked: datetime | None = None
+    family: str = ""
+    """The serial of the first from which it descends by renewals: they are revoked together."""
+    renewable_until: datetime | None = None
+    """As its join grant said."""

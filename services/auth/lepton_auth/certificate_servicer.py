@@ -11,6 +11,7 @@ from lepton_auth.certificates import Certificates
 from lepton_auth.convert import timestamp
 from lepton_auth.joining import Joining
 from lepton_auth.tokens import TokenMint
+from lepton_auth.verified_tokens import by_password
 from lepton_mesh.authorization import AuthorizationTable, Rule
 from lepton_mesh.caller import Role, current_caller
 from lepton_mesh.errors import Unauthenticated
@@ -62,12 +63,14 @@ class CertificateServicer(auth_pb2_grpc.CertificateServiceServicer):
     async def CreateJoinToken(
         self, request: pb.CreateJoinTokenRequest, context: Any
     ) -> pb.CreateJoinTokenResponse:
+        caller = current_caller()
         token = await self._joining.create_service_token(
-            current_caller(),
+            caller,
             request.service,
             request.dns_names,
             request.ip_addresses,
             request.ttl_seconds,
+            by_password=by_password(caller),
         )
         return pb.CreateJoinTokenResponse(
             join_token=token.text, expire_time=timestamp(token.expires)
@@ -85,7 +88,7 @@ class CertificateServicer(auth_pb2_grpc.CertificateServiceServicer):
             writes=request.writes,
             ttl_seconds=request.ttl_seconds,
         )
-        token = await self._joining.create_job_token(caller.subject, caller.workspace, job)
+        token = await self._joining.create_job_token(caller.subject, caller.workspace, job, expires)
         return pb.IssueJobCredentialsResponse(
             join_token=token.text, access_token=access_token, expire_time=timestamp(expires)
         )
@@ -100,8 +103,11 @@ class CertificateServicer(auth_pb2_grpc.CertificateServiceServicer):
     async def RevokeCertificate(
         self, request: pb.RevokeCertificateRequest, context: Any
     ) -> pb.RevokedCertificate:
+        caller = current_caller()
         return revoked_message(
-            await self._certificates.revoke(current_caller(), request.serial_number)
+            await self._certificates.revoke(
+                caller, request.serial_number, by_password=by_password(caller)
+            )
         )
 
     async def ListRevokedCertificates(

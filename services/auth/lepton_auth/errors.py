@@ -1,10 +1,15 @@
 """What the auth service refuses, and why.
 
-Unauthenticated      CredentialInvalid       name, password, key or refresh token: not said which
+Unauthenticated      CredentialInvalid       name, password, key or refresh token: not said which;
+                                             or the user was disabled since
+                     JoinTokenInvalid        used, expired or not known
 PermissionDenied     WorkspaceDenied         no role in the workspace asked for
                      NotYourself             another user's record, and the caller is no admin
                      UserShared              the user also belongs where the caller is no admin
-                     PasswordLoginRequired   an API key may not make or change credentials
+                     PasswordLoginRequired   an API key may not make or change credentials or roles
+                     OperatorRequired        the mesh's certificates belong to the first workspace
+                     CertificateRevoked      it was to be renewed
+                     RenewalEnded            of a job whose token has run out
                      RoleAboveOwn            a key with more rights than its maker
 NotFound             UserNotFound, ApiKeyNotFound
 AlreadyExists        UserExists, WorkspaceExists
@@ -122,6 +127,10 @@ class OperatorRequired(PermissionDenied):
 
 class CertificateRevoked(PermissionDenied):
     reason = "CERTIFICATE_REVOKED"
+
+
+class RenewalEnded(PermissionDenied):
+    reason = "CERTIFICATE_RENEWAL_ENDED"
 
 
 class InvalidSerial(InvalidArgument):

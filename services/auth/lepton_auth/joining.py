@@ -13,7 +13,8 @@ from lepton_auth.certificate_records import JoinGrant
 from lepton_auth.certificates import Certificates, require_operator
 from lepton_auth.errors import InvalidLifetime, JoinTokenInvalid, NameReserved, ServiceNotJoinable
 from lepton_auth.ports import Records, Store
-from lepton_mesh.caller import Caller
+from lepton_auth.standing import require_standing
+from lepton_mesh.caller import Caller, Role
 from lepton_mesh.identity import Issued
 from lepton_mesh.join import JoinToken, decode_secret
 from lepton_mesh.pki import Names, csr_public_key
@@ -60,13 +61,19 @@ class Joining:
         dns_names: Sequence[str] = (),
         ip_addresses: Sequence[str] = (),
         ttl_seconds: int = 0,
+        *,
+        by_password: bool = False,
     ) -> NewToken:
         """A token for a first certificate of ``service``; ``ttl_seconds`` 0 stands for 600.
 
+        Args:
+            by_password: Whether the caller's own token came from a password; users need one.
+
         Raises:
-            OperatorRequired, ServiceNotJoinable, NameReserved, InvalidLifetime, InvalidArgument
+            OperatorRequired, PasswordLoginRequired, ServiceNotJoinable, NameReserved,
+            InvalidLifetime, InvalidArgument
         """
-        require_operator(caller)
+        require_operator(caller, by_password)
         if service not in JOINABLE:
             raise ServiceNotJoinable(
                 f"'{service}' cannot join by token; use one of {', '.join(sorted(JOINABLE))}, or "
@@ -86,17 +93,22 @@ class Joining:
         attempt = Attempt(
             caller.subject, (FIRST_WORKSPACE,), "joinToken.create", f"services/{service}"
         )
-        return await self._create(attempt, names, ttl_seconds)
+        return await self._create(attempt, names, ttl_seconds, caller=caller)
 
-    async def create_job_token(self, subject: str, workspace: str, job: str) -> NewToken:
+    async def create_job_token(
+        self, subject: str, workspace: str, job: str, renewable_until: datetime
+    ) -> NewToken:
         """A token for the certificate of job id ``job`` in ``workspace``.
+
+        Args:
+            renewable_until: When its access token runs out; the certificate goes on no longer.
 
         Raises:
             InvalidSpiffeId: One of the two is malformed.
         """
         names = Names(SpiffeId.for_job(self._trust_domain, workspace, job))
         attempt = Attempt(subject, (workspace,), "joinToken.create", f"jobs/{job}")
-        return await self._create(attempt, names, 0)
+        return await self._create(attempt, names, 0, renewable_until=renewable_until)
 
     async def join(self, secret: str, csr: bytes) -> Issued:
         """Trades the secret part of a token for a certificate of what the token is for, once.
@@ -123,19 +135,33 @@ class Joining:
                     f"the join token was used at {grant.used:%Y-%m-%dT%H:%M:%SZ}; create a new "
                     "one, and find out by whom if that was not you"
                 )
-            return self._certificates.issue(records, key, grant.names)
+            return self._certificates.issue(
+                records, key, grant.names, renewable_until=grant.renewable_until
+            )
 
         attempt = Attempt(subject, (workspace,), "certificate.join", subject)
         return await self._auditor.change(attempt, joined)
 
-    async def _create(self, attempt: Attempt, names: Names, ttl_seconds: int) -> NewToken:
+    async def _create(
+        self,
+        attempt: Attempt,
+        names: Names,
+        ttl_seconds: int,
+        *,
+        caller: Caller | None = None,
+        renewable_until: datetime | None = None,
+    ) -> NewToken:
         names.san()  # refuses malformed names now rather than when the token is used
         token = JoinToken.create(names.spiffe_id, self._certificates.authority.root)
         now = self._clock()
         expires = now + timedelta(seconds=ttl_seconds or DEFAULT_SECONDS)
-        grant = JoinGrant(hash_secret(token.encoded_secret), names, expires)
+        grant = JoinGrant(
+            hash_secret(token.encoded_secret), names, expires, renewable_until=renewable_until
+        )
 
         def created(records: Records) -> NewToken:
+            if caller is not None:
+                require_standing(records, caller, Role.ADMIN)
             records.join_grants.delete_expired(now - timedelta(days=1))
             records.join_grants.add(grant)
             return NewToken(token.encode(), expires)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import JSON, Boolean, ForeignKey, Index, Integer, LargeBinary, String
+from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from lepton_mesh.database import UtcDateTime
@@ -73,7 +73,10 @@ class AuditEventRow(Base):
     __tablename__ = "audit_events"
     __table_args__ = (Index("ix_audit_events_workspace", "workspace", "id"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    # SQLite counts up by itself in nothing but an INTEGER, which has 64 bits there.
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
     workspace: Mapped[str] = mapped_column(String(63))
     time: Mapped[datetime] = mapped_column(UtcDateTime)
     subject: Mapped[str] = mapped_column(String(200))
@@ -93,6 +96,7 @@ class JoinTokenRow(Base):
     ip_addresses: Mapped[list[str]] = mapped_column(JSON)
     expires: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     used: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    renewable_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class CertificateRow(Base):
@@ -102,3 +106,5 @@ class CertificateRow(Base):
     spiffe_id: Mapped[str] = mapped_column(String(400))
     expires: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     revoked: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
+    family: Mapped[str] = mapped_column(String(40), index=True, server_default="")
+    renewable_until: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -5,6 +5,7 @@
     python -m lepton_auth issue --service etcd --out DIR  cert.pem, key.pem, ca.pem
     python -m lepton_auth api-key --user admin            prints a new API key's secret
     python -m lepton_auth reset-password --user admin     prints a new password
+    python -m lepton_auth disable-user --user ada         ends a user's logins and keys
 
 They read the service's own settings: ``LEPTON_STATE_DIR`` at least. Whoever may read that
 directory may do all of this, so nothing else is asked.
@@ -22,6 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from lepton_auth.accounts import FIRST_WORKSPACE
 from lepton_auth.adapters.argon2_passwords import Argon2Passwords
@@ -160,19 +162,33 @@ async def reset_password(settings: AuthSettings, options: argparse.Namespace) ->
     hashed = await passwords.hash(password)
     passwords.close()
 
-    def reset(records: Records) -> None:
-        user = records.users.get(options.user)
+    await _change_user(settings, options.user, "user.resetPassword", password_hash=hashed)
+    return password
+
+
+async def disable_user(settings: AuthSettings, options: argparse.Namespace) -> str:
+    """Disables a user, whatever it is admin of; returns its name.
+
+    Through the API nobody may who is no admin of all its workspaces, nor if it is a last admin.
+
+    Raises:
+        UserNotFound: There is no such user.
+    """
+    await _change_user(settings, options.user, "user.disable", disabled=True)
+    return f"users/{options.user}"
+
+
+async def _change_user(settings: AuthSettings, user_id: str, action: str, **fields: Any) -> None:
+    def change(records: Records) -> None:
+        user = records.users.get(user_id)
         if user is None:
-            raise UserNotFound(f"there is no user '{options.user}'", user=options.user)
-        records.users.replace(replace(user, password_hash=hashed, revision=user.revision + 1))
+            raise UserNotFound(f"there is no user '{user_id}'", user=user_id)
+        records.users.replace(replace(user, revision=user.revision + 1, **fields))
         records.refresh_tokens.revoke_user(user.id)
 
     async with _open(settings) as opened:
-        attempt = Attempt(
-            _OPERATOR.subject, (FIRST_WORKSPACE,), "user.resetPassword", f"users/{options.user}"
-        )
-        await opened.auditor.change(attempt, reset)
-    return password
+        attempt = Attempt(_OPERATOR.subject, (FIRST_WORKSPACE,), action, f"users/{user_id}")
+        await opened.auditor.change(attempt, change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("reset-password", help="print a new password of a user")
     command.add_argument("--user", default=FIRST_ADMIN)
     command.set_defaults(run=reset_password)
+    command = commands.add_parser("disable-user", help="end a user's logins and keys")
+    command.add_argument("--user", required=True)
+    command.set_defaults(run=disable_user)
     return parser
 
 

@@ -38,6 +38,9 @@ class Users(Protocol):
     def roles(self, user: str) -> Mapping[str, Role]:
         """The user's role in each of its workspaces."""
 
+    def standing(self, user: str, workspace: str) -> Role | None:
+        """The user's role in ``workspace``; None for one that is disabled or not there."""
+
     def set_role(self, user: str, workspace: str, role: Role) -> None:
         """Gives the role; ``Role.NONE`` takes it away."""
 
@@ -136,8 +139,8 @@ class Certificates(Protocol):
 
     def add(self, record: CertificateRecord) -> None: ...
 
-    def revoke(self, serial: str, now: datetime) -> CertificateRecord:
-        """Marks a known certificate as revoked; keeps the time of an earlier revocation."""
+    def revoke(self, family: str, now: datetime) -> None:
+        """Marks all of a family as revoked; keeps the times of earlier revocations."""
 
     def revoked(self, now: datetime) -> Sequence[CertificateRecord]:
         """Those revoked that end after ``now``, the oldest revocation first."""

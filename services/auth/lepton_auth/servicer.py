@@ -10,12 +10,12 @@ from lepton.api.auth.v1 import auth_pb2 as pb
 from lepton.api.auth.v1 import auth_pb2_grpc
 from lepton_auth import convert
 from lepton_auth.accounts import Accounts
-from lepton_auth.adapters.signing_keys import FileSigningKeys, expiry, login_method
+from lepton_auth.adapters.signing_keys import FileSigningKeys
 from lepton_auth.api_keys import KeyRing
 from lepton_auth.audit import Auditor
 from lepton_auth.errors import InvalidCredential
 from lepton_auth.login import Login
-from lepton_auth.tokens import PASSWORD
+from lepton_auth.verified_tokens import by_password, expiry
 from lepton_mesh.authorization import AuthorizationTable, Rule
 from lepton_mesh.caller import Role, current_caller
 from lepton_mesh.resources import Page, check_id, parse_name
@@ -84,13 +84,19 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
 
     async def GetCaller(self, request: pb.GetCallerRequest, context: Any) -> pb.CallerInfo:
         caller = current_caller()
-        return convert.caller_message(caller, expiry(caller.token))
+        return convert.caller_message(caller, expiry(caller))
 
     async def CreateUser(self, request: pb.CreateUserRequest, context: Any) -> pb.User:
         user_id = check_id(request.user_id, "user_id")
         role = convert.role(request.role)
+        caller = current_caller()
         user = await self._accounts.create_user(
-            current_caller(), user_id, request.user.display_name, request.user.password, role
+            caller,
+            user_id,
+            request.user.display_name,
+            request.user.password,
+            role,
+            by_password=by_password(caller),
         )
         return convert.user_message(user, role)
 
@@ -112,15 +118,14 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             user_id,
             request.user.etag,
             convert.user_change(request),
-            by_password=login_method(caller.token) == PASSWORD,
+            by_password=by_password(caller),
         )
         return convert.user_message(user, role)
 
     async def DeleteUser(self, request: pb.DeleteUserRequest, context: Any) -> empty_pb2.Empty:
         (user_id,) = parse_name("users/{user}", request.name)
         caller = current_caller()
-        by_password = login_method(caller.token) == PASSWORD
-        await self._accounts.delete_user(caller, user_id, by_password=by_password)
+        await self._accounts.delete_user(caller, user_id, by_password=by_password(caller))
         return empty_pb2.Empty()
 
     async def CreateApiKey(
@@ -132,7 +137,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             request.display_name,
             convert.role(request.role),
             convert.expire_time(request),
-            by_password=login_method(caller.token) == PASSWORD,
+            by_password=by_password(caller),
         )
         return pb.CreateApiKeyResponse(api_key=convert.api_key_message(key), secret=secret)
 
@@ -153,8 +158,9 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         self, request: pb.CreateWorkspaceRequest, context: Any
     ) -> pb.Workspace:
         workspace_id = check_id(request.workspace_id, "workspace_id")
+        caller = current_caller()
         workspace, role = await self._accounts.create_workspace(
-            current_caller(), workspace_id, request.display_name
+            caller, workspace_id, request.display_name, by_password=by_password(caller)
         )
         return convert.workspace_message(workspace, role)
 
@@ -169,7 +175,11 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     async def SetRole(self, request: pb.SetRoleRequest, context: Any) -> pb.User:
         (user_id,) = parse_name("users/{user}", request.user)
         role = convert.role(request.role)
-        return convert.user_message(*await self._accounts.set_role(current_caller(), user_id, role))
+        caller = current_caller()
+        changed = await self._accounts.set_role(
+            caller, user_id, role, by_password=by_password(caller)
+        )
+        return convert.user_message(*changed)
 
     async def ListAuditEvents(
         self, request: pb.ListAuditEventsRequest, context: Any

@@ -11,6 +11,8 @@ from lepton_auth.ports import Signer
 from lepton_mesh.caller import Role
 from lepton_mesh.claims import Claims
 
+METHOD_CLAIM = "amr"
+"""How the user logged in (RFC 8176)."""
 PASSWORD = "pwd"  # noqa: S105  a login method's name (RFC 8176), not a password
 API_KEY = "key"
 

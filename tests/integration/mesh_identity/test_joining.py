@@ -102,7 +102,8 @@ async def test_further_names_come_from_the_token(auth: Auth) -> None:
 
 
 async def test_a_job_joins_as_itself(auth: Auth) -> None:
-    token = await auth.joining.create_job_token("services/training", "vision", "mnist-1")
+    until = datetime.now(UTC) + timedelta(hours=1)
+    token = await auth.joining.create_job_token("services/training", "vision", "mnist-1", until)
     credentials = await join(auth.join_address, JoinToken.decode(token.text))
     assert str(credentials.names.spiffe_id) == f"spiffe://{TRUST_DOMAIN}/ws/vision/job/mnist-1"
     assert credentials.leaf.subject.rfc4514_string() == "CN=job"
@@ -318,6 +319,42 @@ async def test_a_revoked_certificate_is_listed_and_not_renewed(
     assert serial in denylist
     auth.later = timedelta(days=2)
     assert await auth.certificates.revoked() == []
+
+
+async def test_what_was_renewed_with_a_revoked_certificate_is_revoked(
+    auth: Auth, tmp_path: Path
+) -> None:
+    """Whoever copied the key has renewed it by the time that somebody notices."""
+    token = await auth.token("storage")
+    identity = await WorkloadIdentity.obtain(settings(tmp_path, auth, token), "storage")
+    first = serial_hex(identity.credentials.leaf)
+    async with client_channel(auth.address, identity, "auth") as channel:
+        await identity.renew(renewer_over(channel))
+        await auth.certificates.revoke(OPERATOR, first)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await identity.renew(renewer_over(channel))
+    assert reason(raised.value) == "CERTIFICATE_REVOKED"
+    listed = {record.serial for record in await auth.certificates.revoked()}
+    assert listed == {first, serial_hex(identity.credentials.leaf)}
+
+
+async def test_a_jobs_certificate_ends_with_its_token(auth: Auth, tmp_path: Path) -> None:
+    """It is renewed until then, and whoever copied its key has no longer either."""
+    until = datetime.now(UTC) + timedelta(minutes=30)
+    token = await auth.joining.create_job_token("services/training", "vision", "mnist-1", until)
+    asked = settings(tmp_path, auth, token.text)
+    identity = await WorkloadIdentity.open(
+        SpiffeId.for_job(TRUST_DOMAIN, "vision", "mnist-1"),
+        tmp_path / "identity",
+        join_address=asked.join_address,
+        join_token_file=asked.join_token_file,
+    )
+    async with client_channel(auth.address, identity, "auth") as channel:
+        await identity.renew(renewer_over(channel))
+        auth.later = timedelta(minutes=31)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await identity.renew(renewer_over(channel))
+    assert reason(raised.value) == "CERTIFICATE_RENEWAL_ENDED"
 
 
 async def test_an_ended_certificate_is_replaced_by_joining_again(

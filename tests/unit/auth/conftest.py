@@ -75,7 +75,9 @@ class Auth:
     async def user(self, name: str, role: Role, workspace: str = "default") -> Caller:
         """A new user with a role, as a caller; its password is ``password of <name>``."""
         admin = self.caller("admin", Role.ADMIN, workspace)
-        await self.accounts.create_user(admin, name, "", f"password of {name}", role)
+        await self.accounts.create_user(
+            admin, name, "", f"password of {name}", role, by_password=True
+        )
         return self.caller(name, role, workspace)
 
     @staticmethod

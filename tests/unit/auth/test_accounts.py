@@ -8,6 +8,7 @@ import pytest
 
 from lepton_auth.accounts import UserChange
 from lepton_auth.errors import (
+    CredentialInvalid,
     InvalidRole,
     InvalidUser,
     LastAdmin,
@@ -18,6 +19,7 @@ from lepton_auth.errors import (
     UserShared,
     WorkspaceExists,
 )
+from lepton_mesh.authorization import RoleTooLow
 from lepton_mesh.caller import Role
 from lepton_mesh.errors import PermissionDenied
 from lepton_mesh.resources import EtagMismatch
@@ -32,11 +34,17 @@ async def test_users_are_created_once(auth: Auth) -> None:
     with pytest.raises(UserExists):
         await auth.user("bob", Role.VIEWER)
     with pytest.raises(InvalidUser, match="11 characters"):
-        await auth.accounts.create_user(auth.admin, "eve", "", "x" * 11, Role.VIEWER)
+        await auth.accounts.create_user(
+            auth.admin, "eve", "", "x" * 11, Role.VIEWER, by_password=True
+        )
     with pytest.raises(InvalidUser, match="201 characters"):
-        await auth.accounts.create_user(auth.admin, "eve", "x" * 201, "x" * 12, Role.VIEWER)
+        await auth.accounts.create_user(
+            auth.admin, "eve", "x" * 201, "x" * 12, Role.VIEWER, by_password=True
+        )
     with pytest.raises(InvalidRole):
-        await auth.accounts.create_user(auth.admin, "eve", "", "x" * 12, Role.NONE)
+        await auth.accounts.create_user(
+            auth.admin, "eve", "", "x" * 12, Role.NONE, by_password=True
+        )
 
 
 async def test_users_read_and_change_only_themselves(auth: Auth) -> None:
@@ -105,7 +113,7 @@ async def test_a_key_does_not_reach_beyond_its_workspace(auth: Auth) -> None:
     """
     accounts, admin = auth.accounts, auth.admin
     await auth.user("bob", Role.VIEWER)
-    await accounts.create_workspace(admin, "lab", "")
+    await accounts.create_workspace(admin, "lab", "", by_password=True)
     for user in ("admin", "bob"):
         for change in (UserChange(password="a new password"), UserChange(disabled=False)):
             with pytest.raises(PasswordLoginRequired, match="lepton login"):
@@ -113,7 +121,9 @@ async def test_a_key_does_not_reach_beyond_its_workspace(auth: Auth) -> None:
         with pytest.raises(PasswordLoginRequired, match="lepton login"):
             await accounts.delete_user(admin, user, by_password=False)
     await accounts.update_user(admin, "bob", "", UserChange("Bob"), by_password=False)
-    await accounts.set_role(auth.caller("admin", Role.ADMIN, "lab"), "bob", Role.VIEWER)
+    await accounts.set_role(
+        auth.caller("admin", Role.ADMIN, "lab"), "bob", Role.VIEWER, by_password=True
+    )
     with pytest.raises(UserShared):
         await accounts.update_user(admin, "bob", "", UserChange("Rob"), by_password=False)
 
@@ -137,7 +147,7 @@ async def test_the_last_admin_stays(auth: Auth) -> None:
     await accounts.update_user(admin, "bob", "", UserChange(disabled=True), by_password=True)
     for role in (Role.NONE, Role.DEVELOPER):
         with pytest.raises(LastAdmin):
-            await accounts.set_role(admin, "admin", role)
+            await accounts.set_role(admin, "admin", role, by_password=True)
     with pytest.raises(LastAdmin):
         await accounts.update_user(admin, "admin", "", UserChange(disabled=True), by_password=True)
     with pytest.raises(LastAdmin):
@@ -149,11 +159,11 @@ async def test_the_last_admin_stays(auth: Auth) -> None:
 
 async def test_one_workspaces_admin_does_not_own_the_other_s_users(auth: Auth) -> None:
     """Who also belongs elsewhere cannot be taken over; its role here can be taken away."""
-    await auth.accounts.create_workspace(auth.admin, "lab", "")
+    await auth.accounts.create_workspace(auth.admin, "lab", "", by_password=True)
     await auth.user("eve", Role.ADMIN)
     eve = auth.caller("eve", Role.ADMIN)
     await auth.user("bob", Role.DEVELOPER, "lab")
-    await auth.accounts.set_role(eve, "bob", Role.VIEWER)
+    await auth.accounts.set_role(eve, "bob", Role.VIEWER, by_password=True)
     for change in (UserChange(password="taken over now"), UserChange(disabled=True)):
         with pytest.raises(UserShared):
             await auth.accounts.update_user(eve, "bob", "", change, by_password=True)
@@ -161,14 +171,14 @@ async def test_one_workspaces_admin_does_not_own_the_other_s_users(auth: Auth) -
         await auth.accounts.delete_user(eve, "bob", by_password=True)
     # The first admin is admin of both.
     await auth.accounts.update_user(auth.admin, "bob", "", UserChange("Bob"), by_password=True)
-    await auth.accounts.set_role(eve, "bob", Role.NONE)
+    await auth.accounts.set_role(eve, "bob", Role.NONE, by_password=True)
     with pytest.raises(UserNotFound):
         await auth.accounts.get_user(eve, "bob")
 
 
 async def test_members_of_elsewhere_are_not_found(auth: Auth) -> None:
     """Another workspace's users are neither read nor changed nor deleted nor listed."""
-    await auth.accounts.create_workspace(auth.admin, "lab", "")
+    await auth.accounts.create_workspace(auth.admin, "lab", "", by_password=True)
     await auth.user("bob", Role.ADMIN, "lab")
     with pytest.raises(UserNotFound):
         await auth.accounts.get_user(auth.admin, "bob")
@@ -180,19 +190,19 @@ async def test_members_of_elsewhere_are_not_found(auth: Auth) -> None:
 
 async def test_a_workspace_belongs_to_who_made_it(auth: Auth) -> None:
     """Its maker is its admin; its id is taken from then on."""
-    await auth.accounts.create_workspace(auth.admin, "lab", "Lab")
+    await auth.accounts.create_workspace(auth.admin, "lab", "Lab", by_password=True)
     own = await auth.accounts.list_workspaces(auth.admin, "", 10)
     assert [(one.id, role) for one, role in own] == [("default", Role.ADMIN), ("lab", Role.ADMIN)]
     with pytest.raises(WorkspaceExists):
-        await auth.accounts.create_workspace(auth.admin, "lab", "")
+        await auth.accounts.create_workspace(auth.admin, "lab", "", by_password=True)
 
 
 async def test_every_change_is_audited(auth: Auth) -> None:
     """What was done and what was refused, by whom, on what."""
     await auth.user("bob", Role.VIEWER)
-    await auth.accounts.set_role(auth.admin, "bob", Role.DEVELOPER)
+    await auth.accounts.set_role(auth.admin, "bob", Role.DEVELOPER, by_password=True)
     with pytest.raises(UserNotFound):
-        await auth.accounts.set_role(auth.admin, "eve", Role.DEVELOPER)
+        await auth.accounts.set_role(auth.admin, "eve", Role.DEVELOPER, by_password=True)
     await auth.accounts.delete_user(auth.admin, "bob", by_password=True)
     seen = [
         (event.subject, event.action, event.resource, event.allowed, event.reason)
@@ -205,3 +215,53 @@ async def test_every_change_is_audited(auth: Auth) -> None:
         ("users/admin", "user.create", "users/bob", True, ""),
         ("", "user.create", "users/admin", True, ""),
     ]
+
+
+@pytest.mark.parametrize("disabled", [True, False])
+async def test_an_admin_who_was_turned_out_turns_nothing_back(auth: Auth, disabled: bool) -> None:
+    """Its token still holds for minutes: it must not make itself or anybody an admin with it."""
+    accounts, key_ring = auth.accounts, auth.key_ring
+    bob = await auth.user("bob", Role.ADMIN)
+    key, _ = await key_ring.create(auth.admin, "", Role.NONE, None, by_password=True)
+    if disabled:
+        change = UserChange(disabled=True)
+        await accounts.update_user(auth.admin, "bob", "", change, by_password=True)
+    else:
+        await accounts.set_role(auth.admin, "bob", Role.VIEWER, by_password=True)
+    refused = CredentialInvalid if disabled else RoleTooLow
+    enabled = UserChange(disabled=False)
+    for attempt in (
+        lambda: accounts.update_user(bob, "bob", "", enabled, by_password=True),
+        lambda: accounts.set_role(bob, "bob", Role.ADMIN, by_password=True),
+        lambda: accounts.create_user(
+            bob, "eve", "", "a long password", Role.ADMIN, by_password=True
+        ),
+        lambda: accounts.delete_user(bob, "admin", by_password=True),
+        lambda: accounts.create_workspace(bob, "lab", "", by_password=True),
+        lambda: key_ring.create(bob, "", Role.ADMIN, None, by_password=True),
+        lambda: key_ring.delete(bob, key.id),
+    ):
+        with pytest.raises(refused):
+            await attempt()
+    name = UserChange("Bob", "a long password")
+    if disabled:
+        with pytest.raises(CredentialInvalid):
+            await accounts.update_user(bob, "bob", "", name, by_password=True)
+    else:
+        await accounts.update_user(bob, "bob", "", name, by_password=True)
+
+
+async def test_a_key_makes_nothing_that_outlives_it(auth: Auth) -> None:
+    """No user, no role, no workspace: whoever found it would stay when it is deleted."""
+    accounts, admin = auth.accounts, auth.admin
+    await auth.user("bob", Role.VIEWER)
+    for attempt in (
+        lambda: accounts.create_user(
+            admin, "eve", "", "a long password", Role.VIEWER, by_password=False
+        ),
+        lambda: accounts.set_role(admin, "bob", Role.ADMIN, by_password=False),
+        lambda: accounts.create_workspace(admin, "lab", "", by_password=False),
+    ):
+        with pytest.raises(PasswordLoginRequired, match="lepton login"):
+            await attempt()
+        assert (await auth.events())[0].reason == "PASSWORD_LOGIN_REQUIRED"

@@ -42,9 +42,9 @@ async def test_a_key_is_capped_by_its_user(auth: Auth) -> None:
     bob = await auth.user("bob", Role.DEVELOPER)
     _, secret = await auth.key_ring.create(bob, "", Role.NONE, None, by_password=True)
     assert (await auth.login.with_api_key(secret, "")).role is Role.DEVELOPER
-    await auth.accounts.set_role(auth.admin, "bob", Role.VIEWER)
+    await auth.accounts.set_role(auth.admin, "bob", Role.VIEWER, by_password=True)
     assert (await auth.login.with_api_key(secret, "")).role is Role.VIEWER
-    await auth.accounts.set_role(auth.admin, "bob", Role.NONE)
+    await auth.accounts.set_role(auth.admin, "bob", Role.NONE, by_password=True)
     with pytest.raises(CredentialInvalid):
         await auth.login.with_api_key(secret, "")
 
@@ -100,7 +100,7 @@ async def test_what_is_no_key_fails_alike(auth: Auth, text: str) -> None:
 async def test_a_key_works_in_its_workspace_only(auth: Auth) -> None:
     """Naming another is refused, whatever the user's roles."""
     _, secret = await auth.key_ring.create(auth.admin, "", Role.NONE, None, by_password=True)
-    await auth.accounts.create_workspace(auth.admin, "lab", "")
+    await auth.accounts.create_workspace(auth.admin, "lab", "", by_password=True)
     assert (await auth.login.with_api_key(secret, "default")).workspace == "default"
     with pytest.raises(WorkspaceDenied):
         await auth.login.with_api_key(secret, "lab")
@@ -124,7 +124,7 @@ async def test_what_a_key_must_not_be(auth: Auth) -> None:
 async def test_who_may_delete_a_key(auth: Auth) -> None:
     """Its user, and an admin of its workspace; to others it does not exist."""
     bob, eve = await auth.user("bob", Role.VIEWER), await auth.user("eve", Role.DEVELOPER)
-    await auth.accounts.create_workspace(auth.admin, "lab", "")
+    await auth.accounts.create_workspace(auth.admin, "lab", "", by_password=True)
     key, _ = await auth.key_ring.create(bob, "", Role.NONE, None, by_password=True)
     for stranger in (eve, auth.caller("admin", Role.ADMIN, "lab")):
         with pytest.raises(ApiKeyNotFound):

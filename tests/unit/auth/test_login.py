@@ -147,7 +147,7 @@ async def test_disabled_users_get_nothing(auth: Auth) -> None:
 
 async def test_workspaces_are_chosen_or_required(auth: Auth) -> None:
     """The only one is the default; of several one must be named; others are refused."""
-    await auth.accounts.create_workspace(auth.admin, "lab", "")
+    await auth.accounts.create_workspace(auth.admin, "lab", "", by_password=True)
     with pytest.raises(WorkspaceRequired, match="default, lab"):
         await auth.login.with_password("admin", auth.admin_password, "")
     grant = await auth.login.with_password("admin", auth.admin_password, "lab")
@@ -224,9 +224,9 @@ async def test_roles_follow_the_user_at_refresh(auth: Auth) -> None:
     """A demoted user's next token has the lower role; a removed one's does not come."""
     await auth.user("bob", Role.DEVELOPER)
     grant = await auth.login.with_password("bob", "password of bob", "")
-    await auth.accounts.set_role(auth.admin, "bob", Role.VIEWER)
+    await auth.accounts.set_role(auth.admin, "bob", Role.VIEWER, by_password=True)
     grant = await auth.login.with_refresh_token(grant.refresh_token, "")
     assert grant.role is Role.VIEWER
-    await auth.accounts.set_role(auth.admin, "bob", Role.NONE)
+    await auth.accounts.set_role(auth.admin, "bob", Role.NONE, by_password=True)
     with pytest.raises(WorkspaceDenied):
         await auth.login.with_refresh_token(grant.refresh_token, "")

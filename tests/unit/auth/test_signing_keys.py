@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING
 import jwt
 import pytest
 
-from lepton_auth.adapters.signing_keys import FileSigningKeys, expiry, login_method
+from lepton_auth.adapters.signing_keys import FileSigningKeys
 from lepton_auth.errors import InvalidLifetime
 from lepton_auth.tokens import TokenMint
-from lepton_mesh.caller import Role
+from lepton_auth.verified_tokens import by_password, expiry
+from lepton_mesh.caller import Caller, Role
 from lepton_mesh.claims import Claims, from_payload
 
 if TYPE_CHECKING:
@@ -68,9 +70,11 @@ def test_a_published_key_verifies_what_was_signed(tmp_path: Path, clock: Clock) 
     )
     assert from_payload(payload) == claims
     assert _kid(token) == published["kid"]
-    assert login_method(token) == "pwd"
-    assert expiry(token) == clock.now + timedelta(minutes=5)
-    assert (login_method(""), expiry("")) == ("", None)
+    bearer = Caller("user", "users/ada", "default", token=token)
+    assert by_password(bearer)
+    assert expiry(bearer) == clock.now + timedelta(minutes=5)
+    without = replace(bearer, token="")
+    assert (by_password(without), expiry(without)) == (False, None)
 
 
 def test_rotation_publishes_first_and_forgets_last(tmp_path: Path, clock: Clock) -> None:

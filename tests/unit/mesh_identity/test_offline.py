@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import shutil
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ from lepton_auth.adapters.argon2_passwords import Argon2Passwords
 from lepton_auth.authority_files import AuthorityMissing, ensure_authority, load_authority
 from lepton_auth.certificates import require_operator
 from lepton_auth.config import AuthSettings
-from lepton_auth.errors import OperatorRequired
+from lepton_auth.errors import OperatorRequired, PasswordLoginRequired
 from lepton_auth.records import RefreshToken
 from lepton_mesh import credential_files
 from lepton_mesh.caller import Caller, Role
@@ -94,6 +96,7 @@ def test_a_token_may_give_the_gateway_its_public_names(
         (["join-token", "--service", "storage", "--ttl-seconds", "3601"], "1 to 3600"),
         (["issue", "--service", "Etcd", "--out", "x"], "names neither"),
         (["reset-password", "--user", "nobody"], "there is no user 'nobody'"),
+        (["disable-user", "--user", "nobody"], "there is no user 'nobody'"),
     ],
 )
 def test_refused_in_one_line(
@@ -132,6 +135,24 @@ async def test_a_lost_password_is_replaced(
     assert [event.action for event in events] == ["user.resetPassword"]
 
 
+def test_a_last_admin_can_be_disabled_by_who_owns_the_machine(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody may through the API, for instance when it has left with a workspace of its own."""
+    assert offline.main(["init"]) == 0
+    capsys.readouterr()
+    assert offline.main(["disable-user", "--user", "admin"]) == 0
+    assert capsys.readouterr().out == "users/admin\n"
+
+    async def standing() -> Role | None:
+        async with offline._open(AuthSettings.load("auth")) as opened:
+            return await opened.store.read(
+                lambda records: records.users.standing("admin", "default")
+            )
+
+    assert asyncio.run(standing()) is None
+
+
 def test_without_init_the_remedy_is_named(
     state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,9 +179,13 @@ def test_an_issuing_ca_near_its_end_is_renewed_where_the_root_key_is(tmp_path: P
 
 def test_the_meshs_certificates_are_not_a_workspaces(tmp_path: Path) -> None:
     """An admin of one workspace among several could otherwise become the storage service."""
-    require_operator(Caller("user", "users/ada", "default", Role.ADMIN))
+    ada = Caller("user", "users/ada", "default", Role.ADMIN)
+    require_operator(ada, by_password=True)
     with pytest.raises(OperatorRequired, match="'default'"):
-        require_operator(Caller("user", "users/eve", "vision", Role.ADMIN))
+        require_operator(Caller("user", "users/eve", "vision", Role.ADMIN), by_password=True)
+    with pytest.raises(PasswordLoginRequired):
+        require_operator(ada, by_password=False)
+    require_operator(Caller("service", "services/supervisor", "default"), by_password=False)
 
 
 @pytest.mark.parametrize("days", [59, 1])
@@ -182,6 +207,23 @@ def test_an_authority_that_ended_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "root-ca" / "key.pem").unlink()
     with pytest.raises(AuthorityMissing, match="put the root's key back"):
         ensure_authority(tmp_path, "lepton.local")
+
+
+def test_a_lost_root_is_not_made_anew(tmp_path: Path) -> None:
+    """Nobody would trust it; what a crash left of an earlier start goes, a backup stays."""
+    ensure_authority(tmp_path, "lepton.local")
+    left, backup = tmp_path / "issuing-ca.0123abcd", tmp_path / "root-ca.backup"
+    left.mkdir()
+    (tmp_path / "root-ca").rename(backup)
+    with pytest.raises(AuthorityMissing, match="put it back"):
+        ensure_authority(tmp_path, "lepton.local")
+    backup.rename(tmp_path / "root-ca")
+    shutil.copytree(tmp_path / "root-ca", backup)
+    shutil.rmtree(tmp_path / "issuing-ca")
+    ensure_authority(tmp_path, "lepton.local")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("issuing-ca", "root-ca", "root-ca.backup")
+    ]
 
 
 def _authority_of(state_dir: Path, life: timedelta) -> CertificateAuthority:

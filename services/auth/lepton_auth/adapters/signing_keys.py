@@ -13,7 +13,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,9 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from lepton_auth.tokens import METHOD_CLAIM
 from lepton_mesh.claims import ALGORITHM, Claims, to_payload
 from lepton_mesh.durable import write_private
-
-METHOD_CLAIM = "amr"
-"""How the user logged in (RFC 8176)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,24 +118,6 @@ class FileSigningKeys:
         content = json.dumps({"keys": [_to_json(key) for key in keys]}, indent=1)
         write_private(self._path, content.encode())
         self._keys = list(keys)
-
-
-def login_method(verified_token: str) -> str:
-    """How the bearer of a token that was already verified had logged in; "" if it does not say."""
-    methods = _payload(verified_token).get(METHOD_CLAIM) or [""]
-    return str(methods[0])
-
-
-def expiry(verified_token: str) -> datetime | None:
-    """When a token that was already verified runs out; None without a token."""
-    seconds = _payload(verified_token).get("exp")
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def _payload(verified_token: str) -> dict[str, Any]:
-    if not verified_token:
-        return {}
-    return jwt.decode(verified_token, options={"verify_signature": False})
 
 
 def _new_key(signs_from: datetime) -> _Key:

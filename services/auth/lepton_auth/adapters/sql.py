@@ -95,6 +95,11 @@ class SqlUsers:
         )
         return {workspace: Role(role) for workspace, role in self._session.execute(query)}
 
+    def standing(self, user: str, workspace: str) -> Role | None:
+        # Not held as by `get`: two admins who change each other would wait for each other.
+        disabled = self._session.scalar(select(UserRow.disabled).where(UserRow.id == user))
+        return self.roles(user).get(workspace, Role.NONE) if disabled is False else None
+
     def set_role(self, user: str, workspace: str, role: Role) -> None:
         where = (MembershipRow.user == user, MembershipRow.workspace == workspace)
         if role is Role.NONE:

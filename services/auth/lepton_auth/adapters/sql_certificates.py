@@ -31,6 +31,7 @@ class SqlJoinGrants:
                 ip_addresses=list(grant.names.ip_addresses),
                 expires=grant.expires,
                 used=grant.used,
+                renewable_until=grant.renewable_until,
             )
         )
         self._session.flush()
@@ -65,14 +66,18 @@ class SqlCertificates:
                 spiffe_id=record.spiffe_id,
                 expires=record.expires,
                 revoked=record.revoked,
+                family=record.family,
+                renewable_until=record.renewable_until,
             )
         )
         self._session.flush()
 
-    def revoke(self, serial: str, now: datetime) -> CertificateRecord:
-        row = self._session.get_one(CertificateRow, serial)
-        row.revoked = row.revoked or now
-        return _record(row)
+    def revoke(self, family: str, now: datetime) -> None:
+        self._session.execute(
+            update(CertificateRow)
+            .where(CertificateRow.family == family, CertificateRow.revoked.is_(None))
+            .values(revoked=now)
+        )
 
     def revoked(self, now: datetime) -> Sequence[CertificateRecord]:
         rows = self._session.scalars(
@@ -88,8 +93,10 @@ class SqlCertificates:
 
 def _grant(row: JoinTokenRow, used: datetime | None) -> JoinGrant:
     names = Names(SpiffeId.parse(row.spiffe_id), tuple(row.dns_names), tuple(row.ip_addresses))
-    return JoinGrant(row.digest, names, row.expires, used)
+    return JoinGrant(row.digest, names, row.expires, used, row.renewable_until)
 
 
 def _record(row: CertificateRow) -> CertificateRecord:
-    return CertificateRecord(row.serial, row.spiffe_id, row.expires, row.revoked)
+    return CertificateRecord(
+        row.serial, row.spiffe_id, row.expires, row.revoked, row.family, row.renewable_until
+    )

@@ -211,7 +211,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateWorkspace(self, request, context):
-        """Creates a workspace; the caller becomes its admin. Role admin.
+        """Creates a workspace; the caller becomes its admin. Role admin, with a token
+        from a password (PASSWORD_LOGIN_REQUIRED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,7 +227,8 @@ class AuthServiceServicer:
 
     def SetRole(self, request, context):
         """Gives a user a role in the caller's workspace, or takes it away with
-        ROLE_UNSPECIFIED. Role admin. The last admin cannot be removed:
+        ROLE_UNSPECIFIED. Role admin, with a token from a password
+        (PASSWORD_LOGIN_REQUIRED). The last admin cannot be removed:
         FAILED_PRECONDITION (LAST_ADMIN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -811,7 +813,8 @@ class CertificateServiceServicer:
     def CreateJoinToken(self, request, context):
         """Creates a join token for a service. Role admin in workspace `default`, and
         the stack's supervisor on its own behalf. Fails with PERMISSION_DENIED
-        (OPERATOR_REQUIRED) for admins of other workspaces.
+        (OPERATOR_REQUIRED) for admins of other workspaces, and
+        (PASSWORD_LOGIN_REQUIRED) for API keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -837,7 +840,7 @@ class CertificateServiceServicer:
     def RevokeCertificate(self, request, context):
         """Puts a serial number on the denylist. Role admin in workspace `default`.
         Fails with PERMISSION_DENIED (OPERATOR_REQUIRED) for admins of other
-        workspaces.
+        workspaces, and (PASSWORD_LOGIN_REQUIRED) for API keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,12 +79,15 @@ class AuthServiceStub:
     may revoke any key of the workspace.
     """
     CreateWorkspace: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateWorkspaceRequest, _auth_pb2.Workspace]
-    """Creates a workspace; the caller becomes its admin. Role admin."""
+    """Creates a workspace; the caller becomes its admin. Role admin, with a token
+    from a password (PASSWORD_LOGIN_REQUIRED).
+    """
     ListWorkspaces: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListWorkspacesRequest, _auth_pb2.ListWorkspacesResponse]
     """Lists the workspaces that the caller has a role in. Any role may call it."""
     SetRole: _grpc.UnaryUnaryMultiCallable[_auth_pb2.SetRoleRequest, _auth_pb2.User]
     """Gives a user a role in the caller's workspace, or takes it away with
-    ROLE_UNSPECIFIED. Role admin. The last admin cannot be removed:
+    ROLE_UNSPECIFIED. Role admin, with a token from a password
+    (PASSWORD_LOGIN_REQUIRED). The last admin cannot be removed:
     FAILED_PRECONDITION (LAST_ADMIN).
     """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListAuditEventsRequest, _auth_pb2.ListAuditEventsResponse]
@@ -140,12 +143,15 @@ class AuthServiceAsyncStub(AuthServiceStub):
     may revoke any key of the workspace.
     """
     CreateWorkspace: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateWorkspaceRequest, _auth_pb2.Workspace]  # type: ignore[assignment]
-    """Creates a workspace; the caller becomes its admin. Role admin."""
+    """Creates a workspace; the caller becomes its admin. Role admin, with a token
+    from a password (PASSWORD_LOGIN_REQUIRED).
+    """
     ListWorkspaces: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListWorkspacesRequest, _auth_pb2.ListWorkspacesResponse]  # type: ignore[assignment]
     """Lists the workspaces that the caller has a role in. Any role may call it."""
     SetRole: _aio.UnaryUnaryMultiCallable[_auth_pb2.SetRoleRequest, _auth_pb2.User]  # type: ignore[assignment]
     """Gives a user a role in the caller's workspace, or takes it away with
-    ROLE_UNSPECIFIED. Role admin. The last admin cannot be removed:
+    ROLE_UNSPECIFIED. Role admin, with a token from a password
+    (PASSWORD_LOGIN_REQUIRED). The last admin cannot be removed:
     FAILED_PRECONDITION (LAST_ADMIN).
     """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListAuditEventsRequest, _auth_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
@@ -270,7 +276,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.CreateWorkspaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.Workspace, _abc.Awaitable[_auth_pb2.Workspace]]:
-        """Creates a workspace; the caller becomes its admin. Role admin."""
+        """Creates a workspace; the caller becomes its admin. Role admin, with a token
+        from a password (PASSWORD_LOGIN_REQUIRED).
+        """
 
     @_abc_1.abstractmethod
     def ListWorkspaces(
@@ -287,7 +295,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.User, _abc.Awaitable[_auth_pb2.User]]:
         """Gives a user a role in the caller's workspace, or takes it away with
-        ROLE_UNSPECIFIED. Role admin. The last admin cannot be removed:
+        ROLE_UNSPECIFIED. Role admin, with a token from a password
+        (PASSWORD_LOGIN_REQUIRED). The last admin cannot be removed:
         FAILED_PRECONDITION (LAST_ADMIN).
         """
 
@@ -323,7 +332,8 @@ class CertificateServiceStub:
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CreateJoinTokenRequest, _auth_pb2.CreateJoinTokenResponse]
     """Creates a join token for a service. Role admin in workspace `default`, and
     the stack's supervisor on its own behalf. Fails with PERMISSION_DENIED
-    (OPERATOR_REQUIRED) for admins of other workspaces.
+    (OPERATOR_REQUIRED) for admins of other workspaces, and
+    (PASSWORD_LOGIN_REQUIRED) for API keys.
     """
     IssueJobCredentials: _grpc.UnaryUnaryMultiCallable[_auth_pb2.IssueJobCredentialsRequest, _auth_pb2.IssueJobCredentialsResponse]
     """Creates the credentials of one training job: a join token for its
@@ -337,7 +347,7 @@ class CertificateServiceStub:
     RevokeCertificate: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RevokeCertificateRequest, _auth_pb2.RevokedCertificate]
     """Puts a serial number on the denylist. Role admin in workspace `default`.
     Fails with PERMISSION_DENIED (OPERATOR_REQUIRED) for admins of other
-    workspaces.
+    workspaces, and (PASSWORD_LOGIN_REQUIRED) for API keys.
     """
     ListRevokedCertificates: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListRevokedCertificatesRequest, _auth_pb2.ListRevokedCertificatesResponse]
     """Lists the revoked certificates that have not expired yet. Role admin, and
@@ -364,7 +374,8 @@ class CertificateServiceAsyncStub(CertificateServiceStub):
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateJoinTokenRequest, _auth_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
     """Creates a join token for a service. Role admin in workspace `default`, and
     the stack's supervisor on its own behalf. Fails with PERMISSION_DENIED
-    (OPERATOR_REQUIRED) for admins of other workspaces.
+    (OPERATOR_REQUIRED) for admins of other workspaces, and
+    (PASSWORD_LOGIN_REQUIRED) for API keys.
     """
     IssueJobCredentials: _aio.UnaryUnaryMultiCallable[_auth_pb2.IssueJobCredentialsRequest, _auth_pb2.IssueJobCredentialsResponse]  # type: ignore[assignment]
     """Creates the credentials of one training job: a join token for its
@@ -378,7 +389,7 @@ class CertificateServiceAsyncStub(CertificateServiceStub):
     RevokeCertificate: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeCertificateRequest, _auth_pb2.RevokedCertificate]  # type: ignore[assignment]
     """Puts a serial number on the denylist. Role admin in workspace `default`.
     Fails with PERMISSION_DENIED (OPERATOR_REQUIRED) for admins of other
-    workspaces.
+    workspaces, and (PASSWORD_LOGIN_REQUIRED) for API keys.
     """
     ListRevokedCertificates: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListRevokedCertificatesRequest, _auth_pb2.ListRevokedCertificatesResponse]  # type: ignore[assignment]
     """Lists the revoked certificates that have not expired yet. Role admin, and
@@ -420,7 +431,8 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_pb2.CreateJoinTokenResponse, _abc.Awaitable[_auth_pb2.CreateJoinTokenResponse]]:
         """Creates a join token for a service. Role admin in workspace `default`, and
         the stack's supervisor on its own behalf. Fails with PERMISSION_DENIED
-        (OPERATOR_REQUIRED) for admins of other workspaces.
+        (OPERATOR_REQUIRED) for admins of other workspaces, and
+        (PASSWORD_LOGIN_REQUIRED) for API keys.
         """
 
     @_abc_1.abstractmethod
@@ -452,7 +464,7 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_pb2.RevokedCertificate, _abc.Awaitable[_auth_pb2.RevokedCertificate]]:
         """Puts a serial number on the denylist. Role admin in workspace `default`.
         Fails with PERMISSION_DENIED (OPERATOR_REQUIRED) for admins of other
-        workspaces.
+        workspaces, and (PASSWORD_LOGIN_REQUIRED) for API keys.
         """
 
     @_abc_1.abstractmethod
