@@ -7,7 +7,8 @@ process of its own, since what one does to the C allocator would help the others
 take turns, a few rounds of some seconds each, so that a neighbour's burst on a shared machine hits
 them alike; the figure is the median of the rounds, scaled to an epoch.
 
-plain loops: ``bench.plain_loops``, contiguous and, where there are convolutions, channels_last.
+plain loops: ``bench.plain_loops``, contiguous, and channels_last where there are convolutions; else
+with one thread, which small networks are often faster with.
 recipe: the loop that jobs run, metrics and all, with the plan it chose itself. What follows an
 epoch, such as the glance at the test split, is left out: plain loops have none.
 """
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from lepton_training.worker.data.examples import Examples
     from lepton_training.worker.data.problem import Problem
 
-CONTIGUOUS, CHANNELS_LAST, RECIPE = "plain_contiguous", "plain_channels_last", "recipe"
+CONTIGUOUS, ONE_THREAD = "plain_contiguous", "plain_one_thread"
+CHANNELS_LAST, RECIPE = "plain_channels_last", "recipe"
 WITH_CONVOLUTIONS = frozenset({"cnn", "resnet", "dcgan"})
 ROUNDS, ROUND_SECONDS, WARM_STEPS = 5, 3.0, 40
 """Warm steps are those in which the recipe first tries how many threads to use."""
@@ -87,7 +89,7 @@ def loops_of(spec: Path) -> list[str]:
     from lepton.cli.documents import read_mapping
 
     convolutions = read_mapping(spec, "recipe").get("recipe") in WITH_CONVOLUTIONS
-    return [CONTIGUOUS, *([CHANNELS_LAST] if convolutions else []), RECIPE]
+    return [CONTIGUOUS, CHANNELS_LAST if convolutions else ONE_THREAD, RECIPE]
 
 
 def figures(taken: dict[str, list[float]]) -> dict[str, Any]:
@@ -234,10 +236,13 @@ def _loop(name: str, spec: Path, data: Path, round_seconds: float) -> None:
     if name == RECIPE:
         _recipe(task, round_seconds)
         return
+    import torch
+
     from bench.plain_loops import plain
 
-    layout = "channels_last" if name == CHANNELS_LAST else "contiguous"
-    pace = Pace(layout, task.steps_per_epoch, round_seconds)
+    if name == ONE_THREAD:
+        torch.set_num_threads(1)
+    pace = Pace(name, task.steps_per_epoch, round_seconds)
     plain(task, pace.tick, channels_last=name == CHANNELS_LAST)
 
 

@@ -35,7 +35,9 @@ def test_only_networks_with_convolutions_have_a_loop_in_channels_last() -> None:
     assert training_epochs.loops_of(SPECS / "mnist-cnn.yaml") == [
         *("plain_contiguous", "plain_channels_last", "recipe")
     ]
-    assert training_epochs.loops_of(SPECS / "adult.yaml") == ["plain_contiguous", "recipe"]
+    assert training_epochs.loops_of(SPECS / "adult.yaml") == [
+        *("plain_contiguous", "plain_one_thread", "recipe")
+    ]
 
 
 def test_every_recipe_is_measured() -> None:
