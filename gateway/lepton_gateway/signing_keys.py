@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from lepton_mesh.durable import write_private
+
 log = logging.getLogger(__name__)
 
 FETCH_TIMEOUT_SECONDS = 5.0
@@ -25,7 +27,8 @@ class SigningKeys:
 
     Args:
         fetch: Asks the auth service; any failure of it is logged and means "later again".
-        changed: Takes the set in effect; called in the event loop.
+        changed: Takes the set in effect; called in the event loop. A set that it raises for is
+            handed to it again when the auth service was asked the next time.
     """
 
     def __init__(
@@ -40,12 +43,16 @@ class SigningKeys:
         self._cache_file = cache_file
         self._refresh_seconds = refresh_seconds
         self._current: Jwks | None = None
+        self._stored: Jwks | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Returns at once, with the cached set in effect if there is one."""
         with contextlib.suppress(OSError, ValueError):
-            self._apply(json.loads(await asyncio.to_thread(self._cache_file.read_text)))
+            cached = json.loads(await asyncio.to_thread(self._cache_file.read_text))
+            if isinstance(cached, dict):
+                self._stored = cached
+                self._apply(cached)
         self._task = asyncio.create_task(self._follow(), name="signing keys")
 
     async def close(self) -> None:
@@ -55,26 +62,34 @@ class SigningKeys:
 
     async def _follow(self) -> None:
         while True:
-            pause = _RETRY_SECONDS if self._current is None else self._refresh_seconds
+            # Whatever fails, a gateway that stopped asking would refuse all new tokens.
             try:
                 async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
                     found = await self._fetch()
-                if self._apply(found):
-                    await asyncio.to_thread(self._store, found)
-                pause = self._refresh_seconds
             except Exception as error:
-                # Whatever it was, a gateway that stopped asking would refuse all new tokens.
-                log.warning("the signing keys were not fetched: %s", error)
-            await asyncio.sleep(pause)
+                log.warning("signing keys not fetched", extra={"error": str(error)})
+            else:
+                await self._take(found)
+            waiting = self._current is None
+            await asyncio.sleep(_RETRY_SECONDS if waiting else self._refresh_seconds)
 
-    def _apply(self, found: Jwks) -> bool:
-        if not found.get("keys") or found == self._current:
-            return False
-        self._current = found
-        self._changed(found)
-        return True
+    async def _take(self, found: Jwks) -> None:
+        try:
+            self._apply(found)
+        except Exception as error:
+            log.warning("signing keys fetched but not applied", extra={"error": str(error)})
+        if self._current in (None, self._stored):
+            return
+        try:
+            await asyncio.to_thread(
+                write_private, self._cache_file, json.dumps(self._current).encode()
+            )
+            self._stored = self._current
+        except OSError as error:
+            log.warning("signing keys not kept for a restart", extra={"error": str(error)})
 
-    def _store(self, jwks: Jwks) -> None:
-        temporary = self._cache_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(jwks))
-        temporary.replace(self._cache_file)
+    def _apply(self, found: Jwks) -> None:
+        if found.get("keys") and found != self._current:
+            self._changed(found)
+            # Only now: a set that could not be applied is applied at the next turn.
+            self._current = found
