@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from lepton.client import ProfileError, config_path, load_profile
 from lepton_local import ports, processes
 from lepton_local.etcd import find_etcd
-from lepton_local.home import Home
+from lepton_local.home import Home, RecordUnreadable
 from lepton_mesh.errors import LeptonError
 
 _NEEDED_BYTES = 2 * 1024**3
@@ -152,9 +153,10 @@ def _disk(home: Home) -> Finding:
 
 
 def _port(home: Home, port: int) -> Finding:
-    record = home.read()
-    if record and processes.alive(record.supervisor):
-        return Finding("port", "ok", f"{record.gateway} is this stack's own")
+    with contextlib.suppress(RecordUnreadable):  # told once, by _stack
+        record = home.read()
+        if record and processes.alive(record.supervisor):
+            return Finding("port", "ok", f"{record.gateway} is this stack's own")
     return _try("port", lambda: ports.check_free(ports.LOOPBACK, port), f"{port} is free")
 
 
@@ -167,7 +169,10 @@ def _profile() -> Finding:
 
 
 def _stack(home: Home) -> Finding:
-    record = home.read()
+    try:
+        record = home.read()
+    except RecordUnreadable as error:
+        return Finding("stack", "missing", error.message)
     if record is None:
         return Finding("stack", "note", f"not up in {home.path}; `lepton up` starts it")
     if not processes.alive(record.supervisor):

@@ -16,12 +16,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from lepton_mesh.durable import write_private
 from lepton_mesh.errors import FailedPrecondition
 
 SERVICES = ("auth", "storage", "registry", "training", "inference", "gateway")
@@ -32,6 +33,10 @@ class StackBusy(FailedPrecondition):
     reason = "STACK_BUSY"
 
 
+class RecordUnreadable(FailedPrecondition):
+    reason = "STACK_RECORD_UNREADABLE"
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
     """A process, named so that a later one with the same number is not taken for it."""
@@ -40,6 +45,10 @@ class ProcessRecord:
     started: float
     """Seconds since the epoch, from the kernel."""
     restarts: int = 0
+
+    @classmethod
+    def from_plain(cls, values: Any) -> ProcessRecord:
+        return cls(int(values["pid"]), float(values["started"]), int(values.get("restarts", 0)))
 
 
 @dataclass(slots=True)
@@ -64,13 +73,28 @@ class StackRecord:
 
     @classmethod
     def from_json(cls, text: str) -> StackRecord:
-        """The record in ``stack.json``."""
-        values = json.loads(text)
-        values["supervisor"] = ProcessRecord(**values["supervisor"])
-        values["processes"] = {
-            name: ProcessRecord(**process) for name, process in values["processes"].items()
-        }
-        return cls(**values)
+        """The record in ``stack.json``.
+
+        Fields of another version are left out, and those that it lacks have their defaults.
+
+        Raises:
+            ValueError: It does not tell what runs.
+        """
+        try:
+            values = json.loads(text)
+            texts = ("step", "error", "gateway", "etcd", "join")
+            return cls(
+                state=str(values["state"]),
+                supervisor=ProcessRecord.from_plain(values["supervisor"]),
+                **{name: str(values.get(name, "")) for name in texts},
+                seconds_to_ready=float(values.get("seconds_to_ready", 0.0)),
+                processes={
+                    name: ProcessRecord.from_plain(process)
+                    for name, process in values.get("processes", {}).items()
+                },
+            )
+        except (AttributeError, KeyError, OverflowError, TypeError) as error:
+            raise ValueError(f"not a record of a stack: {error!r}") from None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -116,22 +140,37 @@ class Home:
         self.logs.mkdir(mode=0o700, exist_ok=True)
 
     def read(self) -> StackRecord | None:
-        """The record; None when nothing was started, or it was stopped."""
+        """The record; None when nothing was started, or it was stopped.
+
+        Raises:
+            RecordUnreadable: It is damaged, or of a version that says too little.
+        """
         try:
-            return StackRecord.from_json((self.path / "stack.json").read_text())
+            return StackRecord.from_json(self._record_file.read_text())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise RecordUnreadable(
+                f"{self._record_file} cannot be read ({error}); `lepton down --home {self.path}` "
+                "ends what runs there and removes it, the data stays",
+                home=self.path,
+            ) from None
 
     def write(self, record: StackRecord) -> None:
-        """Replaces the record, all or nothing."""
-        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".stack-")
-        with os.fdopen(handle, "w") as file:
-            file.write(record.to_json())
-        Path(temporary).replace(self.path / "stack.json")
+        """Replaces the record, all or nothing.
+
+        Raises:
+            OSError: It cannot be written; the one before stays.
+        """
+        write_private(self._record_file, record.to_json().encode())
 
     def forget(self) -> None:
         """Removes the record; the data stays."""
-        (self.path / "stack.json").unlink(missing_ok=True)
+        self._record_file.unlink(missing_ok=True)
+
+    @property
+    def _record_file(self) -> Path:
+        return self.path / "stack.json"
 
     @contextmanager
     def locked(self) -> Iterator[int]:

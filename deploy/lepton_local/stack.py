@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import psutil
 from lepton.cli.output import on_terminal
 from lepton.client import ProfileError, load_profile
 from lepton_local import log_files, ports, processes
-from lepton_local.home import Home, StackBusy, StackRecord
+from lepton_local.home import Home, RecordUnreadable, StackBusy, StackRecord
 from lepton_local.listener import Listener
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def bring_up(
         PortInUse: The same, before anything was made.
         BadParameter: ``host`` or a name is none.
         StackBusy: A stack in this directory is ending, and takes long.
+        RecordUnreadable: Its record is damaged; `lepton down` helps.
     """
     try:
         listener = Listener.of(host, port, names)
@@ -187,25 +189,37 @@ def _finish(
         # Our own supervisor, and not whoever else may hold this home: it ends what it started.
         if supervisor.poll() is None:
             supervisor.terminate()
-            supervisor.wait(_STOP_TIMEOUT_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                supervisor.wait(_STOP_TIMEOUT_SECONDS)
+        # The lock is still ours, so what is left is of this start: of a supervisor that was
+        # killed, or that hangs.
+        processes.end(processes.belonging_to(stack), 2.0)
         raise
 
 
 def _write_missing_profile(stack: Home, record: StackRecord, name: str) -> Path | None:
-    """Makes the profile that a `lepton up` which was killed owes; None if there is one."""
+    """Makes the profile that a `lepton up` which was killed owes; None if it is there.
+
+    One of that name that leads to another stack is replaced, as at the first start.
+    """
     from lepton_local.account import save_admin_profile  # noqa: PLC0415  # as in _open_authority
     from lepton_local.authority import Authority  # noqa: PLC0415  # as above
 
     deadline = time.monotonic() + _PROFILE_SECONDS
-    while True:
-        try:
-            load_profile(name)
-        except ProfileError:
-            if time.monotonic() > deadline:
-                return asyncio.run(save_admin_profile(Authority.of(stack), stack, record, name))
-            time.sleep(_POLL_SECONDS)
-        else:
-            return None
+    while not _leads_to(stack, record, name):
+        if time.monotonic() > deadline:
+            return asyncio.run(save_admin_profile(Authority.of(stack), stack, record, name))
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+def _leads_to(stack: Home, record: StackRecord, name: str) -> bool:
+    """Whether the profile ``name`` is there, and is this stack's rather than another's."""
+    try:
+        profile = load_profile(name)
+    except ProfileError:
+        return False
+    return (profile.address, profile.ca_file) == (record.gateway, str(stack.ca_file))
 
 
 def _wait_ready(stack: Home, supervisor: subprocess.Popen[bytes] | None) -> StackRecord:
@@ -235,7 +249,10 @@ def bring_down(stack: Home) -> bool:
     Raises:
         StackError: Something of it could not be ended.
     """
-    record = stack.read()
+    try:
+        record = stack.read()
+    except RecordUnreadable:
+        record = None  # what belongs to the stack is found without it, and ended below
     found = False
     if record and processes.alive(record.supervisor):
         found = True

@@ -27,6 +27,7 @@ from lepton_local.home import SERVICES, Home, ProcessRecord, StackRecord
 from lepton_local.listener import Listener
 from lepton_local.mesh import etcd_client, forget_instances, gateway_serves, unready
 from lepton_local.processes import Program
+from lepton_mesh import logs
 from lepton_mesh.errors import FailedPrecondition, LeptonError
 from lepton_mesh.etcd import EtcdClient
 
@@ -105,21 +106,21 @@ class Supervisor:
             started = True
             await self._supervise()
         except (LeptonError, OSError) as error:
-            log.error("the stack failed: %s", error)  # noqa: TRY400  # expected, and said in full
+            log.error("stack failed", extra={"error": str(error)})  # noqa: TRY400  # expected
             self._record.error = str(error)
         except Exception:
-            log.exception("the stack failed")
+            log.exception("stack failed")
             self._record.error = f"an internal error; {self._home.log('supervisor')} tells more"
         finally:
             self._record.state = "STOPPING"
-            self._home.write(self._record)
+            self._write_record_if_possible()
             await self._end()
         if started and not self._record.error:
             self._home.forget()
         else:
             self._record.state = "FAILED"
             self._record.processes = {}
-            self._home.write(self._record)
+            self._write_record_if_possible()
         return started
 
     async def _start(self) -> None:
@@ -139,7 +140,7 @@ class Supervisor:
         self._record.state = "READY"
         self._record.seconds_to_ready = round(time.monotonic() - self._began, 2)
         self._home.write(self._record)
-        log.info("ready after %s s", self._record.seconds_to_ready)
+        log.info("stack ready", extra={"seconds": self._record.seconds_to_ready})
 
     async def _wait_ready(self, client: EtcdClient) -> None:
         waiting = list(SERVICES)
@@ -182,7 +183,7 @@ class Supervisor:
                     await asyncio.to_thread(self._trim_logs)
             except Exception:
                 # A full disk or a locked database: a stack that serves must not end for it.
-                log.exception("tried again in %s s", _FAILED_LOOK_SECONDS)
+                log.exception("look failed", extra={"again_in_seconds": _FAILED_LOOK_SECONDS})
                 pause = _FAILED_LOOK_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -193,7 +194,7 @@ class Supervisor:
 
     async def _after_sleep(self) -> None:
         """A machine that slept longer than certificates live: every service joins anew."""
-        log.warning("the machine was asleep; issuing new certificates and join tokens")
+        log.warning("machine was asleep, all join anew")
         await self._authority.issue_own()
         for service in SERVICES:
             if service != "auth":
@@ -208,7 +209,10 @@ class Supervisor:
             if child.restart_at is None:
                 if time.monotonic() - child.began > _STEADY_SECONDS:
                     child.pause = _FIRST_PAUSE_SECONDS
-                log.warning("%s ended with %s; again in %s s", name, status, child.pause)
+                log.warning(
+                    "process ended",
+                    extra={"child": name, "status": status, "again_in_seconds": child.pause},
+                )
                 child.restart_at = time.monotonic() + child.pause
             elif time.monotonic() >= child.restart_at:
                 await self._restart(name, child)
@@ -224,23 +228,32 @@ class Supervisor:
             started.record.pid, started.record.started, child.record.restarts + 1
         )
         self._record.processes[name] = started.record
-        self._home.write(self._record)
+        self._write_record_if_possible()
 
     async def _end(self) -> None:
-        for names in _STOP_ORDER:
-            await asyncio.gather(
-                *(
-                    processes.stop(self._children[name].process, _STOP_GRACE_SECONDS)
-                    for name in names
-                    if name in self._children
+        try:
+            for names in _STOP_ORDER:
+                await asyncio.gather(
+                    *(
+                        processes.stop(self._children[name].process, _STOP_GRACE_SECONDS)
+                        for name in names
+                        if name in self._children
+                    )
                 )
-            )
-            if "training" in names:
-                # Jobs outlive their service, so that it may restart; now it will not, and what
-                # they would register with is still up: they checkpoint and end.
-                jobs = await asyncio.to_thread(processes.running, self._home, _JOB_MODULE)
-                await asyncio.to_thread(processes.end, jobs, _STOP_GRACE_SECONDS)
-        await asyncio.to_thread(processes.end, processes.belonging_to(self._home), 5.0)
+                if "training" in names:
+                    # Jobs outlive their service, so that it may restart; now it will not, and
+                    # what they would register with is still up: they checkpoint and end.
+                    jobs = await asyncio.to_thread(processes.running, self._home, _JOB_MODULE)
+                    await asyncio.to_thread(processes.end, jobs, _STOP_GRACE_SECONDS)
+        finally:
+            await asyncio.to_thread(processes.end, processes.belonging_to(self._home), 5.0)
+
+    def _write_record_if_possible(self) -> None:
+        """For moments in which a full disk must not keep the supervisor from its work."""
+        try:
+            self._home.write(self._record)
+        except OSError as error:
+            log.warning("record not written", extra={"error": str(error)})
 
     def _check_children(self) -> None:
         if self._stopping.is_set():
@@ -257,14 +270,14 @@ class Supervisor:
         if self._record.step != text:
             self._record.step = text
             self._home.write(self._record)
-            log.info("%s", text)
+            log.info("stack starting", extra={"step": text})
 
     def _spawn(self, program: Program, cwd: Path) -> None:
         process = processes.start(program, cwd)
         record = processes.record_of(process.pid)
         self._children[program.name] = _Child(process, record, time.monotonic())
         self._record.processes[program.name] = record
-        self._home.write(self._record)
+        self._write_record_if_possible()
 
     def _spawn_etcd(self) -> None:
         directory = self._home.service("etcd")
@@ -330,7 +343,7 @@ def main() -> None:
     parser.add_argument("--gateway-port", type=int, required=True)
     parser.add_argument("--gateway-name", action="append", default=[])
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure("supervisor", "local")
     # The lock of the home: open, and thereby held, until this process ends.
     os.set_inheritable(arguments.lock, False)
     listener = Listener(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lepton_local import commands
+from lepton_local import commands, processes
 from lepton_local.home import Home
 from lepton_mesh.errors import FailedPrecondition
 from tests.unit.cli.conftest import Command
@@ -81,3 +83,32 @@ def test_doctor_speaks_every_format(lepton: Command) -> None:
     assert {"name", "level", "text"} <= set(findings[0])
     table = lepton("doctor", "--port", "0").out
     assert all(finding["name"] in table for finding in findings)
+
+
+@pytest.mark.parametrize("command", ["status", "up --port 0"])
+def test_a_damaged_record_is_one_line(command: str, lepton: Command, home: Home) -> None:
+    (home.path / "stack.json").write_text("{")
+    done = lepton(*command.split())
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "lepton down" in done.err
+
+
+def test_doctor_finds_a_damaged_record(lepton: Command, home: Home) -> None:
+    (home.path / "stack.json").write_text("{")
+    findings = {
+        finding["name"]: finding for finding in lepton("doctor", "--port", "0", "-o", "json").json
+    }
+    assert findings["stack"]["level"] == "missing"
+    assert "lepton down" in findings["stack"]["text"]
+
+
+def test_down_removes_a_damaged_record(lepton: Command, home: Home) -> None:
+    """What the stack still runs is found without it."""
+    (home.path / "stack.json").write_text("{")
+    left = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env=processes.base_environ(home)
+    )
+    with left:
+        lepton.ok("down")
+        assert left.poll() is not None
+    assert home.read() is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from lepton_local.home import Home, ProcessRecord, StackBusy, StackRecord
+from lepton_local.home import Home, ProcessRecord, RecordUnreadable, StackBusy, StackRecord
 
 
 @pytest.fixture
@@ -71,3 +73,60 @@ def test_the_lock_is_held_once(home: Home) -> None:
         pass
     with home.locked():
         pass
+
+
+def test_a_record_of_another_version_is_read(home: Home) -> None:
+    """What it has besides is left out; what it lacks has its default."""
+    (home.path / "stack.json").write_text(
+        json.dumps(
+            {
+                "state": "READY",
+                "supervisor": {"pid": 7, "started": 1.5, "nice": 3},
+                "console": "https://here",
+                "processes": {"etcd": {"pid": 8, "started": 2}},
+            }
+        )
+    )
+    assert home.read() == StackRecord(
+        state="READY",
+        supervisor=ProcessRecord(7, 1.5),
+        processes={"etcd": ProcessRecord(8, 2.0)},
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"state": "READ',
+        b"\xff",
+        b"[]",
+        b"null",
+        b'{"state": "READY"}',
+        b'{"state": "READY", "supervisor": {"pid": "x", "started": 1}}',
+        b'{"state": "READY", "supervisor": {"pid": 1e999, "started": 1}}',
+        b'{"state": "READY", "supervisor": {"pid": 7, "started": 1}, "processes": [1]}',
+    ],
+)
+def test_a_damaged_record_is_told_with_the_remedy(home: Home, content: bytes) -> None:
+    (home.path / "stack.json").write_bytes(content)
+    with pytest.raises(RecordUnreadable, match=r"stack\.json cannot be read .*lepton down --home"):
+        home.read()
+
+
+def test_a_record_that_cannot_be_written_leaves_the_one_before(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = StackRecord(state="READY", supervisor=ProcessRecord(7, 1.5))
+    home.write(record)
+
+    def full(_: int) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            home.write(StackRecord(state="FAILED", supervisor=ProcessRecord(7, 1.5)))
+    assert home.read() == record
+    home.write(record)
+    assert [path.name for path in home.path.iterdir() if path.is_file()] == ["stack.json"]

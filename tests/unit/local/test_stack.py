@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,43 @@ def test_a_full_disk_is_told_before_anything_is_made(
         bring_up(home, "127.0.0.1", 0, "local", show_password=terminal)
     assert terminal.shown == []
     assert not home.ca_file.exists()
+
+
+def test_nothing_is_left_of_a_start_whose_supervisor_was_killed(
+    home: Home,
+    supervisors: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It could not end what it had started."""
+    left: list[subprocess.Popen[bytes]] = []
+
+    def killed(*_: object) -> StackRecord:
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        left.append(subprocess.Popen(command, env=processes.base_environ(home)))
+        supervisors[0].kill()
+        supervisors[0].wait(10)
+        raise StackError("the supervisor ended at its start")
+
+    monkeypatch.setattr(stack, "_wait_ready", killed)
+    with pytest.raises(StackError, match="ended at its start"):
+        bring_up(home, "127.0.0.1", 0, "local")
+    with left[0]:
+        assert left[0].poll() is not None
+
+
+@pytest.mark.parametrize("other", [{"address": "elsewhere:1"}, {"ca_file": "/elsewhere/ca.pem"}])
+def test_a_profile_that_leads_elsewhere_is_replaced(
+    home: Home,
+    supervisors: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    other: dict[str, str],
+) -> None:
+    """A stack that is up is of no use to a command that calls another one."""
+    monkeypatch.setattr(stack, "_PROFILE_SECONDS", 0.1)
+    bring_up(home, "127.0.0.1", 0, "local")
+    own = load_profile("local")
+    assert bring_up(home, "127.0.0.1", 0, "local")[1] is None
+    save_profile("local", replace(own, **other))
+    assert bring_up(home, "127.0.0.1", 0, "local")[1] is not None
+    found = load_profile("local")
+    assert (found.address, found.ca_file) == (own.address, own.ca_file)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lepton_local import log_files
+from lepton_local import log_files, processes
 from lepton_local import supervisor as module
 from lepton_local.home import Home
 from lepton_local.listener import Listener
@@ -106,6 +108,62 @@ async def test_a_log_that_grows_is_begun_anew(
         await stack._supervise()
     assert grown.read_text() == ""
     assert log_files.earlier(grown).read_text() == "more than ten bytes\n"
+
+
+@pytest.fixture
+def endless(stack: Supervisor) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the stack's that does not end by itself."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(command, env=base_environ(stack._home)) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_full_disk_does_not_keep_the_stack_from_ending(
+    stack: Supervisor, endless: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record cannot be written any more, and still nothing is left running."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def start() -> None:
+        monkeypatch.setattr(Home, "write", full)
+        stack._step("starting etcd")
+
+    monkeypatch.setattr(stack, "_start", start)
+    assert not await stack.run()
+    assert endless.poll() is not None
+    assert "No space left" in stack._record.error
+
+
+async def test_the_rest_is_ended_although_a_process_cannot_be_stopped(
+    stack: Supervisor, endless: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    await stack._spawn_service("storage")
+    monkeypatch.setattr(processes, "stop", fail)
+    with pytest.raises(PermissionError):
+        await stack._end()
+    assert endless.poll() is not None
+
+
+async def test_a_process_that_is_restarted_on_a_full_disk_keeps_its_pause(
+    stack: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that keeps ending would be started twice a second otherwise."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await stack._spawn_service("storage")
+    child = stack._children["storage"]
+    child.pause = 8.0
+    monkeypatch.setattr(Home, "write", full)
+    await stack._restart("storage", child)
+    assert stack._children["storage"].pause == 16.0
 
 
 def test_a_failed_prediction_ends_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
