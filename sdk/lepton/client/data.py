@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-
-import grpc
 
 from lepton.api.storage.v1 import storage_pb2 as pb
 from lepton.api.storage.v1.storage_pb2_grpc import StorageServiceStub
@@ -16,6 +15,7 @@ from lepton.client.errors import (
     NotFoundError,
     TransferError,
     translated,
+    unless_it_exists,
 )
 from lepton.client.names import dataset_name, dataset_version_name
 from lepton.client.pages import items
@@ -91,7 +91,7 @@ class DataClient:
             upload = transfer.upload_file(self._stub, local, progress=advance.within)
             advance.over(upload.size_bytes)
             uploaded.append(pb.DataFile(path=path, sha256=upload.sha256))
-        created = missing and self._create(dataset)
+        created = self._create(dataset) if missing else None
         request = pb.CreateDatasetVersionRequest(
             parent=dataset_name(dataset),
             dataset_version=pb.DatasetVersion(
@@ -102,9 +102,11 @@ class DataClient:
             with translated():
                 return self._stub.CreateDatasetVersion(request, timeout=300)
         except InvalidRequestError:
-            # A dataset that this push made for nothing.
-            if created:
-                self.delete(dataset)
+            # A dataset that this push made for nothing; it stays when somebody filled it meanwhile,
+            # or when it cannot be deleted now: what is wrong with the files is what counts.
+            if created is not None:
+                with contextlib.suppress(ApiError):
+                    self._delete(created.name, created.etag)
             raise
 
     def fetch(
@@ -142,10 +144,11 @@ class DataClient:
 
     def delete(self, dataset: str) -> None:
         """Deletes a dataset with its versions."""
+        self._delete(dataset_name(dataset))
+
+    def _delete(self, name: str, etag: str = "") -> None:
         with translated():
-            self._stub.DeleteDataset(
-                pb.DeleteDatasetRequest(name=dataset_name(dataset)), timeout=60
-            )
+            self._stub.DeleteDataset(pb.DeleteDatasetRequest(name=name, etag=etag), timeout=60)
 
     def _exists(self, dataset: str) -> bool:
         try:
@@ -155,17 +158,10 @@ class DataClient:
             return False
         return True
 
-    def _create(self, dataset: str) -> bool:
-        """Whether this call made it, and not somebody else meanwhile."""
-        dataset_id = dataset_name(dataset).removeprefix("datasets/")
-        try:
-            with translated():
-                self._stub.CreateDataset(pb.CreateDatasetRequest(dataset_id=dataset_id), timeout=30)
-        except ApiError as error:
-            if error.code is not grpc.StatusCode.ALREADY_EXISTS:
-                raise
-            return False
-        return True
+    def _create(self, dataset: str) -> pb.Dataset | None:
+        """The dataset; None when somebody else made it meanwhile."""
+        new = pb.CreateDatasetRequest(dataset_id=dataset_name(dataset).removeprefix("datasets/"))
+        return unless_it_exists(lambda: self._stub.CreateDataset(new, timeout=30))
 
 
 class _Advance:

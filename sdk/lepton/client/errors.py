@@ -17,13 +17,15 @@ LeptonError
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
+Made = TypeVar("Made")
 
 
 class LeptonError(Exception):
@@ -148,3 +150,18 @@ def translated() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error) from None
+
+
+def unless_it_exists(create: Callable[[], Made]) -> Made | None:
+    """What ``create`` calls into being; None where somebody else made it meanwhile.
+
+    Raises:
+        ApiError: It cannot be made for another reason.
+    """
+    try:
+        with translated():
+            return create()
+    except ApiError as error:
+        if error.code is not grpc.StatusCode.ALREADY_EXISTS:
+            raise
+        return None

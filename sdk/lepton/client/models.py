@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from lepton.api.registry.v1 import registry_pb2 as pb
 from lepton.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lepton.api.storage.v1 import storage_pb2
 from lepton.api.storage.v1.storage_pb2_grpc import StorageServiceStub
 from lepton.client import transfer
-from lepton.client.errors import EvaluationError, translated
+from lepton.client.errors import EvaluationError, NotFoundError, translated, unless_it_exists
 from lepton.client.names import model_name, model_version_name
 from lepton.client.onnx_file import signature_of
 from lepton.client.pages import items
@@ -83,14 +81,11 @@ class ModelClient:
         """
         name = model_name(model)
         signature = signature_of(path)
-        with translated():
-            try:
-                self._stub.GetModel(pb.GetModelRequest(name=name), timeout=30)
-            except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.NOT_FOUND:
-                    raise
-                new = pb.CreateModelRequest(model_id=name.removeprefix("models/"))
-                self._stub.CreateModel(new, timeout=30)
+        try:
+            self.get(name)
+        except NotFoundError:
+            new = pb.CreateModelRequest(model_id=name.removeprefix("models/"))
+            unless_it_exists(lambda: self._stub.CreateModel(new, timeout=30))
         upload = transfer.upload_file(self._storage, path, progress=progress)
         artifact = storage_pb2.Artifact(
             sha256=upload.sha256, media_type="application/onnx", filename=path.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 
 from lepton.api.storage.v1 import storage_pb2 as pb
@@ -86,14 +85,13 @@ def to_chunk(piece: Piece) -> pb.DataChunk:
 
 
 def to_dataset(dataset: Dataset) -> pb.Dataset:
-    state = f"{dataset.uid}|{dataset.latest}"
     message = pb.Dataset(
         name=f"datasets/{dataset.id}",
         description=dataset.description,
         labels=dataset.labels,
         creator=dataset.creator,
         latest_version=f"datasets/{dataset.id}/versions/{dataset.latest}" if dataset.latest else "",
-        etag=hashlib.sha256(state.encode()).hexdigest()[:16],
+        etag=dataset.etag,
     )
     message.create_time.FromDatetime(dataset.create_time)
     return message

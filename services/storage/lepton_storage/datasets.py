@@ -92,12 +92,12 @@ class Datasets:
         more = len(found) > page.size
         return found[: page.size], page.token(found[page.size - 1].id) if more else ""
 
-    async def delete(self, caller: Caller, id: str) -> None:
+    async def delete(self, caller: Caller, id: str, etag: str = "") -> None:
         """Deletes a dataset, its versions and bytes that nothing else uses.
 
-        Raises DatasetNotFound.
+        Raises DatasetNotFound, and EtagMismatch if ``etag`` is given and not current.
         """
-        if not await self._threads.run(self._records.delete, caller.workspace, id):
+        if not await self._threads.run(self._records.delete, caller.workspace, id, etag):
             raise _no_dataset(id)
         await self._threads.run(self._blobs.collect)
 

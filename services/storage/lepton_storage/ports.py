@@ -153,8 +153,8 @@ class DatasetRecords(Protocol):
     def list(self, workspace: str, after: str, limit: int) -> Sequence[Dataset]:
         """In order of id, those after ``after``."""
 
-    def delete(self, workspace: str, id: str) -> bool:
-        """Whether there was one."""
+    def delete(self, workspace: str, id: str, etag: str = "") -> bool:
+        """Whether there was one. Raises EtagMismatch if a non-empty ``etag`` is not its own."""
 
     def add_version(self, dataset: Dataset, version: DatasetVersion) -> DatasetVersion:
         """Stores a version and numbers it, or returns the one with the same digest.

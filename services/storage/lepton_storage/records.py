@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -74,7 +75,14 @@ class Dataset:
     latest: int = 0
     """Number of the newest version; 0 without one."""
     uid: int = 0
-    """The database's own number: a deleted and remade dataset has another."""
+    """The database's own number."""
+
+    @property
+    def etag(self) -> str:
+        """Changes with each version; a deleted and remade dataset has another."""
+        # The time as well: SQLite gives the last number again when its row was deleted.
+        state = f"{self.uid}|{self.create_time.isoformat()}|{self.latest}"
+        return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

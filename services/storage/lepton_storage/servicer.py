@@ -84,7 +84,8 @@ class StorageServicer(StorageServiceServicer):
         )
 
     async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> Empty:
-        await self._datasets.delete(current_caller(), convert.dataset_id(request.name))
+        id = convert.dataset_id(request.name)
+        await self._datasets.delete(current_caller(), id, request.etag)
         return Empty()
 
     async def CreateDatasetVersion(

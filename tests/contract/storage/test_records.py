@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from lepton_mesh.database import differences
+from lepton_mesh.resources import EtagMismatch
 from lepton_storage.adapters.sql import Sql
 from lepton_storage.adapters.sql_artifacts import SqlArtifactRecords
 from lepton_storage.adapters.sql_datasets import SqlDatasetRecords
@@ -295,6 +296,25 @@ def test_many_files_take_few_statements(sql: Sql) -> None:
     event.remove(sql._database.engine, "before_cursor_execute", count)
     assert len(statements) < 20
     assert SqlDatasetRecords(sql).get_version("acme", "d", 1) == stored
+
+
+def test_a_dataset_that_has_changed_is_not_deleted(sql: Sql) -> None:
+    """Neither one with a version more, nor another that was made in its place."""
+    records = SqlDatasetRecords(sql)
+    made = dataset(sql)
+    assert not records.delete("acme", "other", made.etag)
+    records.add_version(made, version(complete(sql)))
+    with pytest.raises(EtagMismatch):
+        records.delete("acme", "d", made.etag)
+    filled = records.get("acme", "d")
+    assert filled is not None
+    assert filled.latest == 1
+    assert records.delete("acme", "d", filled.etag)
+    remade = records.create(replace(made, create_time=LATER))
+    for before in (made, filled):
+        with pytest.raises(EtagMismatch):
+            records.delete("acme", "d", before.etag)
+    assert records.delete("acme", "d", remade.etag)
 
 
 def test_datasets_are_unique_in_a_workspace(sql: Sql) -> None:

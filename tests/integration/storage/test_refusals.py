@@ -92,6 +92,12 @@ BAD = {
         "developer",
         "DATASET_EXISTS",
     ),
+    "dataset has changed": (
+        "DeleteDataset",
+        pb.DeleteDatasetRequest(name="datasets/mine", etag="of-another-time"),
+        "developer",
+        "ETAG_MISMATCH",
+    ),
     "unknown format": (
         "CreateDatasetVersion",
         pb.CreateDatasetVersionRequest(

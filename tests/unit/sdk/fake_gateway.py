@@ -70,7 +70,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         return artifact
 
     def CreateDataset(self, request: Any, context: Any) -> Any:
-        dataset = storage_pb2.Dataset(name=f"datasets/{request.dataset_id}")
+        dataset = storage_pb2.Dataset(name=f"datasets/{request.dataset_id}", etag="0")
         return self.datasets.setdefault(dataset.name, dataset)
 
     def GetDataset(self, request: Any, context: Any) -> Any:
@@ -87,8 +87,9 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
         )
 
     def DeleteDataset(self, request: Any, context: Any) -> Any:
-        if self.datasets.pop(request.name, None) is None:
-            not_found(context, request.name)
+        if request.etag not in ("", self.GetDataset(request, context).etag):
+            refuse(context, grpc.StatusCode.ABORTED, "ETAG_MISMATCH", "it has changed")
+        del self.datasets[request.name]
         return Empty()
 
     def CreateDatasetVersion(self, request: Any, context: Any) -> Any:
@@ -101,7 +102,7 @@ class Storage(storage_pb2_grpc.StorageServiceServicer):
             version.size_bytes += file.size_bytes
         version.statistics["files"] = str(len(version.files))
         self.versions[version.name] = version
-        dataset.latest_version = version.name
+        dataset.latest_version, dataset.etag = version.name, str(number)
         return version
 
     def GetDatasetVersion(self, request: Any, context: Any) -> Any:
@@ -262,6 +263,16 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         if request.name not in self.models:
             not_found(context, request.name)
         return self.models[request.name]
+
+    def CreateModel(self, request: Any, context: Any) -> Any:
+        model = registry_pb2.Model(name=f"models/{request.model_id}")
+        return self.models.setdefault(model.name, model)
+
+    def CreateModelVersion(self, request: Any, context: Any) -> Any:
+        version = request.model_version
+        version.name = f"{request.parent}/versions/{len(self.added) + 1}"
+        self.added[version.name] = version
+        return version
 
     def DeleteModel(self, request: Any, context: Any) -> Any:
         if self.models.pop(request.name, None) is None:

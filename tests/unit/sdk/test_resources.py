@@ -24,6 +24,7 @@ from lepton.client import (
 )
 from lepton.client.pages import items
 from lepton.oip.v2 import open_inference_pb2 as oip
+from tests.inference_models import linear
 from tests.unit.sdk.fake_gateway import Gateway, Refusal
 
 
@@ -93,6 +94,68 @@ def test_a_dataset_that_somebody_made_meanwhile_is_used(
     file = tmp_path / "a"
     file.write_bytes(b"a")
     assert lepton.data.push("mine", {"a": file}).name == "datasets/mine/versions/1"
+
+
+@pytest.fixture
+def refused_files(gateway: Gateway, tmp_path: Path) -> dict[str, Path]:
+    """Files that make no version."""
+    gateway.refusals["CreateDatasetVersion"] = Refusal(
+        grpc.StatusCode.INVALID_ARGUMENT, "DATASET_INVALID", "a: not a CSV file"
+    )
+    file = tmp_path / "a"
+    file.write_bytes(b"a")
+    return {"a": file}
+
+
+def test_a_dataset_made_for_files_that_are_refused_is_removed(
+    gateway: Gateway, lepton: Client, refused_files: dict[str, Path]
+) -> None:
+    with pytest.raises(InvalidRequestError, match="not a CSV file"):
+        lepton.data.push("mine", refused_files)
+    assert gateway.storage.datasets == {}
+
+
+def test_what_somebody_else_pushed_meanwhile_stays(
+    gateway: Gateway,
+    lepton: Client,
+    refused_files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between making the dataset and the refusal of our version."""
+    stub = lepton.data._stub
+    ours = stub.CreateDatasetVersion
+
+    def after_theirs(request: pb.CreateDatasetVersionRequest, timeout: float) -> pb.DatasetVersion:
+        theirs = pb.CreateDatasetVersionRequest(parent=request.parent)
+        gateway.storage.CreateDatasetVersion(theirs, None)
+        return ours(request, timeout=timeout)
+
+    monkeypatch.setattr(stub, "CreateDatasetVersion", after_theirs)
+    with pytest.raises(InvalidRequestError, match="not a CSV file"):
+        lepton.data.push("mine", refused_files)
+    assert gateway.storage.datasets["datasets/mine"].latest_version == "datasets/mine/versions/1"
+
+
+def test_what_is_wrong_with_files_is_told_although_the_dataset_stays(
+    gateway: Gateway, lepton: Client, refused_files: dict[str, Path]
+) -> None:
+    gateway.refusals["DeleteDataset"] = Refusal(
+        grpc.StatusCode.UNAVAILABLE, "NO_INSTANCE", "storage is away"
+    )
+    with pytest.raises(InvalidRequestError, match="not a CSV file"):
+        lepton.data.push("mine", refused_files)
+
+
+def test_a_model_that_somebody_made_meanwhile_is_used(
+    gateway: Gateway, lepton: Client, tmp_path: Path
+) -> None:
+    gateway.refusals["GetModel"] = Refusal(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", "not yet")
+    gateway.refusals["CreateModel"] = Refusal(
+        grpc.StatusCode.ALREADY_EXISTS, "MODEL_EXISTS", "there now"
+    )
+    file = tmp_path / "linear.onnx"
+    file.write_bytes(linear(1.0))
+    assert lepton.models.push("mine", file).name == "models/mine/versions/1"
 
 
 @pytest.mark.parametrize("path", ["../out", "/etc/out", "a/../../out"])

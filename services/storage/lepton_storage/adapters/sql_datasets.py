@@ -9,6 +9,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload, undefer
 
+from lepton_mesh.resources import check_etag
 from lepton_storage.adapters.sql import Sql
 from lepton_storage.adapters.sql_uploads import IDS_AT_ONCE, to_blob
 from lepton_storage.errors import BlobNotFound, DatasetExists, DatasetNotFound
@@ -66,13 +67,17 @@ class SqlDatasetRecords:
         )
         return self._sql.read(lambda session: [_dataset(row) for row in session.scalars(query)])
 
-    def delete(self, workspace: str, id: str) -> bool:
-        statement = (
-            delete(DatasetRow)
-            .where(DatasetRow.workspace == workspace, DatasetRow.name == id)
-            .returning(DatasetRow.uid)
-        )
-        return self._sql.write(lambda session: session.scalar(statement)) is not None
+    def delete(self, workspace: str, id: str, etag: str = "") -> bool:
+        def run(session: Session) -> bool:
+            # The lock that versions are added under: none comes between look and deletion.
+            row = _row(session, workspace, id, lock=True)
+            if row is None:
+                return False
+            check_etag(etag, _dataset(row).etag, f"datasets/{id}")
+            session.execute(delete(DatasetRow).where(DatasetRow.uid == row.uid))
+            return True
+
+        return self._sql.write(run)
 
     def add_version(self, dataset: Dataset, version: DatasetVersion) -> DatasetVersion:
         def run(session: Session) -> DatasetVersion:
@@ -155,10 +160,9 @@ class SqlDatasetRecords:
         return self._sql.read(lambda session: session.scalar(query)) is not None
 
 
-def _row(session: Session, workspace: str, id: str) -> DatasetRow | None:
-    return session.scalar(
-        select(DatasetRow).where(DatasetRow.workspace == workspace, DatasetRow.name == id)
-    )
+def _row(session: Session, workspace: str, id: str, *, lock: bool = False) -> DatasetRow | None:
+    query = select(DatasetRow).where(DatasetRow.workspace == workspace, DatasetRow.name == id)
+    return session.scalar(query.with_for_update() if lock else query)
 
 
 def _by_digest(session: Session, dataset: Dataset, digest: str) -> DatasetVersion | None:
