@@ -61,8 +61,9 @@ class ControlServer:
         self, request: ext_authz.CheckRequest, _context: object
     ) -> ext_authz.CheckResponse:
         key = request.attributes.request.http.headers.get(API_KEY_HEADER, "")
+        address = request.attributes.source.address.socket_address.address
         try:
-            token = await self._exchange.token(key)
+            token = await self._exchange.token(key, address)
         except LeptonError as error:
             return _denied(error)
         return ext_authz.CheckResponse(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -21,9 +20,8 @@ from lepton_auth.errors import (
 from lepton_auth.ports import Records, Store
 from lepton_auth.records import ApiKey, check_display_name
 from lepton_auth.standing import require_password, require_standing
+from lepton_mesh.api_keys import FORM
 from lepton_mesh.caller import Caller, Role
-
-_FORM = re.compile(r"lpk_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 
 
 class KeyRing:
@@ -109,7 +107,7 @@ class KeyRing:
 
 def parse_secret(text: str) -> tuple[str, bytes] | None:
     """Id and secret digest of a key's text; None if it cannot be one."""
-    match = _FORM.fullmatch(text)
+    match = FORM.fullmatch(text)
     return (match[1], _digest(match[2])) if match else None
 
 

@@ -23,7 +23,7 @@ from lepton_gateway.supervisor import EnvoyFailed, PortInUse
 from lepton_mesh.discovery import Instance
 from lepton_mesh.health import Health
 from lepton_mesh.server import DEREGISTERED_SECONDS
-from tests.integration.gateway.world import SigningKey, World, eventually, until
+from tests.integration.gateway.world import GOOD_KEY, SigningKey, World, eventually, until
 
 pytestmark = pytest.mark.integration
 
@@ -175,7 +175,7 @@ async def test_without_the_auth_service(bare_world: World) -> None:
         assert (await http.get("/v1/datasets/a", headers=world.bearer())).status_code == 200
         world.view.remove("auth", "auth-1")
         assert (await http.get("/v1/datasets/a", headers=world.bearer())).status_code == 200
-        by_key = await http.get("/v1/datasets/a", headers={"x-api-key": "lpk_good"})
+        by_key = await http.get("/v1/datasets/a", headers={"x-api-key": GOOD_KEY})
         assert (by_key.status_code, by_key.json()["reason"]) == (503, "AUTH_UNREACHABLE")
 
 

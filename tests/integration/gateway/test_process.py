@@ -156,7 +156,8 @@ async def test_from_password_to_api_key(mesh: Mesh) -> None:
         made = await http.post("/v1/apiKeys", headers=token, json={"displayName": "test"})
         key = {"x-api-key": made.json()["secret"]}
         assert (await http.get("/v1/auth/caller", headers=key)).json()["subject"] == "users/admin"
-        revoked = await http.get("/v1/auth/caller", headers={"x-api-key": "lpk_none"})
+        unknown = f"lpk_{'0' * 16}_{'0' * 43}"
+        revoked = await http.get("/v1/auth/caller", headers={"x-api-key": unknown})
         assert revoked.json()["reason"] == "CREDENTIAL_INVALID"
         renew = await http.post(
             "/lepton.api.auth.v1.CertificateService/RenewCertificate",

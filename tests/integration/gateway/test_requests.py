@@ -19,7 +19,8 @@ from grpc_status import rpc_status
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
 from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
-from tests.integration.gateway.world import SigningKey, World
+from lepton_gateway.exchange import MAX_RUNNING_PER_ADDRESS
+from tests.integration.gateway.world import GOOD_KEY, SigningKey, World, api_key, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -223,6 +224,7 @@ def tokens(world: World) -> dict[str, tuple[dict[str, str], str]]:
         "other audience": (bearer(world.key.token(aud="other")), "TOKEN_INVALID"),
         "other issuer": (bearer(world.key.token(iss="other")), "TOKEN_INVALID"),
         "unsigned": (bearer(f"{none}.{signed.split('.')[1]}."), "TOKEN_INVALID"),
+        "unknown api key": ({"x-api-key": api_key("unknown")}, "CREDENTIAL_INVALID"),
         "bad api key": ({"x-api-key": "lpk_bad"}, "CREDENTIAL_INVALID"),
         "empty api key": ({"x-api-key": ""}, "CREDENTIAL_INVALID"),
         "bad api key beside a token": ({**bearer(signed), "x-api-key": "k"}, "CREDENTIAL_INVALID"),
@@ -315,7 +317,7 @@ async def test_a_missing_service_is_named(world: World) -> None:
 async def test_an_api_key_becomes_a_token(world: World) -> None:
     """Services see the token and never the key, and the key is exchanged once for many requests."""
     before = world.auth.exchanges
-    headers = {"x-api-key": "lpk_good"}
+    headers = {"x-api-key": GOOD_KEY}
     async with world.http() as http, world.channel() as channel:
         for _ in range(5):
             assert (await http.get("/v1/datasets/k", headers=headers)).status_code == 200
@@ -327,10 +329,33 @@ async def test_an_api_key_becomes_a_token(world: World) -> None:
     assert world.auth.exchanges - before == 1
 
 
+async def test_made_up_keys_of_one_address_keep_nobody_else_out(world: World) -> None:
+    """What is checked for one address at a time is bounded; of others keys are exchanged."""
+    world.auth.gate.clear()
+    before = world.seen.calls.get("auth", 0)
+    world.auth.known.add(api_key("theirs"))
+    async with world.http() as http, world.http(local_address="127.0.0.2") as other:
+        tasks = [
+            asyncio.create_task(
+                http.get("/v1/datasets/a", headers={"x-api-key": api_key(f"made-up-{number}")})
+            )
+            for number in range(MAX_RUNNING_PER_ADDRESS)
+        ]
+        await until(lambda: world.seen.calls.get("auth", 0) == before + MAX_RUNNING_PER_ADDRESS)
+        beyond = await http.get("/v1/datasets/a", headers={"x-api-key": api_key("one more")})
+        assert (beyond.status_code, beyond.json()["reason"]) == (429, "RATE_LIMITED")
+        served = await other.get("/v1/datasets/a", headers={"x-api-key": api_key("theirs")})
+        assert served.status_code == 200
+        world.auth.gate.set()
+        assert {answer.status_code for answer in await asyncio.gather(*tasks)} == {401}
+
+
 async def test_the_access_log_holds_no_credential(world: World) -> None:
     """Neither tokens, nor keys, nor what somebody put into a URL."""
     async with world.http() as http:
-        await http.get("/v1/datasets/logged?api_key=in-url", headers={"x-api-key": "lpk_secret"})
+        await http.get(
+            "/v1/datasets/logged?api_key=in-url", headers={"x-api-key": api_key("secret")}
+        )
         await http.get("/v1/datasets/logged", headers=world.bearer())
         await http.get("/v1/datasets/last-logged", headers=world.bearer())
     text = ""

@@ -13,7 +13,7 @@ class CheckRequest(_message.Message):
     def __init__(self, attributes: _Optional[_Union[AttributeContext, _Mapping]] = ...) -> None: ...
 
 class AttributeContext(_message.Message):
-    __slots__ = ("request",)
+    __slots__ = ("source", "request")
     class Request(_message.Message):
         __slots__ = ("http",)
         HTTP_FIELD_NUMBER: _ClassVar[int]
@@ -31,9 +31,26 @@ class AttributeContext(_message.Message):
         HEADERS_FIELD_NUMBER: _ClassVar[int]
         headers: _containers.ScalarMap[str, str]
         def __init__(self, headers: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    class Peer(_message.Message):
+        __slots__ = ("address",)
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        address: AttributeContext.Address
+        def __init__(self, address: _Optional[_Union[AttributeContext.Address, _Mapping]] = ...) -> None: ...
+    class Address(_message.Message):
+        __slots__ = ("socket_address",)
+        SOCKET_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        socket_address: AttributeContext.SocketAddress
+        def __init__(self, socket_address: _Optional[_Union[AttributeContext.SocketAddress, _Mapping]] = ...) -> None: ...
+    class SocketAddress(_message.Message):
+        __slots__ = ("address",)
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        address: str
+        def __init__(self, address: _Optional[str] = ...) -> None: ...
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
+    source: AttributeContext.Peer
     request: AttributeContext.Request
-    def __init__(self, request: _Optional[_Union[AttributeContext.Request, _Mapping]] = ...) -> None: ...
+    def __init__(self, source: _Optional[_Union[AttributeContext.Peer, _Mapping]] = ..., request: _Optional[_Union[AttributeContext.Request, _Mapping]] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
     __slots__ = ("status", "denied_response", "ok_response")
