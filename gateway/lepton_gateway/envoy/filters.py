@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from lepton_gateway.envoy import Json, discovery_response, from_file, typed
+from lepton_gateway.envoy import Json, discovery_response, duration, from_file, typed
 from lepton_gateway.envoy.clusters import CONTROL
 from lepton_gateway.upstreams import ROUTING_KEY_HEADER
 from lepton_mesh.claims import AUDIENCE, ISSUER
@@ -211,9 +212,10 @@ def _by_address(requests_per_second: int) -> Json:
 
 
 def _bucket(requests_per_second: int) -> Json:
-    many = requests_per_second >= 20
+    # Envoy fills no more often than every 50 ms.
+    tokens = math.ceil(requests_per_second / 20)
     return {
         "max_tokens": 2 * requests_per_second,
-        "tokens_per_fill": max(1, requests_per_second // 20),
-        "fill_interval": "0.05s" if many else f"{1 / requests_per_second:.6f}s",
+        "tokens_per_fill": tokens,
+        "fill_interval": duration(tokens / requests_per_second),
     }
