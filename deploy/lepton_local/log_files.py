@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from lepton_mesh.log_files import earlier, keep_smaller
 
 MAX_BYTES = 16 * 1024**2
 """A log that is larger becomes ``<name>.log.1``, in place of the one before."""
@@ -15,27 +16,13 @@ _BLOCK_BYTES = 64 * 1024
 _FOLLOW_SECONDS = 0.2
 
 
-def earlier(log: Path) -> Path:
-    """Where what a log held before goes."""
-    return log.with_name(f"{log.name}.1")
-
-
 def keep_small(log: Path) -> None:
     """Begins a log anew that is larger than ``MAX_BYTES``, though a process may write to it.
-
-    That process goes on at the new beginning, as it appends; what it writes in the moment
-    between copy and cut is lost.
 
     Raises:
         OSError: The log cannot be copied; it stays as it is.
     """
-    try:
-        if log.stat().st_size <= MAX_BYTES:
-            return
-    except FileNotFoundError:
-        return
-    shutil.copyfile(log, earlier(log))
-    os.truncate(log, 0)
+    keep_smaller(log, MAX_BYTES)
 
 
 def last_lines(log: Path, count: int) -> list[str]:

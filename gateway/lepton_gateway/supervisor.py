@@ -8,13 +8,13 @@ import logging
 import os
 import re
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from lepton_gateway.config import GatewaySettings
+from lepton_mesh import listening, log_files
 from lepton_mesh.envoy_child import EnvoyAdmin, envoy_command
-from lepton_mesh.errors import FailedPrecondition, Unavailable
+from lepton_mesh.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,7 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _STABLE_SECONDS = 30.0
 _LOG_BYTES = 64 << 20
-
-
-class PortInUse(FailedPrecondition):
-    reason = "PORT_IN_USE"
+_LOG_LOOK_SECONDS = 10.0
 
 
 class EnvoyFailed(Unavailable):
@@ -37,25 +34,15 @@ class EnvoyFailed(Unavailable):
 def check_port(settings: GatewaySettings) -> int:
     """The users' port, free at this moment (one that is chosen if the setting is 0).
 
-    Envoy shares a port silently with another process of the same user that lets it
-    (SO_REUSEPORT), so it is asked for here, without.
-
     Raises:
         PortInUse: Somebody listens there, or the address is not ours.
     """
-    host, port = settings.gateway_host, settings.gateway_port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise PortInUse(
-                f"the gateway cannot listen on {host}:{port}: {error.strerror}; stop what uses the"
-                f" port, or choose another with LEPTON_GATEWAY_PORT (address: LEPTON_GATEWAY_HOST)",
-                port=port,
-            ) from None
+    with listening.bound(
+        settings.gateway_host,
+        settings.gateway_port,
+        other_host="LEPTON_GATEWAY_HOST",
+        other_port="LEPTON_GATEWAY_PORT",
+    ) as probe:
         return int(probe.getsockname()[1])
 
 
@@ -66,7 +53,8 @@ class Envoy:
         config: The bootstrap file.
         admin_socket: Where the bootstrap puts the admin interface.
         log_file: Gets Envoy's own log, appended.
-        access_log: Renamed to ``.1`` and begun anew when it is larger than 64 MiB.
+        access_log: Gets a line for each request. Either log is begun anew when it is larger than
+            64 MiB; what it held goes to ``<name>.log.1``.
         workers: Worker threads.
     """
 
@@ -77,6 +65,8 @@ class Envoy:
         self._admin_socket = admin_socket
         self._admin = EnvoyAdmin(admin_socket)
         self._log_file = log_file
+        self._log_begin = 0
+        """Where in the log the words of the present process begin; bytes."""
         self._access_log = access_log
         self._workers = workers
         self._process: asyncio.subprocess.Process | None = None
@@ -101,21 +91,19 @@ class Envoy:
         for attempts_left in reversed(range(_START_ATTEMPTS)):
             await self._spawn()
             try:
-                async with asyncio.timeout(START_SECONDS):
-                    await self._until_live()
+                await self._come_up()
                 break
-            except (TimeoutError, EnvoyFailed) as error:
-                await self._kill()
+            except EnvoyFailed as error:
                 words = self._last_words()
                 # A configuration that it does not take is named, and no better at the next try.
                 if words or not attempts_left:
                     raise EnvoyFailed(
                         f"Envoy did not start: {words or error}; see {self._log_file}"
                     ) from None
-                log.warning("Envoy did not start (%s) and is started again", error)
+                log.warning("Envoy did not start, next try", extra={"error": str(error)})
         self._tasks = [
             asyncio.create_task(self._keep_running(), name="envoy"),
-            asyncio.create_task(self._rotate_access_log(), name="access log"),
+            asyncio.create_task(self._keep_logs_small(), name="envoy's logs"),
         ]
 
     async def drain(self, seconds: float) -> None:
@@ -151,6 +139,7 @@ class Envoy:
     async def _spawn(self) -> None:
         self._admin_socket.unlink(missing_ok=True)
         with self._log_file.open("ab") as output:
+            self._log_begin = output.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *envoy_command(
                     self._config,
@@ -162,6 +151,15 @@ class Envoy:
                 stdout=output,
                 stderr=output,
             )
+
+    async def _come_up(self) -> None:
+        """Returns when Envoy is live; raises EnvoyFailed, after which there is none."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._until_live()
+        except TimeoutError:
+            await self._kill()
+            raise EnvoyFailed(f"it was not ready within {START_SECONDS:g} s") from None
 
     async def _until_live(self) -> None:
         while True:
@@ -184,7 +182,8 @@ class Envoy:
             if loop.time() - began > _STABLE_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             log.error(
-                "Envoy ended with status %d and is started again: %s", status, self._last_words()
+                "Envoy ended, started again",
+                extra={"status": status, "last_words": self._last_words()},
             )
             spawned = False
             while not spawned:
@@ -194,22 +193,29 @@ class Envoy:
                     await self._spawn()
                     spawned = True
                 except OSError as error:  # no memory, no descriptors, no room for the log
-                    log.warning("Envoy cannot be started now, and is tried again: %s", error)
-            while self.pid:
-                try:
-                    await self._until_live()
-                    self._tell(True)
-                    break
-                except EnvoyFailed:  # it ended again, or its admin interface is not ready
-                    await asyncio.sleep(0.02)
+                    log.warning("Envoy cannot be started now", extra={"error": str(error)})
+            try:
+                await self._come_up()
+            except EnvoyFailed as error:  # it has ended: it is started again as any other
+                log.warning("Envoy did not come up", extra={"error": str(error)})
+            else:
+                self._tell(True)
 
-    async def _rotate_access_log(self) -> None:
+    async def _keep_logs_small(self) -> None:
+        reopen = False
         while True:
-            await asyncio.sleep(10)
-            with contextlib.suppress(OSError):
-                if self._access_log.stat().st_size > _LOG_BYTES:
-                    self._access_log.rename(self._access_log.with_suffix(".log.1"))
+            await asyncio.sleep(_LOG_LOOK_SECONDS)
+            try:
+                if self._access_log.exists() and self._access_log.stat().st_size > _LOG_BYTES:
+                    self._access_log.rename(log_files.earlier(self._access_log))
+                    reopen = True
+                if reopen:
+                    # Until it is told, Envoy writes on to the file that was renamed.
                     await self._admin.post("/reopen_logs")
+                    reopen = False
+                await asyncio.to_thread(log_files.keep_smaller, self._log_file, _LOG_BYTES)
+            except OSError as error:
+                log.warning("log not begun anew", extra={"error": str(error)})
 
     async def _active_requests(self) -> int:
         stats = await self._admin.get("/stats?filter=^http.gateway.downstream_rq_active$")
@@ -217,10 +223,13 @@ class Envoy:
         return int(found[1]) if found else 0
 
     def _last_words(self) -> str:
-        """The last line of Envoy's log that says what is wrong."""
+        """The last line in Envoy's log of the present process that says what is wrong."""
         with contextlib.suppress(OSError):
             with self._log_file.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 16384))
+                end = file.seek(0, os.SEEK_END)
+                # A log that was begun anew since then is shorter, and all of this process.
+                begin = self._log_begin if self._log_begin <= end else 0
+                file.seek(max(begin, end - 16384))
                 lines = file.read().decode(errors="replace").splitlines()
             for line in reversed(lines):
                 if "[error]" in line or "[critical]" in line:

@@ -19,9 +19,10 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2
 
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
-from lepton_gateway.supervisor import EnvoyFailed, PortInUse
+from lepton_gateway.supervisor import EnvoyFailed
 from lepton_mesh.discovery import Instance
 from lepton_mesh.health import Health
+from lepton_mesh.listening import PortInUse
 from lepton_mesh.server import DEREGISTERED_SECONDS
 from tests.integration.gateway.world import GOOD_KEY, SigningKey, World, eventually, until
 

@@ -187,6 +187,6 @@ async def test_a_port_in_use(mesh: Mesh) -> None:
     assert process.returncode not in (0, None)
     lines = [line for line in error.decode().splitlines() if not line.startswith("{")]
     assert len(lines) == 1, lines
-    assert f"127.0.0.1:{port}" in lines[0]
+    assert f"port {port} on 127.0.0.1" in lines[0]
     assert "LEPTON_GATEWAY_PORT" in lines[0]
     assert b"Traceback" not in error

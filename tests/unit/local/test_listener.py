@@ -10,7 +10,7 @@ import pytest
 
 from lepton_local import ports
 from lepton_local.listener import Listener
-from lepton_local.ports import PortInUse
+from lepton_mesh.listening import PortInUse
 
 
 def _has_ipv6() -> bool:

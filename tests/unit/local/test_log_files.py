@@ -10,6 +10,7 @@ import pytest
 
 from lepton_local import log_files
 from lepton_local.processes import Program, start
+from lepton_mesh.log_files import earlier
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_who_writes_to_a_large_log_goes_on_at_its_beginning(log: Path) -> None:
         log_files.keep_small(log)
         writer.write(b"new\n")
     assert log.read_bytes() == b"new\n"
-    assert log_files.earlier(log).read_bytes() == b"old line\n" * 20
+    assert earlier(log).read_bytes() == b"old line\n" * 20
 
 
 def test_a_small_log_stays(log: Path) -> None:
@@ -68,7 +69,7 @@ def test_the_last_lines(content: bytes, count: int, lines: list[str], log: Path)
 
 
 def test_a_log_begun_anew_is_read_with_the_one_before(log: Path) -> None:
-    log_files.earlier(log).write_bytes(b"one\ntwo\n")
+    earlier(log).write_bytes(b"one\ntwo\n")
     log.write_bytes(b"three\n")
     assert log_files.last_lines(log, 2) == ["two", "three"]
     assert list(log_files.all_lines(log)) == ["one", "two", "three"]

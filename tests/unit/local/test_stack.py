@@ -18,8 +18,8 @@ from lepton.client import Profile, load_profile, save_profile
 from lepton_local import processes, stack
 from lepton_local.authority import Authority
 from lepton_local.home import Home, StackBusy, StackRecord
-from lepton_local.ports import PortInUse
 from lepton_local.stack import StackError, bring_up, reset_password
+from lepton_mesh.listening import PortInUse
 
 _SUPERVISOR = """
 import os, sys, time

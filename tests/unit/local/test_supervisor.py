@@ -18,6 +18,7 @@ from lepton_local.home import Home
 from lepton_local.listener import Listener
 from lepton_local.processes import Program, base_environ
 from lepton_local.supervisor import Supervisor
+from lepton_mesh.log_files import earlier
 
 
 class _Authority:
@@ -98,7 +99,7 @@ async def test_a_log_that_grows_is_begun_anew(
 
     class Once:
         def is_set(self) -> bool:
-            return log_files.earlier(grown).exists()
+            return earlier(grown).exists()
 
         async def wait(self) -> None:
             raise TimeoutError
@@ -107,7 +108,7 @@ async def test_a_log_that_grows_is_begun_anew(
     async with asyncio.timeout(10):
         await stack._supervise()
     assert grown.read_text() == ""
-    assert log_files.earlier(grown).read_text() == "more than ten bytes\n"
+    assert earlier(grown).read_text() == "more than ten bytes\n"
 
 
 @pytest.fixture
