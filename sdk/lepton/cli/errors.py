@@ -46,7 +46,8 @@ def exit_code_of(error: Exception) -> int | None:
 
 
 def message_of(error: Exception) -> str:
-    """One line that names the thing and the remedy."""
+    """One line that names the thing and the remedy, and drives no terminal."""
+    from lepton.cli.output import printable
     from lepton.client import ApiError, UnavailableError
 
     if isinstance(error, UnavailableError):
@@ -58,7 +59,7 @@ def message_of(error: Exception) -> str:
     else:
         text = str(error)
     text = " ".join(text.split())
-    return f"{text} [{error.reason}]" if isinstance(error, ApiError) else text
+    return printable(f"{text} [{error.reason}]" if isinstance(error, ApiError) else text)
 
 
 def _way_there(message: str) -> str:

@@ -19,6 +19,7 @@ from lepton.cli.output import (
     printable,
     show,
     show_list,
+    tell,
     yes_option,
 )
 from lepton.cli.progress import follow_job
@@ -130,7 +131,7 @@ def logs(ctx: click.Context, name: str, follow: bool) -> None:
     """Print a job's log."""
     with client(ctx) as lepton:
         for line in lepton.jobs.logs(name, follow=follow):
-            click.echo(line.text)
+            tell(line.text)
 
 
 @job.command()
@@ -211,12 +212,12 @@ def recipes(ctx: click.Context, name: str | None, output: str) -> None:
 
 def _tell(recipe: pb.Recipe) -> None:
     """A recipe's card, and its settings."""
-    click.echo(f"{printable(recipe.description)}\n\n{recipe.card}\n")
+    tell(f"{printable(recipe.description)}\n\n{recipe.card}\n")
     for part, settings in (("hyperparameters", recipe.hyperparameters), ("data", recipe.data)):
         for setting in settings:
             default = setting.default_value or "must be given"
-            click.echo(f"{part}.{setting.name}  {setting.type}, {default}")
-            click.echo(textwrap.indent(textwrap.fill(setting.description, 92), "    "))
+            tell(f"{part}.{setting.name}  {setting.type}, {default}")
+            tell(textwrap.indent(textwrap.fill(setting.description, 92), "    "))
 
 
 def _explain(found: pb.Job) -> None:

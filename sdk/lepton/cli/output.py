@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 import yaml
@@ -118,7 +118,12 @@ def size(count: int) -> str:
 
 def note(text: str) -> None:
     """A message for people: stderr."""
-    click.echo(text, err=True)
+    click.echo(_shown_on(sys.stderr, text), err=True)
+
+
+def tell(text: str) -> None:
+    """Lines that others may have written: stdout, for programs as they are."""
+    click.echo(_shown_on(sys.stdout, text))
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -143,6 +148,15 @@ def yes_option(command: Command) -> Command:
 def printable(text: str) -> str:
     """Text without what would drive a terminal."""
     return "".join(each for each in text if each.isprintable())
+
+
+def _shown_on(stream: TextIO, text: str) -> str:
+    """Text as it is, or its lines without what would drive the terminal that ``stream`` is."""
+    if not stream.isatty():
+        return text
+    # With their tabs, which only move on.
+    lines = ("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+    return "\n".join(lines)
 
 
 def on_terminal() -> bool:

@@ -23,11 +23,16 @@ from lepton.cli.output import on_terminal, printable
 from lepton.client import Client
 
 
+def _text(template: str) -> TextColumn:
+    """Text as it was typed: a name with brackets in it is no markup."""
+    return TextColumn(template, markup=False)
+
+
 @contextmanager
 def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar over bytes; call what it yields with the count so far."""
     columns = (
-        TextColumn("{task.description}"),
+        _text("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
@@ -40,7 +45,7 @@ def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
 def count_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar over things; call what it yields with the count so far."""
     columns = (
-        TextColumn("{task.description}"),
+        _text("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -63,10 +68,10 @@ def follow_job(lepton: Client, name: str) -> pb.Job:
     Live loss and accuracy stand behind the bar; on no terminal nothing is shown.
     """
     progress = Progress(
-        TextColumn("{task.description}"),
+        _text("{task.description}"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[numbers]}"),
+        _text("{task.percentage:>3.0f}%"),
+        _text("{task.fields[numbers]}"),
         console=Console(stderr=True),
         disable=not on_terminal(),
     )
@@ -94,7 +99,7 @@ def follow_endpoint(lepton: Client, name: str, timeout: float) -> inference_pb2.
     On no terminal nothing is shown. Raises as :meth:`lepton.client.EndpointClient.wait`.
     """
     progress = Progress(
-        TextColumn("{task.description}", markup=False),
+        _text("{task.description}"),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         disable=not on_terminal(),
@@ -114,5 +119,7 @@ def _stands(endpoint: inference_pb2.Endpoint) -> str:
 
 def numbers(measurement: pb.Measurement) -> str:
     """One line of figures, such as ``epoch 2/5  train_loss 0.0412``."""
-    values = "  ".join(f"{name} {value:.4f}" for name, value in sorted(measurement.metrics.items()))
+    values = "  ".join(
+        f"{printable(name)} {value:.4f}" for name, value in sorted(measurement.metrics.items())
+    )
     return f"epoch {measurement.epoch}/{measurement.epochs}  {values}"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ from lepton.cli import completion
 from lepton.client import save_profile
 from lepton.client.jobs import JobClient
 from tests.unit.cli.conftest import LEPTON, Command, process
-from tests.unit.sdk.fake_gateway import Gateway
+from tests.unit.sdk.fake_gateway import Gateway, Refusal
 
 SLOW = {"grpc", "google.protobuf", "numpy", "rich", "yaml", "lepton.client", "lepton_local"}
 COLOUR = re.compile(r"\x1b\[[0-9;]*[1-9][0-9;]*m")
@@ -186,10 +187,13 @@ def test_questions_are_asked_on_a_terminal(
     assert "secret" not in err
 
 
-def on_a_terminal(*words: object, **environ: str) -> tuple[str, str]:
-    """Runs a command with stderr on a terminal; returns stdout and what the terminal got."""
+def on_a_terminal(
+    *words: object, stream: str = "stderr", code: int = 0, **environ: str
+) -> tuple[str, str]:
+    """Runs a command with a stream on a terminal; returns stdout and what the terminal got."""
     ours, theirs = pty.openpty()
-    running = process(*words, stderr=theirs, env={**os.environ, "TERM": "xterm", **environ})
+    options = {stream: theirs, "env": {**os.environ, "TERM": "xterm", **environ}}
+    running = process(*words, **options)
     os.close(theirs)
     shown = b""
     while True:
@@ -202,7 +206,7 @@ def on_a_terminal(*words: object, **environ: str) -> tuple[str, str]:
         shown += piece
     os.close(ours)
     out, _ = running.communicate(timeout=30)
-    assert running.returncode == 0, shown
+    assert running.returncode == code, shown
     return out, shown.decode()
 
 
@@ -216,6 +220,34 @@ def job(gateway: Gateway) -> str:
         training_pb2.JobEvent(sequence=2, job=gateway.training.add("j1")),
     ]
     return "j1"
+
+
+def test_what_others_wrote_does_not_drive_the_terminal(job: str, gateway: Gateway) -> None:
+    """A log, and why a job failed; tabs and indentation stay."""
+    gateway.training.lines = ["epoch\t1\x1b]0;mine\x07", "  \x1b[2Jindented\x9b5m"]
+    _, shown = on_a_terminal("job", "logs", job, stream="stdout")
+    assert shown.splitlines() == ["epoch\t1]0;mine", "  [2Jindented5m"]
+    failed = gateway.training.jobs["jobs/j1"]
+    failed.failure_reason, failed.failure_message = "CODE_FAILED", "it ended:\n\x1b[2J  two"
+    _, shown = on_a_terminal("job", "get", job)
+    assert shown.splitlines() == ["it ended:", "[2J  two"]
+
+
+def test_an_error_does_not_drive_the_terminal(gateway: Gateway) -> None:
+    """Its message may quote what somebody sent."""
+    gateway.refusals["GetJob"] = Refusal(
+        grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND", "no job \x1b[2J of yours"
+    )
+    _, shown = on_a_terminal("job", "get", "j1", code=3)
+    assert shown.splitlines() == ["lepton: no job [2J of yours [JOB_NOT_FOUND]"]
+
+
+def test_a_name_with_brackets_is_shown_as_it_was_typed(gateway: Gateway, tmp_path: Path) -> None:
+    """It would be taken for colour otherwise, or for an error in it."""
+    file = tmp_path / "a"
+    file.write_bytes(b"a")
+    _, shown = on_a_terminal("data", "push", "a[red]b[/blue]", file, COLUMNS="160")
+    assert "pushing a[red]b[/blue]" in COLOUR.sub("", shown)
 
 
 def test_progress_goes_to_a_terminal_only(job: str, lepton: Command) -> None:
