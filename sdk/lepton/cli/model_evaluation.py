@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,23 @@ from lepton.cli.completion import names_of
 from lepton.cli.errors import InputError
 from lepton.cli.output import Columns, document_option, note, printable, show_plain, table
 from lepton.cli.session import client
+from lepton.client import EvaluationError
 
 _PARTS_SHOWN = 10
+
+
+@contextmanager
+def _readable(version: str) -> Iterator[None]:
+    """Tells of a document that is not as ours are in one line: any job may have written it.
+
+    What is shown of it is taken apart in the block, and nothing else is done there.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise EvaluationError(
+            f"the evaluation of {version} cannot be shown ({error!r}); `-o json` shows it as it is"
+        ) from None
 
 
 @click.command()
@@ -40,20 +56,20 @@ def evaluation(ctx: click.Context, name: str, directory: Path | None, output: st
     if output != "table":
         show_plain(found, output)
         return
-    heading = _interval_heading(found)
-    intervals = found.get("intervals", {})
-    figures = sorted(version.metrics.items())
-    table(
-        figures,
-        (
-            ("FIGURE", lambda figure: figure[0]),
-            ("VALUE", lambda figure: f"{figure[1]:.4f}"),
-            (heading, lambda figure: _interval(intervals.get(figure[0]))),
-        ),
-    )
-    if found.get("slices"):
-        click.echo()
-        table(found["slices"], _slice_columns(found["slices"], heading))
+    with _readable(version.name):
+        heading = _interval_heading(found)
+        intervals = found.get("intervals", {})
+        table(
+            sorted(version.metrics.items()),
+            (
+                ("FIGURE", lambda figure: figure[0]),
+                ("VALUE", lambda figure: f"{figure[1]:.4f}"),
+                (heading, lambda figure: _interval(intervals.get(figure[0]))),
+            ),
+        )
+        if found.get("slices"):
+            click.echo()
+            table(found["slices"], _slice_columns(found["slices"], heading))
 
 
 @click.command()
@@ -143,7 +159,9 @@ def explain(ctx: click.Context, name: str, rows: bool, output: str) -> None:
     with client(ctx) as lepton:
         version = lepton.models.version(name)
         if rows:
-            _show_rows(lepton.models.explanations(version), output)
+            explained = lepton.models.explanations(version)
+            with _readable(version.name):
+                _show_rows(explained, output)
             return
         found = lepton.models.evaluation(version)
     importance = found.get("importance")
@@ -155,21 +173,22 @@ def explain(ctx: click.Context, name: str, rows: bool, output: str) -> None:
     if output != "table":
         show_plain(importance, output)
         return
-    table(
-        importance,
-        (
-            ("COLUMN", lambda each: each["column"]),
-            ("FIGURE", lambda each: each["metric"]),
-            ("RISE", lambda each: f"{each['rise']:+.4f}"),
-            (_interval_heading(found), lambda each: _interval(each["interval"])),
+    with _readable(version.name):
+        table(
+            importance,
             (
-                "ACCURACY",
-                lambda each: (
-                    "" if each["accuracy_drop"] is None else f"{-each['accuracy_drop']:+.4f}"
+                ("COLUMN", lambda each: each["column"]),
+                ("FIGURE", lambda each: each["metric"]),
+                ("RISE", lambda each: f"{each['rise']:+.4f}"),
+                (_interval_heading(found), lambda each: _interval(each["interval"])),
+                (
+                    "ACCURACY",
+                    lambda each: (
+                        "" if each["accuracy_drop"] is None else f"{-each['accuracy_drop']:+.4f}"
+                    ),
                 ),
             ),
-        ),
-    )
+        )
 
 
 def _show_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:

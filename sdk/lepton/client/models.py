@@ -22,6 +22,8 @@ from lepton.client.specs import plain_struct
 if TYPE_CHECKING:
     from lepton.evaluation import Comparison, Predictions
 
+_EXPLAINED = {"row", "predicted", "truth", "output", "baseline", "parts", "pixels"}
+
 
 class ModelClient:
     """Reads the registry, and what is kept beside a version. Every method raises
@@ -147,7 +149,7 @@ class ModelClient:
         """The whole evaluation of a version, as :meth:`version` returned it.
 
         Raises:
-            EvaluationError: It has none.
+            EvaluationError: It has none, or it is not readable.
         """
         found = plain_struct(version.evaluation)
         if not found:
@@ -156,18 +158,22 @@ class ModelClient:
             )
         if not found.get("left_out"):
             return found
-        whole: dict[str, Any] = json.loads(self._content(version, "evaluation.json"))
-        return whole
+        return self._document(version, "evaluation.json")
 
     def explanations(self, version: pb.ModelVersion) -> Sequence[dict[str, Any]]:
         """Why a version answered as it did, of some rows of its test split: with ``row``,
         ``predicted``, ``truth``, ``output``, ``baseline`` and ``parts`` (or ``pixels``) each.
 
         Raises:
-            EvaluationError: It has none.
+            EvaluationError: It has none, or they are not readable.
         """
-        content = json.loads(self._content(version, "explanations.json"))
-        rows: Sequence[dict[str, Any]] = content["rows"]
+        rows = self._document(version, "explanations.json").get("rows")
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and row.keys() >= _EXPLAINED for row in rows
+        ):
+            raise EvaluationError(
+                f"explanations.json of {version.name} lacks what explains its rows"
+            )
         return rows
 
     def predictions(self, version: pb.ModelVersion) -> Predictions:
@@ -213,6 +219,15 @@ class ModelClient:
         except NotComparable as error:
             raise _not_comparable(first, second, str(error)) from None
 
+    def _document(self, version: pb.ModelVersion, attachment: str) -> dict[str, Any]:
+        try:
+            found = json.loads(self._content(version, attachment))
+        except (ValueError, RecursionError) as error:
+            raise EvaluationError(f"{attachment} of {version.name} is damaged ({error})") from None
+        if not isinstance(found, dict):
+            raise EvaluationError(f"{attachment} of {version.name} is damaged (it is no object)")
+        return found
+
     def _content(self, version: pb.ModelVersion, attachment: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / attachment
@@ -221,8 +236,8 @@ class ModelClient:
 
 
 def _test_digest(version: pb.ModelVersion) -> str:
-    test_set = plain_struct(version.evaluation).get("test_set", {})
-    return str(test_set.get("digest", ""))
+    test_set = plain_struct(version.evaluation).get("test_set")
+    return str(test_set.get("digest", "")) if isinstance(test_set, dict) else ""
 
 
 def _not_comparable(first: pb.ModelVersion, second: pb.ModelVersion, why: str) -> EvaluationError:

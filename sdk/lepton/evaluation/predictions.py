@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +27,8 @@ CELLS_MAX = 4_000_000
 """Outputs that are kept whole: 16 MB before they are compressed."""
 BYTES_MAX = 64 << 20
 """Of a file that is read."""
+EXPANDED_BYTES_MAX = 512 << 20
+"""Of what such a file holds."""
 
 Kind = Literal["classification", "regression", "anomaly"]
 
@@ -165,17 +169,97 @@ class Predictions:
         if len(content) > BYTES_MAX:
             raise PredictionsUnreadable(f"it has more than {BYTES_MAX >> 20} MiB")
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                about = json.loads(stored["about"].tobytes())
-                return cls(
-                    about["kind"],
-                    about["test_digest"],
-                    about["test_rows"],
-                    tuple(about["class_names"]),
-                    stored["truth"],
-                    stored.get("outputs"),
-                    stored["predicted"],
-                    stored["chosen"],
-                )
-        except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            stored = _arrays(content)
+            about = json.loads(stored["about"].tobytes())
+            found = cls(
+                about["kind"],
+                str(about["test_digest"]),
+                int(about["test_rows"]),
+                tuple(map(str, about["class_names"])),
+                stored["truth"],
+                stored.get("outputs"),
+                stored["predicted"],
+                stored["chosen"],
+            )
+            found._check()
+        except _DAMAGES as error:
             raise PredictionsUnreadable(f"it is damaged ({error})") from None
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError unless all fits together: whoever trains may have written it."""
+        rows, classes = len(self.truth), len(self.class_names)
+        outputs = self.outputs
+        if self.kind == "classification":
+            codes = (self.truth, self.predicted)
+            fits = (
+                all(_is(each, "i", (rows,)) for each in codes)
+                and all(((each >= 0) & (each < classes)).all() for each in codes)
+                and _is(self.chosen, "f", (rows,))
+                and (outputs is None or _is(outputs, "f", (rows, classes)))
+            )
+        elif outputs is None:
+            fits = False
+        elif self.kind == "anomaly":
+            fits = _is(self.truth, "b", (rows,)) and _is(outputs, "f", (rows,))
+        else:
+            fits = (
+                self.kind == "regression"
+                and _is(self.truth, "f", self.truth.shape)
+                and _is(outputs, "f", (rows, *outputs.shape[1:]))
+                and outputs.size == self.truth.size
+            )
+        if not fits or not 0 < rows <= ROWS_MAX:
+            raise ValueError("its arrays do not fit together")
+
+
+_DAMAGES = (
+    *(KeyError, ValueError, TypeError, AttributeError, OverflowError),
+    *(OSError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What zipfile, NumPy and JSON raise for content that is not what it should be. RuntimeError is
+zipfile's for what is encrypted or packed otherwise, and Python's for what is nested too deeply."""
+
+
+def _arrays(content: bytes) -> dict[str, Array]:
+    """The arrays of an ``.npz`` archive, by name.
+
+    Not by ``numpy.load``: it takes the memory that an array's header asks for, before it sees
+    how much there is.
+
+    Raises:
+        ValueError: It holds too much, or something else; and others of _DAMAGES.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > EXPANDED_BYTES_MAX:
+            raise ValueError(f"it expands to more than {EXPANDED_BYTES_MAX >> 20} MiB")
+        return {
+            member.filename.removesuffix(".npy"): _array(_expanded(archive, member))
+            for member in members
+        }
+
+
+def _expanded(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A member, and no byte more than it says it has: only deflate stops there."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("it is packed otherwise than by deflate")
+    with archive.open(member) as file:
+        return file.read(member.file_size)
+
+
+def _array(data: bytes) -> Array:
+    """An array of numbers from the bytes of an ``.npy`` file."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("an array is not of version 1.0")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError("an array is not one of numbers, or not whole")
+    values = np.frombuffer(data, dtype, offset=file.tell())
+    return values.reshape(shape, order="F" if by_columns else "C")
+
+
+def _is(array: Array, kind: str, shape: tuple[int, ...]) -> bool:
+    return array.dtype.kind == kind and array.shape == shape

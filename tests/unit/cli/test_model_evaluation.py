@@ -213,12 +213,24 @@ def test_single_predictions_are_explained(versions: Gateway, lepton: Command) ->
             2,
             "predictions.npz of models/digits/versions/9: it is damaged",
         ),
+        ("explain digits/9 --rows", 2, "explanations.json of models/digits/versions/9 is damaged"),
+        ("explain digits/10", 2, "evaluation of models/digits/versions/10 cannot be shown"),
+        ("explain digits/10 --rows", 2, "versions/10 lacks what explains its rows"),
+        ("explain digits/11 --rows", 2, "evaluation of models/digits/versions/11 cannot be shown"),
+        ("evaluation digits/11", 2, "evaluation.json of models/digits/versions/11 is damaged"),
+        ("compare digits/10 digits/11", 2, "versions/10 has no predictions.npz"),
     ],
 )
 def test_what_cannot_be_told_is_refused_plainly(
     words: str, code: int, told: str, versions: Gateway, lepton: Command
 ) -> None:
-    add(versions, "9", {"accuracy": 0.5}, predictions__npz=b"PK nonsense")
+    damaged = {"predictions__npz": b"PK nonsense", "explanations__json": b"{"}
+    add(versions, "9", {"accuracy": 0.5}, **damaged)
+    strange = {"importance": [{"column": "age"}], "test_set": "none"}
+    add(versions, "10", strange, explanations__json=b'{"rows": [{"row": 1}]}')
+    unlike = {"rows": [EXPLANATIONS["rows"][0] | {"predicted": 3}]}
+    files = {"explanations__json": json.dumps(unlike).encode(), "evaluation__json": b"[]"}
+    add(versions, "11", {"accuracy": 0.5, "left_out": ["slices"]}, **files)
     done = lepton("model", *words.split())
     assert done.code == code and told in done.err and done.out == ""
     assert "Traceback" not in done.err

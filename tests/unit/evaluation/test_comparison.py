@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import zipfile
 from pathlib import Path
 
@@ -119,8 +120,89 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     np.savez(pickled, about=np.array([{}], object), allow_pickle=True)
     empty = tmp_path / "empty.npz"
     zipfile.ZipFile(empty, "w").close()
-    for content in (b"", b"nonsense", path.read_bytes()[:300], pickled.read_bytes()):
+    whole = path.read_bytes()
+    bits = bytearray(whole)
+    bits[100:140] = bytes(40)
+    contents = (
+        b"",
+        b"nonsense",
+        whole[:300],
+        bytes(bits),
+        pickled.read_bytes(),
+        empty.read_bytes(),
+    )
+    for content in contents:
         with pytest.raises(PredictionsUnreadable, match="damaged"):
             Predictions.read(content)
-    with pytest.raises(PredictionsUnreadable):
-        Predictions.read(empty.read_bytes())
+
+
+def test_what_is_kept_is_read_as_it_was(tmp_path: Path) -> None:
+    """Of each task."""
+    scores = np.linspace(0, 1, 9, dtype=np.float32)
+    anomalies = Predictions.of("anomaly", scores > 0.5, scores, test_digest="sha256:a")
+    for number, said in enumerate((classifier(np.arange(9)), regressor(0.1, 0), anomalies)):
+        path = tmp_path / f"{number}.npz"
+        said.write(path)
+        read = Predictions.read(path.read_bytes())
+        assert (read.kind, read.class_names, read.test_rows) == (
+            said.kind,
+            said.class_names,
+            said.test_rows,
+        )
+        assert np.array_equal(read.truth, said.truth)
+        assert read.outputs is not None and said.outputs is not None
+        assert np.array_equal(read.outputs, said.outputs)
+        assert np.array_equal(read.predicted, said.predicted)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"truth": TRUTH[:399]},
+        {"truth": TRUTH.astype(np.float32)},
+        {"truth": TRUTH + 1},
+        {"predicted": -TRUTH},
+        {"predicted": TRUTH.reshape(20, 20)},
+        {"chosen": np.zeros(0, np.float32)},
+        {"outputs": np.zeros((400, 3), np.float32)},
+        {"outputs": np.full((400, 2), "0.5")},
+        {"about": np.zeros(3, np.uint8)},
+        {"about": np.frombuffer(b'{"kind": "classification"}', np.uint8)},
+        {"about": np.frombuffer(b'["regression"]', np.uint8)},
+        {"truth": np.zeros(0, np.int64), "predicted": np.zeros(0, np.int64)},
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Array]) -> None:
+    """A job may have written them; the comparison would fail far from the cause."""
+    path = tmp_path / "p.npz"
+    classifier(np.arange(9)).write(path)
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez_compressed(path, allow_pickle=False, **(arrays | changes))
+    with pytest.raises(PredictionsUnreadable, match="damaged"):
+        Predictions.read(path.read_bytes())
+
+
+def test_an_archive_that_expands_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what it says to hold, nor what an array says to be, is taken into memory."""
+    path = tmp_path / "p.npz"
+    classifier(np.arange(9)).write(path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)}
+    )
+    lying = tmp_path / "lying.npz"
+    with zipfile.ZipFile(lying, "w") as archive:
+        archive.writestr("truth.npy", header.getvalue())
+    with pytest.raises(PredictionsUnreadable, match="not whole"):
+        Predictions.read(lying.read_bytes())
+    monkeypatch.setattr(kept, "EXPANDED_BYTES_MAX", 1000)
+    with pytest.raises(PredictionsUnreadable, match="expands"):
+        Predictions.read(path.read_bytes())
+    other = tmp_path / "other.npz"
+    with zipfile.ZipFile(other, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("truth.npy", b"x")
+    with pytest.raises(PredictionsUnreadable, match="deflate"):
+        Predictions.read(other.read_bytes())
