@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lepton_mesh.config import MeshSettings
+from lepton_mesh.config import DatabaseSettings
 
 
-class AuthSettings(MeshSettings):
+class AuthSettings(DatabaseSettings):
     """Each field is the environment variable ``LEPTON_<FIELD>``."""
 
     join_listen_port: int = Field(default=0, ge=0, le=65535)

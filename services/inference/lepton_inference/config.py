@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from lepton_mesh.config import MeshSettings
+from lepton_mesh.config import DatabaseSettings
 
 NAME = "inference"
 """The service's name in the mesh."""
 
 
-class InferenceSettings(MeshSettings):
+class InferenceSettings(DatabaseSettings):
     """What the inference service needs beyond every service's settings."""
 
     oip_port: int = Field(default=0, ge=0, le=65535)

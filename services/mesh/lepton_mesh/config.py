@@ -1,9 +1,9 @@
 """Settings that every process of the mesh reads, once, at start.
 
-A service subclasses :class:`MeshSettings`, adds its own fields and calls
-``load`` from its entry point::
+A service subclasses :class:`MeshSettings`, or :class:`DatabaseSettings` if it has
+a database, adds its own fields and calls ``load`` from its entry point::
 
-    class StorageSettings(MeshSettings):
+    class StorageSettings(DatabaseSettings):
         segment_bytes: int = 1 << 20
         '''Plain bytes in one encrypted segment.'''
 
@@ -93,10 +93,6 @@ class MeshSettings(BaseSettings):
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1)
     """The share of new traces that is recorded; a caller's decision is kept."""
 
-    # May carry a password, so it stays out of repr.
-    database_url: str = Field(default="", repr=False)
-    """SQLAlchemy URL; default ``sqlite:///<state_dir>/<service>.db``."""
-
     @field_validator("instance")
     @classmethod
     def _check_instance(cls, value: str) -> str:
@@ -143,13 +139,26 @@ class MeshSettings(BaseSettings):
             raise InvalidConfiguration(
                 f"{PREFIX}STATE_DIR: cannot create {state_dir}: {error.strerror}"
             ) from error
-        url = settings.database_url or f"sqlite:///{state_dir / service}.db"
-        return settings.model_copy(update={"state_dir": state_dir, "database_url": url})
+        return settings.model_copy(update={"state_dir": state_dir})
 
     @property
     def etcd_endpoint_list(self) -> tuple[str, ...]:
         """``etcd_endpoints`` taken apart."""
         return tuple(part.strip() for part in self.etcd_endpoints.split(",") if part.strip())
+
+
+class DatabaseSettings(MeshSettings):
+    """What a service with a database needs besides."""
+
+    # May carry a password, so it stays out of repr.
+    database_url: str = Field(default="", repr=False)
+    """SQLAlchemy URL; default ``sqlite:///<state_dir>/<service>.db``."""
+
+    @classmethod
+    def load(cls, service: str, environ: Mapping[str, str] | None = None) -> Self:
+        settings = super().load(service, environ)
+        url = settings.database_url or f"sqlite:///{settings.state_dir / service}.db"
+        return settings.model_copy(update={"database_url": url})
 
 
 def _from_environment(cls: type[MeshSettings], environ: Mapping[str, str]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lepton_mesh.config import MeshSettings
+from lepton_mesh.config import DatabaseSettings
 
 
-class RegistrySettings(MeshSettings):
+class RegistrySettings(DatabaseSettings):
     """Each field is the environment variable ``LEPTON_<FIELD>``."""
 
     storage_timeout_seconds: float = Field(default=10.0, gt=0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from lepton_mesh.config import MeshSettings
+from lepton_mesh.config import DatabaseSettings
 
 
-class StorageSettings(MeshSettings):
+class StorageSettings(DatabaseSettings):
     """What the storage service reads at start, besides the mesh's settings."""
 
     objects_url: str = ""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from lepton_mesh.config import MeshSettings
+from lepton_mesh.config import DatabaseSettings, MeshSettings
 
 
-class TrainingSettings(MeshSettings):
+class TrainingSettings(DatabaseSettings):
     """Beside what every service reads."""
 
     job_cores: int = Field(default=0, ge=0)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from lepton_mesh.config import InvalidConfiguration, MeshSettings
+from lepton_mesh.config import DatabaseSettings, InvalidConfiguration, MeshSettings
 
 
-class Settings(MeshSettings):
+class Settings(DatabaseSettings):
     rows: int = 3
     recipes: list[str] = Field(default=["a"])
 
@@ -61,6 +61,13 @@ def test_a_wrong_setting_is_named(tmp_path: Path, environ: dict[str, str], messa
     with pytest.raises(InvalidConfiguration) as raised:
         Settings.load("storage", {"LEPTON_STATE_DIR": str(tmp_path), **environ})
     assert message in raised.value.message
+
+
+def test_a_service_without_a_database_takes_no_url(tmp_path: Path) -> None:
+    """It would have no effect."""
+    environ = {"LEPTON_STATE_DIR": str(tmp_path), "LEPTON_DATABASE_URL": "sqlite://"}
+    with pytest.raises(InvalidConfiguration, match="unknown setting: LEPTON_DATABASE_URL"):
+        MeshSettings.load("gateway", environ)
 
 
 def test_values_which_may_be_secret_are_not_repeated(tmp_path: Path) -> None:
