@@ -27,14 +27,15 @@ $(BIN)/python:
 
 # torch goes first and alone: a request for it by another package may choose another build.
 # onnxruntime-gpu replaces onnxruntime where there is an NVIDIA driver; they share a module.
+# Their versions are those of the constraints.
 $(VENV)/.setup: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Installing Lepton into $(VENV) (about 1.5 GB; two minutes)"
-	$(PIP) torch==2.13.0
+	$(PIP) torch
 	$(PIP) --editable '.[all]'
 	@if [ -e /proc/driver/nvidia/version ]; then \
 	  echo "NVIDIA driver found: installing onnxruntime-gpu"; \
 	  $(BIN)/python -m pip uninstall --quiet --yes onnxruntime && \
-	  $(PIP) --force-reinstall --no-deps onnxruntime-gpu==1.31.1; fi
+	  $(PIP) --force-reinstall --no-deps onnxruntime-gpu; fi
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
@@ -105,10 +106,12 @@ bench-training: setup-dev ## Measure training beside plain PyTorch: make bench-t
 bench-gpu: setup-dev ## Compare the CPU with a GPU; exit code 2 says what is missing; writes bench/results/gpu.json
 	$(BIN)/python -m bench.gpu $(ARGS)
 
+# Both builds of onnxruntime are pinned, whichever of them is installed.
 lock: setup-dev ## Pin what is installed now into the constraints file
 	@mkdir -p build
 	@{ sed -n '/^#/p' $(CONSTRAINTS); $(BIN)/python -m pip list --format=freeze --exclude lepton-cloud \
-	  --exclude pip --exclude setuptools | sed 's/+cpu$$//' | sort --ignore-case; echo 'onnxruntime-gpu==1.31.1'; } > build/lock.txt
+	  --exclude pip --exclude setuptools | sed -e 's/+cpu$$//' -e 's/^onnxruntime-gpu==/onnxruntime==/' \
+	  | sort --ignore-case | sed -e '/^onnxruntime==/{p;s/==/-gpu==/;}'; } > build/lock.txt
 	mv build/lock.txt $(CONSTRAINTS)
 
 clean: ## Remove the virtual environment and what was built

@@ -20,7 +20,7 @@ import grpc
 
 from lepton.api.storage.v1 import storage_pb2 as pb
 from lepton.api.storage.v1.storage_pb2_grpc import StorageServiceStub
-from lepton.client.errors import ApiError, TransferError, from_rpc_error
+from lepton.client.errors import TransferError, from_rpc_error
 
 PIECE_BYTES = 1 << 20
 """The server's unit: pieces that begin and end at multiples of it cost no copy there."""
@@ -279,15 +279,3 @@ def _sync(directory: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-__all__ = [
-    "PIECE_BYTES",
-    "ApiError",
-    "Metadata",
-    "Progress",
-    "TransferError",
-    "download_artifact",
-    "download_dataset_file",
-    "upload_file",
-]

@@ -14,7 +14,7 @@ import pytest
 
 from lepton.api.storage.v1 import storage_pb2 as pb
 from lepton.client import transfer
-from lepton.client.errors import ApiError
+from lepton.client.errors import ApiError, TransferError
 from tests.integration.storage.conftest import World, artifact_of, random_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -213,7 +213,7 @@ async def test_a_damaged_part_is_thrown_away(world: World, tmp_path: Path) -> No
             artifact = artifact_of(world, stub, upload)
             part = tmp_path / f".target.{upload.sha256[:16]}.part"
             part.write_bytes(bytes(MIB))
-            with pytest.raises(transfer.TransferError, match="was not written"):
+            with pytest.raises(TransferError, match="was not written"):
                 transfer.download_artifact(stub, artifact, target, metadata=metadata)
             assert not target.exists()
             transfer.download_artifact(stub, artifact, target, metadata=metadata)
