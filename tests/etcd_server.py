@@ -14,7 +14,8 @@ from pathlib import Path
 import grpc
 import trustme
 
-from lepton_local.etcd import EtcdFiles, etcd_command, find_etcd, packaged_etcd, provision_auth
+from lepton_local.etcd import etcd_command, find_etcd, packaged_etcd, provision_auth
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh.connect import CHANNEL_OPTIONS
 from lepton_mesh.etcd import EtcdClient
 
@@ -56,11 +57,11 @@ class TestAuthority:
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         return issued.private_key_pem.bytes(), chain
 
-    def write(self, common_name: str, directory: Path) -> EtcdFiles:
+    def write(self, common_name: str, directory: Path) -> TlsFiles:
         """Issues a certificate into ``directory``: cert.pem, key.pem, ca.pem."""
         directory.mkdir(parents=True, exist_ok=True)
         key, chain = self.issue(common_name)
-        files = EtcdFiles(directory / "cert.pem", directory / "key.pem", directory / "ca.pem")
+        files = TlsFiles.of(directory)
         files.key.write_bytes(key)
         files.certificate.write_bytes(chain)
         files.authority.write_bytes(self.ca_pem)
@@ -86,9 +87,7 @@ class EtcdServer:
             authority of its own (``authority``), with which :meth:`client` works.
     """
 
-    def __init__(
-        self, binary: Path | None, directory: Path, files: EtcdFiles | None = None
-    ) -> None:
+    def __init__(self, binary: Path | None, directory: Path, files: TlsFiles | None = None) -> None:
         self.authority = TestAuthority()
         self.address = f"127.0.0.1:{free_port()}"
         self.directory = directory

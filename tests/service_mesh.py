@@ -18,7 +18,8 @@ import grpc
 
 from lepton_auth import bootstrap, offline
 from lepton_auth.config import AuthSettings
-from lepton_local.etcd import EtcdFiles, provision_auth
+from lepton_local.etcd import provision_auth
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh import credential_files
 from lepton_mesh.config import MeshSettings
 from lepton_mesh.etcd import EtcdClient
@@ -47,7 +48,7 @@ class ServiceMesh:
         self.etcd = EtcdServer(
             None,
             self.root / "etcd",
-            EtcdFiles(*(etcd / name for name in ("cert.pem", "key.pem", "ca.pem"))),
+            TlsFiles.of(etcd),
         )
         await asyncio.to_thread(self.etcd.start)
         credentials = credential_files.load(await self._identity("supervisor"))

@@ -10,7 +10,6 @@ import asyncio
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_auth import offline
@@ -18,28 +17,15 @@ from lepton_auth.accounts import FIRST_WORKSPACE
 from lepton_auth.config import AuthSettings
 from lepton_auth.first_admin import FIRST_ADMIN
 from lepton_local.home import Home
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh import credential_files
 from lepton_mesh.durable import write_private
 from lepton_mesh.errors import LeptonError
 
 
-@dataclass(frozen=True, slots=True)
-class ClientFiles:
-    """PEM files of the supervisor's own certificate; etcd takes it for its root user."""
-
-    certificate: Path
-    key: Path
-    authority: Path
-
-    @classmethod
-    def of(cls, home: Home) -> ClientFiles:
-        """Those of the stack in ``home``."""
-        directory = home.service("supervisor")
-        return cls(
-            directory / credential_files.CERTIFICATE,
-            directory / credential_files.KEY,
-            directory / credential_files.TRUST_BUNDLE,
-        )
+def supervisor_files(home: Home) -> TlsFiles:
+    """The supervisor's own certificate; etcd takes it for its root user."""
+    return TlsFiles.of(home.service("supervisor"))
 
 
 class Authority:
@@ -54,7 +40,7 @@ class Authority:
     def __init__(self, home: Home, settings: AuthSettings) -> None:
         self._home = home
         self._settings = settings
-        self.files = ClientFiles.of(home)
+        self.files = supervisor_files(home)
         self.user = FIRST_ADMIN
         self.password = ""
 

@@ -6,9 +6,9 @@ import importlib.util
 import secrets
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh.discovery import PREFIX
 from lepton_mesh.errors import FailedPrecondition
 from lepton_mesh.etcd import EtcdClient
@@ -21,15 +21,6 @@ ROOT_USER = "root"
 
 class EtcdMissing(FailedPrecondition):
     reason = "ETCD_MISSING"
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdFiles:
-    """PEM files: etcd's own certificate and key, and the authority of its clients'."""
-
-    certificate: Path
-    key: Path
-    authority: Path
 
 
 def find_etcd() -> Path:
@@ -62,7 +53,7 @@ def packaged_etcd() -> Path | None:
 
 
 def etcd_command(
-    binary: Path, *, data_dir: Path, client_address: str, files: EtcdFiles
+    binary: Path, *, data_dir: Path, client_address: str, files: TlsFiles
 ) -> list[str]:
     """The command line of a cluster of one, to be run with ``data_dir`` as its directory.
 

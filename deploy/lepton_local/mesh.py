@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lepton_local.authority import ClientFiles
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh.connect import CHANNEL_OPTIONS
 from lepton_mesh.discovery import PREFIX, Instance
 from lepton_mesh.etcd import EtcdClient
@@ -33,7 +33,7 @@ class Seen:
 
 
 @contextlib.asynccontextmanager
-async def etcd_client(address: str, files: ClientFiles) -> AsyncIterator[EtcdClient]:
+async def etcd_client(address: str, files: TlsFiles) -> AsyncIterator[EtcdClient]:
     """A client of the stack's etcd, as its root user."""
     client = EtcdClient([address], lambda endpoint: _channel(endpoint, files, "etcd"))
     try:
@@ -42,7 +42,7 @@ async def etcd_client(address: str, files: ClientFiles) -> AsyncIterator[EtcdCli
         await client.close()
 
 
-async def look(client: EtcdClient, files: ClientFiles) -> list[Seen]:
+async def look(client: EtcdClient, files: TlsFiles) -> list[Seen]:
     """Every instance in etcd, each asked for its health."""
     listing = await client.range_prefix(PREFIX)
     instances = [Instance.from_json(item.value) for item in listing.items]
@@ -50,7 +50,7 @@ async def look(client: EtcdClient, files: ClientFiles) -> list[Seen]:
     return [Seen(*pair) for pair in zip(instances, healths, strict=True)]
 
 
-async def unready(client: EtcdClient, files: ClientFiles, services: Sequence[str]) -> list[str]:
+async def unready(client: EtcdClient, files: TlsFiles, services: Sequence[str]) -> list[str]:
     """Those of ``services`` that have no instance which serves."""
     serving = {
         seen.instance.service for seen in await look(client, files) if seen.health == "SERVING"
@@ -77,7 +77,7 @@ def gateway_serves(address: str, ca_file: Path) -> bool:
         return False
 
 
-async def _health(instance: Instance, files: ClientFiles) -> str:
+async def _health(instance: Instance, files: TlsFiles) -> str:
     async with _channel(instance.address, files, instance.service) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its stubs name no methods
         try:
@@ -89,7 +89,7 @@ async def _health(instance: Instance, files: ClientFiles) -> str:
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
-def _channel(address: str, files: ClientFiles, service: str) -> grpc.aio.Channel:
+def _channel(address: str, files: TlsFiles, service: str) -> grpc.aio.Channel:
     credentials = grpc.ssl_channel_credentials(
         files.authority.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
     )

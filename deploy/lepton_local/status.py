@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from lepton_local.authority import ClientFiles
+from lepton_local.authority import supervisor_files
 from lepton_local.home import SERVICES, Home, StackRecord
 from lepton_local.mesh import Seen, etcd_client, look
 
@@ -82,7 +82,7 @@ async def report(home: Home, record: StackRecord) -> Report:
     Raises:
         LeptonError: etcd cannot be reached.
     """
-    files = ClientFiles.of(home)
+    files = supervisor_files(home)
     async with etcd_client(record.etcd, files) as client:
         return Report(record, await look(client, files))
 

@@ -22,11 +22,12 @@ from pathlib import Path
 
 from lepton_local import log_files, ports, processes
 from lepton_local.authority import Authority
-from lepton_local.etcd import EtcdFiles, etcd_command, find_etcd, provision_auth
+from lepton_local.etcd import etcd_command, find_etcd, provision_auth
 from lepton_local.home import SERVICES, Home, ProcessRecord, StackRecord
 from lepton_local.listener import Listener
 from lepton_local.mesh import etcd_client, forget_instances, gateway_serves, unready
 from lepton_local.processes import Program
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh import logs
 from lepton_mesh.errors import FailedPrecondition, LeptonError
 from lepton_mesh.etcd import EtcdClient
@@ -281,7 +282,7 @@ class Supervisor:
 
     def _spawn_etcd(self) -> None:
         directory = self._home.service("etcd")
-        files = EtcdFiles(directory / "cert.pem", directory / "key.pem", self._home.ca_file)
+        files = TlsFiles(directory / "cert.pem", directory / "key.pem", self._home.ca_file)
         command = etcd_command(
             find_etcd(), data_dir=directory, client_address=self._record.etcd, files=files
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from lepton_gateway.envoy import Json
+from lepton_mesh.durable import write_private
 
 
 class ConfigurationFiles:
@@ -22,15 +22,13 @@ class ConfigurationFiles:
 
         Returns whether there was anything new. A few kilobytes to the page cache, so it is
         done in the event loop; nothing is synced, since a new start writes everything anew.
+
+        Raises:
+            OSError: It cannot be written; what was there stays.
         """
         data = json.dumps(content, separators=(",", ":")).encode()
         if self._written.get(name) == data:
             return False
-        path = self.directory / name
-        temporary = path.with_suffix(".tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        temporary.rename(path)
+        write_private(self.directory / name, data, sync=False)
         self._written[name] = data
         return True

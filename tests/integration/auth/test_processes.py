@@ -18,7 +18,8 @@ import pytest
 
 from lepton_auth import offline
 from lepton_auth.config import AuthSettings
-from lepton_local.etcd import EtcdFiles, provision_auth
+from lepton_local.etcd import provision_auth
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh import credential_files
 from lepton_mesh.discovery import Directory
 from lepton_mesh.etcd import EtcdClient
@@ -95,7 +96,7 @@ async def test_from_nothing_to_a_joined_registry(processes: Processes) -> None:
     newcomer = Namespace(service="registry", dns=[], ip=[], ttl_seconds=0)
     token = await offline.join_token(settings, newcomer)
     token_file.write_text(token)
-    files = EtcdFiles(*(etcd_files / name for name in ("cert.pem", "key.pem", "ca.pem")))
+    files = TlsFiles.of(etcd_files)
     processes.etcd = EtcdServer(None, root / "etcd", files)
     await asyncio.to_thread(processes.etcd.start)
     holder: Any = SimpleNamespace(credentials=credential_files.load(supervisor))

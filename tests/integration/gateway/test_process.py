@@ -20,7 +20,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from lepton_local.etcd import EtcdFiles, provision_auth
+from lepton_local.etcd import provision_auth
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh import credential_files
 from lepton_mesh.discovery import Instance
 from lepton_mesh.etcd import EtcdClient
@@ -59,8 +60,8 @@ class Mesh:
         for service in ("etcd", "supervisor"):
             out = str(self.root / service)
             self.auth_command("issue", "--service", service, "--ip", "127.0.0.1", "--out", out)
-        files = (self.root / "etcd" / name for name in ("cert.pem", "key.pem", "ca.pem"))
-        self.etcd = EtcdServer(None, self.root / "etcd-data", EtcdFiles(*files))
+
+        self.etcd = EtcdServer(None, self.root / "etcd-data", TlsFiles.of(self.root / "etcd"))
         self.etcd.start()
         client = self.client()
         await provision_auth(client, ("auth", "gateway"))

@@ -25,7 +25,8 @@ from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
 from lepton.api.inference.v1 import inference_pb2, inference_pb2_grpc
 from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
-from lepton_local.etcd import EtcdFiles, provision_auth
+from lepton_local.etcd import provision_auth
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh import credential_files
 from lepton_mesh.authorization import AuthorizationTable, Rule
 from lepton_mesh.caller import Role, current_caller
@@ -108,7 +109,7 @@ class World:
         self.models = Models()
         self.authority = CertificateAuthority.create_root("lepton.local").create_intermediate()
         directory = self.identity("etcd")
-        files = EtcdFiles(*(directory / name for name in ("cert.pem", "key.pem", "ca.pem")))
+        files = TlsFiles.of(directory)
         self.etcd = EtcdServer(None, root / "etcd", files)
         self.signing_key = ec.generate_private_key(ec.SECP256R1())
         self.revoked: list[str] = []

@@ -20,7 +20,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.wrappers_pb2 import StringValue
 
-from lepton_local.etcd import EtcdFiles, provision_auth
+from lepton_local.etcd import provision_auth
+from lepton_local.tls_files import TlsFiles
 from lepton_mesh import credential_files
 from lepton_mesh.caller import Role
 from lepton_mesh.claims import ALGORITHM, Claims, to_payload
@@ -46,7 +47,7 @@ class Stack:
         self.root = root
         self.authority = CertificateAuthority.create_root("lepton.local").create_intermediate()
         directory = self.identity("etcd")
-        files = EtcdFiles(*(directory / name for name in ("cert.pem", "key.pem", "ca.pem")))
+        files = TlsFiles.of(directory)
         self.etcd = EtcdServer(None, root / "etcd", files)
         self.signing_key = ec.generate_private_key(ec.SECP256R1())
         self.processes: list[subprocess.Popen[str]] = []

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,16 @@ async def test_a_full_disk_at_the_start_is_an_error(disk: Disk) -> None:
     with pytest.raises(OSError, match="No space"):
         control.start()
     control.close()
+
+
+def test_files_are_replaced_whole_and_are_ours_alone(tmp_path: Path) -> None:
+    """One holds a private key; what did not change is left alone, so that Envoy is."""
+    files = ConfigurationFiles(tmp_path)
+    assert files.write("certificate.json", {"key": "first"})
+    before = (tmp_path / "certificate.json").stat()
+    assert stat.S_IMODE(before.st_mode) == 0o600
+    assert not files.write("certificate.json", {"key": "first"})
+    assert (tmp_path / "certificate.json").stat().st_ino == before.st_ino
+    assert files.write("certificate.json", {"key": "second"})
+    assert json.loads((tmp_path / "certificate.json").read_text()) == {"key": "second"}
+    assert [path.name for path in tmp_path.iterdir()] == ["certificate.json"]

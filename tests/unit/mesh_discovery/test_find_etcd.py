@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lepton_local import etcd
-from lepton_local.etcd import EtcdFiles, EtcdMissing, etcd_command, find_etcd, packaged_etcd
+from lepton_local.etcd import EtcdMissing, etcd_command, find_etcd, packaged_etcd
+from lepton_local.tls_files import TlsFiles
 
 
 def program(directory: Path, content: bytes) -> Path:
@@ -41,7 +42,7 @@ def test_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_command_has_no_unsafe_option_and_one_port(tmp_path: Path) -> None:
-    files = EtcdFiles(tmp_path / "c", tmp_path / "k", tmp_path / "ca")
+    files = TlsFiles(tmp_path / "c", tmp_path / "k", tmp_path / "ca")
     command = etcd_command(
         Path("/bin/etcd"), data_dir=tmp_path, client_address="127.0.0.1:5", files=files
     )
