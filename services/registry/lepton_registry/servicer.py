@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from google.protobuf import empty_pb2
@@ -12,6 +13,7 @@ from lepton_mesh.authorization import AuthorizationTable, Rule
 from lepton_mesh.caller import Role, current_caller
 from lepton_mesh.resources import Page, check_id, parse_name
 from lepton_registry import convert
+from lepton_registry.records import Version
 from lepton_registry.registry import Registry
 
 _METHOD = "/lepton.api.registry.v1.RegistryService/"
@@ -82,10 +84,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         version = await self._registry.create_version(
             current_caller(),
             model_id,
-            convert.version(request.model_version),
+            await asyncio.to_thread(convert.version, request.model_version),
             request.request_id,
         )
-        return convert.version_message(version)
+        return await _version_message(version)
 
     async def GetModelVersion(
         self, request: pb.GetModelVersionRequest, context: Any
@@ -97,7 +99,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         else:
             model_id, number = parse_name("models/{model}/versions/{version}", request.name)
             version = await self._registry.get_version(caller, model_id, number)
-        return convert.version_message(version)
+        return await _version_message(version)
 
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Any
@@ -108,7 +110,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         versions, more = await self._registry.list_versions(
             current_caller(), model_id, before, page.size
         )
-        return convert.versions_page(page, versions, more)
+        return await asyncio.to_thread(convert.versions_page, page, versions, more)
 
     async def UpdateModelVersion(
         self, request: pb.UpdateModelVersionRequest, context: Any
@@ -118,7 +120,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         version = await self._registry.update_version(
             current_caller(), model_id, number, message.etag, convert.version_change(request)
         )
-        return convert.version_message(version)
+        return await _version_message(version)
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.Model:
         (model_id,) = parse_name("models/{model}", request.model)
@@ -134,3 +136,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         return convert.model_message(
             await self._registry.delete_alias(current_caller(), model_id, alias)
         )
+
+
+async def _version_message(version: Version) -> pb.ModelVersion:
+    # In a thread, as everything with a version's documents: a large one takes up to a second.
+    return await asyncio.to_thread(convert.version_message, version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from lepton.api.registry.v1 import registry_pb2 as pb
 from lepton.api.registry.v1 import registry_pb2_grpc
 from lepton_mesh.caller import acting_as_service
 from lepton_mesh.errors import LeptonError
+from lepton_registry import convert
 from tests.service_mesh import bearer
 
 if TYPE_CHECKING:
@@ -184,6 +186,35 @@ async def test_the_registry_holds_files_until_their_model_is_deleted(registry: R
     deleted = await asyncio.wait_for(registry.storage.deleted.get(), 10)
     assert deleted == ("services/registry", ["artifacts/a3"])
     assert held not in registry.storage.holds.values()
+
+
+async def test_large_messages_hold_up_nobody(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions are converted beside the event loop; what no version can be is not even parsed."""
+    developer = bearer(registry.tokens["developer"])
+    await _model(registry, "large")
+    threads = set()
+    for function in (convert.version, convert.version_message, convert.versions_page):
+
+        def noting(*arguments: Any, function: Any = function) -> Any:
+            threads.add(threading.current_thread())
+            return function(*arguments)
+
+        monkeypatch.setattr(convert, function.__name__, noting)
+    request = pb.CreateModelVersionRequest(parent="models/large", model_version=_version())
+    made = await registry.models.CreateModelVersion(request, metadata=developer)
+    await registry.models.GetModelVersion(
+        pb.GetModelVersionRequest(name=made.name), metadata=developer
+    )
+    await registry.models.ListModelVersions(
+        pb.ListModelVersionsRequest(parent="models/large"), metadata=developer
+    )
+    assert threads
+    assert threading.current_thread() not in threads
+    request.model_version.description = "x" * (9 << 20)
+    call = registry.models.CreateModelVersion(request, metadata=developer)
+    assert (await _refused(call))[0] == "RESOURCE_EXHAUSTED"
 
 
 async def test_lists_page(registry: Registry) -> None:
