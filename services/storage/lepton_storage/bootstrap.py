@@ -22,7 +22,6 @@ from lepton_storage.adapters.kek_file import FileKeyEncryption
 from lepton_storage.adapters.manifest_key_file import open_manifest_key
 from lepton_storage.adapters.objects_local import LocalObjectStore
 from lepton_storage.adapters.objects_s3 import S3ObjectStore
-from lepton_storage.adapters.sql import Sql
 from lepton_storage.adapters.sql_artifacts import SqlArtifactRecords
 from lepton_storage.adapters.sql_datasets import SqlDatasetRecords
 from lepton_storage.adapters.sql_keys import SqlKeyRecords
@@ -78,8 +77,7 @@ def open_storage(settings: StorageSettings) -> Storage:
 
 
 def _wire(settings: StorageSettings, database: Database) -> Storage:
-    sql = Sql(database)
-    key_records, dataset_records = SqlKeyRecords(sql), SqlDatasetRecords(sql)
+    key_records, dataset_records = SqlKeyRecords(database), SqlDatasetRecords(database)
     kms = FileKeyEncryption.open(
         settings.state_dir / "kek.json", {key.kek_id for key in key_records.alive()}
     )
@@ -90,7 +88,7 @@ def _wire(settings: StorageSettings, database: Database) -> Storage:
     objects, staging_root = _open_objects(settings)
     threads = IoThreads(settings.io_threads)
     staging = Staging(staging_root, keys, reserve_bytes=settings.disk_reserve_bytes)
-    records = SqlUploadRecords(sql)
+    records = SqlUploadRecords(database)
     policy = UploadPolicy(lifetime=timedelta(hours=settings.upload_lifetime_hours))
     uploads = Uploads(records, staging, objects, threads, policy)
     blobs = Blobs(records, objects, keys, threads)
@@ -104,7 +102,7 @@ def _wire(settings: StorageSettings, database: Database) -> Storage:
         uploads=uploads,
         blobs=blobs,
         datasets=Datasets(dataset_records, uploads, blobs, manifest_key, threads),
-        artifacts=Artifacts(SqlArtifactRecords(sql), uploads, blobs, threads),
+        artifacts=Artifacts(SqlArtifactRecords(database), uploads, blobs, threads),
         close=close,
     )
 

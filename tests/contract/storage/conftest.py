@@ -15,7 +15,6 @@ from obstore.store import S3Store
 from lepton_mesh.database import Database
 from lepton_storage.adapters.objects_local import LocalObjectStore
 from lepton_storage.adapters.objects_s3 import S3ObjectStore
-from lepton_storage.adapters.sql import Sql
 from lepton_storage.ports import ObjectStore
 
 
@@ -54,8 +53,8 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture
-def sql(database_url: str) -> Iterator[Sql]:
+def database(database_url: str) -> Iterator[Database]:
     """An empty database of storage."""
     database = Database.open(database_url, "lepton_storage.migrations")
-    yield Sql(database)
+    yield database
     database.close()

@@ -11,9 +11,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event
 
-from lepton_mesh.database import differences
+from lepton_mesh.database import Database, differences
 from lepton_mesh.resources import EtagMismatch
-from lepton_storage.adapters.sql import Sql
 from lepton_storage.adapters.sql_artifacts import SqlArtifactRecords
 from lepton_storage.adapters.sql_datasets import SqlDatasetRecords
 from lepton_storage.adapters.sql_keys import SqlKeyRecords
@@ -43,8 +42,8 @@ NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
 
 
-def key(sql: Sql, workspace: str = "acme") -> WorkspaceKey:
-    return SqlKeyRecords(sql).add(WorkspaceKey(uuid.uuid4().hex, workspace, "kek", b"wrapped"))
+def key(database: Database, workspace: str = "acme") -> WorkspaceKey:
+    return SqlKeyRecords(database).add(WorkspaceKey(uuid.uuid4().hex, workspace, "kek", b"wrapped"))
 
 
 def upload(sha256: str = "a" * 64, **values: object) -> Upload:
@@ -52,17 +51,18 @@ def upload(sha256: str = "a" * 64, **values: object) -> Upload:
     return replace(made, **values)
 
 
-def complete(sql: Sql, sha256: str = "a" * 64) -> Blob:
+def complete(database: Database, sha256: str = "a" * 64) -> Blob:
     """A blob with the upload that ended in it."""
-    records = SqlUploadRecords(sql)
+    records = SqlUploadRecords(database)
     begun = records.create(upload(sha256), reuse=False)
-    blob = Blob(begun.id, "acme", sha256, 4, key(sql).id)
+    blob = Blob(begun.id, "acme", sha256, 4, key(database).id)
     records.complete(begun, blob)
     return blob
 
 
-def dataset(sql: Sql) -> Dataset:
-    return SqlDatasetRecords(sql).create(Dataset("d", "acme", "text", {"k": "v"}, "users/ada", NOW))
+def dataset(database: Database) -> Dataset:
+    made = Dataset("d", "acme", "text", {"k": "v"}, "users/ada", NOW)
+    return SqlDatasetRecords(database).create(made)
 
 
 def version(blob: Blob, digest: str = "sha256:1") -> DatasetVersion:
@@ -88,15 +88,15 @@ def at_once(*calls):
         return [future.result() for future in [threads.submit(call) for call in calls]]
 
 
-def test_the_migrations_make_the_tables(sql: Sql) -> None:
+def test_the_migrations_make_the_tables(database: Database) -> None:
     """Revisions and models say the same."""
-    assert differences(sql._database.engine, Base.metadata) == []
+    assert differences(database.engine, Base.metadata) == []
 
 
-def test_a_workspace_has_one_current_key(sql: Sql) -> None:
+def test_a_workspace_has_one_current_key(database: Database) -> None:
     """Whoever is first wins, and a destroyed key makes room for another."""
-    records = SqlKeyRecords(sql)
-    made = at_once(*(lambda: key(sql) for _ in range(4)))
+    records = SqlKeyRecords(database)
+    made = at_once(*(lambda: key(database) for _ in range(4)))
     assert len({one.id for one in made}) == 1
     assert records.current("acme") == made[0]
     assert records.current("other") is None
@@ -107,12 +107,12 @@ def test_a_workspace_has_one_current_key(sql: Sql) -> None:
     records.rewrap(rewrapped)
     assert records.alive() == []
     assert records.get(made[0].id) == replace(rewrapped, wrapped=None)
-    assert key(sql).id != made[0].id
+    assert key(database).id != made[0].id
 
 
-def test_uploads_come_back(sql: Sql) -> None:
+def test_uploads_come_back(database: Database) -> None:
     """As they were stored, to their workspace only."""
-    records = SqlUploadRecords(sql)
+    records = SqlUploadRecords(database)
     made = records.create(upload(), reuse=True)
     assert records.get("acme", made.id) == made
     assert records.get("other", made.id) is None
@@ -124,17 +124,17 @@ def test_uploads_come_back(sql: Sql) -> None:
     assert records.incomplete() == []
 
 
-def test_a_request_id_makes_one_upload(sql: Sql) -> None:
+def test_a_request_id_makes_one_upload(database: Database) -> None:
     """Also when several ask at once."""
-    records = SqlUploadRecords(sql)
+    records = SqlUploadRecords(database)
     made = at_once(*(lambda: records.create(upload(request_id="r"), reuse=True) for _ in range(4)))
     assert len({one.id for one in made}) == 1
 
 
-def test_equal_bytes_end_in_one_blob(sql: Sql) -> None:
+def test_equal_bytes_end_in_one_blob(database: Database) -> None:
     """Also when several uploads complete at once; completing again changes nothing."""
-    records = SqlUploadRecords(sql)
-    key_id = key(sql).id
+    records = SqlUploadRecords(database)
+    key_id = key(database).id
     begun = [records.create(upload(), reuse=False) for _ in range(4)]
 
     def finish(one: Upload):
@@ -156,12 +156,12 @@ def test_equal_bytes_end_in_one_blob(sql: Sql) -> None:
         finish(begun[1])()
 
 
-def test_only_what_nothing_refers_to_is_collected(sql: Sql) -> None:
+def test_only_what_nothing_refers_to_is_collected(database: Database) -> None:
     """An upload, a version and an artifact each keep their blob."""
-    uploads, datasets = SqlUploadRecords(sql), SqlDatasetRecords(sql)
-    artifacts = SqlArtifactRecords(sql)
-    blobs = [complete(sql, digit * 64) for digit in "abc"]
-    made = dataset(sql)
+    uploads, datasets = SqlUploadRecords(database), SqlDatasetRecords(database)
+    artifacts = SqlArtifactRecords(database)
+    blobs = [complete(database, digit * 64) for digit in "abc"]
+    made = dataset(database)
     datasets.add_version(made, version(blobs[0]))
     kept = artifacts.create(Artifact("1" * 32, "acme", blobs[1], "", "f", "", {}, NOW))
     assert uploads.collect() == []
@@ -179,10 +179,10 @@ def test_only_what_nothing_refers_to_is_collected(sql: Sql) -> None:
     assert uploads.condemned() == condemned[2:]
 
 
-def test_holds_keep_artifacts(sql: Sql) -> None:
+def test_holds_keep_artifacts(database: Database) -> None:
     """The last one that ends may take them with it; a hold stored again is one hold."""
-    artifacts = SqlArtifactRecords(sql)
-    blob = complete(sql)
+    artifacts = SqlArtifactRecords(database)
+    blob = complete(database)
     for id in "12":
         artifacts.create(Artifact(id * 32, "acme", blob, "", "f", "", {}, NOW))
     both = Hold("a" * 32, "acme", "models/m", ["1" * 32, "2" * 32])
@@ -204,10 +204,10 @@ def test_holds_keep_artifacts(sql: Sql) -> None:
     assert artifacts.delete("acme", "2" * 32)
 
 
-def test_an_artifact_is_held_or_deleted(sql: Sql) -> None:
+def test_an_artifact_is_held_or_deleted(database: Database) -> None:
     """Whoever is first: never is a hold stored over what is gone at the same moment."""
-    artifacts = SqlArtifactRecords(sql)
-    blob = complete(sql)
+    artifacts = SqlArtifactRecords(database)
+    blob = complete(database)
 
     def tried(call: Callable[[], object]) -> Callable[[], bool]:
         def run() -> bool:
@@ -230,37 +230,37 @@ def test_an_artifact_is_held_or_deleted(sql: Sql) -> None:
         assert (artifacts.get("acme", id) is not None) == held
 
 
-def test_what_is_given_up_is_condemned(sql: Sql) -> None:
+def test_what_is_given_up_is_condemned(database: Database) -> None:
     """An incomplete upload's object and one that is there already; never a blob's own."""
-    records = SqlUploadRecords(sql)
-    blob = complete(sql)
+    records = SqlUploadRecords(database)
+    blob = complete(database)
     begun = [records.create(upload(), reuse=False) for _ in range(4)]
     records.complete(begun[0], replace(blob, id=begun[0].id))
     records.delete("acme", begun[1].id)
     assert set(records.condemned()) == {begun[0].id, begun[1].id}
     records.delete("acme", begun[0].id)
-    assert SqlKeyRecords(sql).destroy("acme") == 1
+    assert SqlKeyRecords(database).destroy("acme") == 1
     assert set(records.condemned()) == {one.id for one in begun}
 
 
-def test_what_was_collected_cannot_be_referred_to(sql: Sql) -> None:
+def test_what_was_collected_cannot_be_referred_to(database: Database) -> None:
     """A version or an artifact of a blob that has just gone is refused whole."""
-    uploads, datasets = SqlUploadRecords(sql), SqlDatasetRecords(sql)
-    blob = complete(sql)
-    made = dataset(sql)
+    uploads, datasets = SqlUploadRecords(database), SqlDatasetRecords(database)
+    blob = complete(database)
+    made = dataset(database)
     uploads.delete_expired(LATER)
     uploads.collect()
     with pytest.raises(BlobNotFound):
         datasets.add_version(made, version(blob))
     assert datasets.get_version("acme", "d", 0) is None
     with pytest.raises(BlobNotFound):
-        SqlArtifactRecords(sql).create(Artifact("1" * 32, "acme", blob, "", "", "", {}, NOW))
+        SqlArtifactRecords(database).create(Artifact("1" * 32, "acme", blob, "", "", "", {}, NOW))
 
 
-def test_versions_are_numbered_one_by_one(sql: Sql) -> None:
+def test_versions_are_numbered_one_by_one(database: Database) -> None:
     """Also when several are made at once, and the same content once."""
-    records = SqlDatasetRecords(sql)
-    blob, made = complete(sql), dataset(sql)
+    records = SqlDatasetRecords(database)
+    blob, made = complete(database), dataset(database)
     at_once(
         *(lambda n=n: records.add_version(made, version(blob, f"sha256:{n}")) for n in range(4))
     )
@@ -280,30 +280,30 @@ def test_versions_are_numbered_one_by_one(sql: Sql) -> None:
     assert records.get_version("other", "d", 1) is None
 
 
-def test_many_files_take_few_statements(sql: Sql) -> None:
+def test_many_files_take_few_statements(database: Database) -> None:
     """A version of a thousand files is looked up and stored in batches."""
-    blobs = [complete(sql, f"{n:064x}") for n in range(20)]
+    blobs = [complete(database, f"{n:064x}") for n in range(20)]
     files = tuple(DataFile(f"{n:04}", "text/plain", blobs[n % 20]) for n in range(1000))
-    made = dataset(sql)
+    made = dataset(database)
     statements: list[str] = []
 
     def count(_conn, _cursor, statement, *_):
         statements.append(statement)
 
-    event.listen(sql._database.engine, "before_cursor_execute", count)
-    SqlUploadRecords(sql).find_blobs("acme", [blob.sha256 for blob in blobs], None)
-    stored = SqlDatasetRecords(sql).add_version(made, replace(version(blobs[0]), files=files))
-    event.remove(sql._database.engine, "before_cursor_execute", count)
+    event.listen(database.engine, "before_cursor_execute", count)
+    SqlUploadRecords(database).find_blobs("acme", [blob.sha256 for blob in blobs], None)
+    stored = SqlDatasetRecords(database).add_version(made, replace(version(blobs[0]), files=files))
+    event.remove(database.engine, "before_cursor_execute", count)
     assert len(statements) < 20
-    assert SqlDatasetRecords(sql).get_version("acme", "d", 1) == stored
+    assert SqlDatasetRecords(database).get_version("acme", "d", 1) == stored
 
 
-def test_a_dataset_that_has_changed_is_not_deleted(sql: Sql) -> None:
+def test_a_dataset_that_has_changed_is_not_deleted(database: Database) -> None:
     """Neither one with a version more, nor another that was made in its place."""
-    records = SqlDatasetRecords(sql)
-    made = dataset(sql)
+    records = SqlDatasetRecords(database)
+    made = dataset(database)
     assert not records.delete("acme", "other", made.etag)
-    records.add_version(made, version(complete(sql)))
+    records.add_version(made, version(complete(database)))
     with pytest.raises(EtagMismatch):
         records.delete("acme", "d", made.etag)
     filled = records.get("acme", "d")
@@ -317,17 +317,17 @@ def test_a_dataset_that_has_changed_is_not_deleted(sql: Sql) -> None:
     assert records.delete("acme", "d", remade.etag)
 
 
-def test_datasets_are_unique_in_a_workspace(sql: Sql) -> None:
+def test_datasets_are_unique_in_a_workspace(database: Database) -> None:
     """Another workspace may use the same id; a deleted one is gone with its versions."""
-    records = SqlDatasetRecords(sql)
-    made = dataset(sql)
+    records = SqlDatasetRecords(database)
+    made = dataset(database)
     with pytest.raises(DatasetExists):
-        dataset(sql)
+        dataset(database)
     records.create(replace(made, workspace="other"))
     assert records.get("acme", "d") == made
     assert records.list("acme", "", 9) == [made]
     assert records.list("acme", "d", 9) == []
-    blob = complete(sql)
+    blob = complete(database)
     records.add_version(made, version(blob))
     records.delete("acme", "d")
     with pytest.raises(DatasetNotFound):

@@ -171,7 +171,7 @@ async def test_malformed_versions_and_datasets_are_refused(storage: Storage, ada
 async def test_a_changed_record_is_found(storage: Storage, ada: Caller, change: str) -> None:
     """What the database says is checked against the signed manifest."""
     await push(storage, ada, {"a": b"a"})
-    storage.uploads._records._sql.write(lambda session: session.execute(text(change)))
+    storage.uploads._records._database.write_now(lambda session: session.execute(text(change)))
     with pytest.raises(ManifestCorrupt):
         await storage.datasets.get_version(ada, "digits", 1)
 
@@ -201,7 +201,7 @@ async def test_deleting_deletes_the_last_use_of_bytes(
     """Bytes stay while a version, an artifact or an upload refers to them, and no longer."""
     await push(storage, ada, {"a": b"shared", "b": b"own"})
     made = await artifact(storage, ada, b"shared")
-    storage.uploads._records._sql.write(
+    storage.uploads._records._database.write_now(
         lambda session: session.execute(text("DELETE FROM uploads"))
     )
     storage.blobs.collect()

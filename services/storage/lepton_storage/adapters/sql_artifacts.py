@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, joinedload
 
-from lepton_storage.adapters.sql import Sql
+from lepton_mesh.database import Database
 from lepton_storage.adapters.sql_uploads import to_blob
 from lepton_storage.errors import ArtifactHeld, BlobNotFound, artifact_not_found
 from lepton_storage.models import ArtifactHoldRow, ArtifactRow, BlobRow
@@ -17,8 +17,8 @@ from lepton_storage.records import Artifact, Hold
 class SqlArtifactRecords:
     """The ArtifactRecords port."""
 
-    def __init__(self, sql: Sql) -> None:
-        self._sql = sql
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def create(self, artifact: Artifact) -> Artifact:
         def run(session: Session) -> Artifact:
@@ -41,7 +41,7 @@ class SqlArtifactRecords:
             session.flush()
             return _artifact(row)
 
-        return self._sql.write(run)
+        return self._database.write_now(run)
 
     def get(self, workspace: str, id: str) -> Artifact | None:
         query = _WITH_BLOB.where(ArtifactRow.workspace == workspace, ArtifactRow.id == id)
@@ -50,7 +50,7 @@ class SqlArtifactRecords:
             row = session.scalar(query)
             return None if row is None else _artifact(row)
 
-        return self._sql.read(run)
+        return self._database.read_now(run)
 
     def list(self, workspace: str, before: int, limit: int) -> Sequence[Artifact]:
         query = (
@@ -60,7 +60,9 @@ class SqlArtifactRecords:
         )
         if before:
             query = query.where(ArtifactRow.sequence < before)
-        return self._sql.read(lambda session: [_artifact(row) for row in session.scalars(query)])
+        return self._database.read_now(
+            lambda session: [_artifact(row) for row in session.scalars(query)]
+        )
 
     def delete(self, workspace: str, id: str) -> bool:
         def run(session: Session) -> bool:
@@ -86,7 +88,7 @@ class SqlArtifactRecords:
             session.execute(delete(ArtifactRow).where(ArtifactRow.sequence == sequence))
             return True
 
-        return self._sql.write(run)
+        return self._database.write_now(run)
 
     def hold(self, hold: Hold, allow_missing: bool) -> None:
         query = (
@@ -113,7 +115,7 @@ class SqlArtifactRecords:
                 if sequence not in held
             )
 
-        self._sql.write(run)
+        self._database.write_now(run)
 
     def release(self, workspace: str, hold_id: str, delete_unheld: bool) -> None:
         query = (
@@ -143,7 +145,7 @@ class SqlArtifactRecords:
                     )
                 )
 
-        self._sql.write(run)
+        self._database.write_now(run)
 
 
 _WITH_BLOB = select(ArtifactRow).options(joinedload(ArtifactRow.blob))

@@ -9,8 +9,8 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload, undefer
 
+from lepton_mesh.database import Database
 from lepton_mesh.resources import check_etag
-from lepton_storage.adapters.sql import Sql
 from lepton_storage.adapters.sql_uploads import IDS_AT_ONCE, to_blob
 from lepton_storage.errors import BlobNotFound, DatasetExists, DatasetNotFound
 from lepton_storage.models import (
@@ -25,8 +25,8 @@ from lepton_storage.records import Blob, DataFile, Dataset, DatasetFormat, Datas
 class SqlDatasetRecords:
     """The DatasetRecords port."""
 
-    def __init__(self, sql: Sql) -> None:
-        self._sql = sql
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def create(self, dataset: Dataset) -> Dataset:
         def run(session: Session) -> Dataset:
@@ -44,7 +44,7 @@ class SqlDatasetRecords:
             return _dataset(row)
 
         try:
-            return self._sql.write(run)
+            return self._database.write_now(run)
         except IntegrityError:
             raise DatasetExists(
                 f"dataset '{dataset.id}' exists already; add a version to it, or choose another id",
@@ -56,7 +56,7 @@ class SqlDatasetRecords:
             row = _row(session, workspace, id)
             return None if row is None else _dataset(row)
 
-        return self._sql.read(run)
+        return self._database.read_now(run)
 
     def list(self, workspace: str, after: str, limit: int) -> Sequence[Dataset]:
         query = (
@@ -65,7 +65,9 @@ class SqlDatasetRecords:
             .order_by(DatasetRow.name)
             .limit(limit)
         )
-        return self._sql.read(lambda session: [_dataset(row) for row in session.scalars(query)])
+        return self._database.read_now(
+            lambda session: [_dataset(row) for row in session.scalars(query)]
+        )
 
     def delete(self, workspace: str, id: str, etag: str = "") -> bool:
         def run(session: Session) -> bool:
@@ -77,7 +79,7 @@ class SqlDatasetRecords:
             session.execute(delete(DatasetRow).where(DatasetRow.uid == row.uid))
             return True
 
-        return self._sql.write(run)
+        return self._database.write_now(run)
 
     def add_version(self, dataset: Dataset, version: DatasetVersion) -> DatasetVersion:
         def run(session: Session) -> DatasetVersion:
@@ -98,10 +100,10 @@ class SqlDatasetRecords:
             session.execute(insert(DatasetFileRow), [_file_values(made, f) for f in version.files])
             return _version(made, dataset.id, version.manifest, version.files)
 
-        return self._sql.write(run)
+        return self._database.write_now(run)
 
     def find_version(self, dataset: Dataset, digest: str) -> DatasetVersion | None:
-        return self._sql.read(lambda session: _by_digest(session, dataset, digest))
+        return self._database.read_now(lambda session: _by_digest(session, dataset, digest))
 
     def get_version(self, workspace: str, dataset: str, number: int) -> DatasetVersion | None:
         def run(session: Session) -> DatasetVersion | None:
@@ -118,7 +120,7 @@ class SqlDatasetRecords:
             )
             return None if row is None else _whole(session, row, dataset)
 
-        return self._sql.read(run)
+        return self._database.read_now(run)
 
     def get_blob(self, workspace: str, dataset: str, number: int, path: str) -> Blob | None:
         query = (
@@ -138,7 +140,7 @@ class SqlDatasetRecords:
             row = session.scalar(query)
             return None if row is None else to_blob(row)
 
-        return self._sql.read(run)
+        return self._database.read_now(run)
 
     def list_versions(
         self, dataset: Dataset, before: int, limit: int
@@ -151,13 +153,13 @@ class SqlDatasetRecords:
         )
         if before:
             query = query.where(DatasetVersionRow.number < before)
-        return self._sql.read(
+        return self._database.read_now(
             lambda session: [_version(row, dataset.id, b"", ()) for row in session.scalars(query)]
         )
 
     def any_version(self) -> bool:
         query = select(DatasetVersionRow.uid).limit(1)
-        return self._sql.read(lambda session: session.scalar(query)) is not None
+        return self._database.read_now(lambda session: session.scalar(query)) is not None
 
 
 def _row(session: Session, workspace: str, id: str, *, lock: bool = False) -> DatasetRow | None:

@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from lepton_storage.adapters.sql import Sql
+from lepton_mesh.database import Database
 from lepton_storage.adapters.sql_uploads import delete_uploads
 from lepton_storage.models import UploadRow, WorkspaceKeyRow
 from lepton_storage.records import WorkspaceKey
@@ -17,18 +17,18 @@ from lepton_storage.records import WorkspaceKey
 class SqlKeyRecords:
     """The KeyRecords port."""
 
-    def __init__(self, sql: Sql) -> None:
-        self._sql = sql
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def current(self, workspace: str) -> WorkspaceKey | None:
-        return self._sql.read(lambda session: _current(session, workspace))
+        return self._database.read_now(lambda session: _current(session, workspace))
 
     def get(self, key_id: str) -> WorkspaceKey | None:
         def run(session: Session) -> WorkspaceKey | None:
             row = session.get(WorkspaceKeyRow, key_id)
             return None if row is None else _key(row)
 
-        return self._sql.read(run)
+        return self._database.read_now(run)
 
     def add(self, key: WorkspaceKey) -> WorkspaceKey:
         def run(session: Session) -> WorkspaceKey:
@@ -47,13 +47,15 @@ class SqlKeyRecords:
             return key
 
         try:
-            return self._sql.write(run)
+            return self._database.write_now(run)
         except IntegrityError:  # another process was first
-            return self._sql.write(run)
+            return self._database.write_now(run)
 
     def alive(self) -> Sequence[WorkspaceKey]:
         query = select(WorkspaceKeyRow).where(WorkspaceKeyRow.wrapped.is_not(None))
-        return self._sql.read(lambda session: [_key(row) for row in session.scalars(query)])
+        return self._database.read_now(
+            lambda session: [_key(row) for row in session.scalars(query)]
+        )
 
     def rewrap(self, key: WorkspaceKey) -> None:
         # Not if it was destroyed meanwhile: destroyed keys stay destroyed.
@@ -62,7 +64,7 @@ class SqlKeyRecords:
             .where(WorkspaceKeyRow.id == key.id, WorkspaceKeyRow.wrapped.is_not(None))
             .values(kek_id=key.kek_id, wrapped=key.wrapped)
         )
-        self._sql.write(lambda session: session.execute(statement))
+        self._database.write_now(lambda session: session.execute(statement))
 
     def destroy(self, workspace: str) -> int:
         def run(session: Session) -> int:
@@ -78,7 +80,7 @@ class SqlKeyRecords:
             delete_uploads(session, UploadRow.workspace == workspace)
             return len(rows)
 
-        return self._sql.write(run)
+        return self._database.write_now(run)
 
 
 def _current(session: Session, workspace: str) -> WorkspaceKey | None:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, delete, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from lepton_storage.adapters.sql import Sql
+from lepton_mesh.database import Database
 from lepton_storage.errors import UploadNotFound, UploadRequestReused
 from lepton_storage.models import (
     ArtifactRow,
@@ -28,8 +28,8 @@ IDS_AT_ONCE = 500
 class SqlUploadRecords:
     """The UploadRecords port."""
 
-    def __init__(self, sql: Sql) -> None:
-        self._sql = sql
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def create(self, upload: Upload, *, reuse: bool) -> Upload:
         def run(session: Session) -> Upload:
@@ -47,16 +47,16 @@ class SqlUploadRecords:
             return _upload(row)
 
         try:
-            return self._sql.write(run)
+            return self._database.write_now(run)
         except IntegrityError:  # another process was first with this request_id
-            return self._sql.write(run)
+            return self._database.write_now(run)
 
     def get(self, workspace: str, id: str) -> Upload | None:
         def run(session: Session) -> Upload | None:
             row = session.get(UploadRow, id)
             return _upload(row) if row is not None and row.workspace == workspace else None
 
-        return self._sql.read(run)
+        return self._database.read_now(run)
 
     def complete(self, upload: Upload, blob: Blob) -> Upload:
         def run(session: Session) -> Upload:
@@ -93,21 +93,23 @@ class SqlUploadRecords:
             return _upload(row)
 
         try:
-            return self._sql.write(run)
+            return self._database.write_now(run)
         except IntegrityError:  # another process was first with the same bytes
-            return self._sql.write(run)
+            return self._database.write_now(run)
 
     def delete(self, workspace: str, id: str) -> None:
         which = (UploadRow.workspace == workspace, UploadRow.id == id)
-        self._sql.write(lambda session: delete_uploads(session, *which))
+        self._database.write_now(lambda session: delete_uploads(session, *which))
 
     def incomplete(self) -> Sequence[Upload]:
         query = select(UploadRow).where(UploadRow.blob_id.is_(None))
-        return self._sql.read(lambda session: [_upload(row) for row in session.scalars(query)])
+        return self._database.read_now(
+            lambda session: [_upload(row) for row in session.scalars(query)]
+        )
 
     def delete_expired(self, now: datetime) -> Sequence[Upload]:
         which = UploadRow.expire_time <= now
-        return self._sql.write(lambda session: delete_uploads(session, which))
+        return self._database.write_now(lambda session: delete_uploads(session, which))
 
     def known(self, ids: Iterable[str]) -> set[str]:
         def run(session: Session) -> set[str]:
@@ -118,7 +120,7 @@ class SqlUploadRecords:
                     found.update(session.scalars(select(row.id).where(row.id.in_(some))))
             return found
 
-        return self._sql.read(run)
+        return self._database.read_now(run)
 
     def find_blobs(
         self, workspace: str, sha256s: Iterable[str], creator: str | None
@@ -135,7 +137,7 @@ class SqlUploadRecords:
                 found.update((row.sha256, to_blob(row)) for row in session.scalars(query))
             return found
 
-        return self._sql.read(run)
+        return self._database.read_now(run)
 
     def collect(self) -> Sequence[Blob]:
         def run(session: Session) -> Sequence[Blob]:
@@ -156,15 +158,15 @@ class SqlUploadRecords:
             condemn(session, [row.id for row in rows])
             return [to_blob(row) for row in rows]
 
-        return self._sql.write(run)
+        return self._database.write_now(run)
 
     def condemned(self) -> Sequence[str]:
         query = select(CondemnedObjectRow.id)
-        return self._sql.read(lambda session: session.scalars(query).all())
+        return self._database.read_now(lambda session: session.scalars(query).all())
 
     def executed(self, ids: Iterable[str]) -> None:
         statement = delete(CondemnedObjectRow).where(CondemnedObjectRow.id.in_(list(ids)))
-        self._sql.write(lambda session: session.execute(statement))
+        self._database.write_now(lambda session: session.execute(statement))
 
 
 def condemn(session: Session, ids: Iterable[str]) -> None:
