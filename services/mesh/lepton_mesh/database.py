@@ -140,6 +140,17 @@ class Database:
         # The caller and the trace travel along, as with asyncio.to_thread.
         return await loop.run_in_executor(self._executor, copy_context().run, run, argument)
 
+    def empty_log(self) -> None:
+        """Moves SQLite's write-ahead log into the file and empties it. Blocks: use a thread.
+
+        The log keeps pages as they were before something in them was deleted or replaced. On
+        PostgreSQL it does nothing: the server's log is not ours to cut.
+        """
+        if self.engine.dialect.name == "sqlite":
+            with self.engine.connect() as connection:
+                # The pragma is refused inside a transaction.
+                _sqlite(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
     def close(self) -> None:
         """Waits for running sessions, then closes every connection."""
         self._executor.shutdown()
@@ -149,10 +160,10 @@ class Database:
 def create_engine(url: str) -> Engine:
     """An engine with the settings that every service wants.
 
-    SQLite: write-ahead log, full durability, foreign keys on, waits for other writers, and
-    transactions that begin with ``BEGIN IMMEDIATE``: a transaction that read first and then
-    writes would otherwise fail at once when another one wrote in between. Set the execution
-    option ``sqlite_begin="DEFERRED"`` for sessions that only read.
+    SQLite: write-ahead log, full durability, foreign keys on, deleted content overwritten, waits
+    for other writers, and transactions that begin with ``BEGIN IMMEDIATE``: a transaction that
+    read first and then writes would otherwise fail at once when another one wrote in between.
+    Set the execution option ``sqlite_begin="DEFERRED"`` for sessions that only read.
 
     Raises:
         InvalidConfiguration: The URL is malformed or names another database.
@@ -245,6 +256,8 @@ def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
                 raise
             time.sleep(0.01)
     connection.execute("PRAGMA synchronous = FULL")
+    # What is deleted or replaced is overwritten: secrets that were destroyed stay in no free page.
+    connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA foreign_keys = ON")
 
 

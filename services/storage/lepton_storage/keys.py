@@ -2,7 +2,8 @@
 
 Data keys derive from the workspace key, so that rotating the key-encryption key re-wraps a few
 bytes per workspace and touches no object, and destroying a workspace's key erases every object
-that it covered, in whatever backup it may lie.
+that it covered. An older copy of the database still has the wrapped key, so the key-encryption
+key goes with it: what is left to do is to delete older copies of that one.
 """
 
 from __future__ import annotations
@@ -76,6 +77,9 @@ class Keyring:
     def destroy(self, workspace: str) -> int:
         """Destroys a workspace's keys and with them all its bytes; returns how many keys.
 
+        The key-encryption key is changed as :meth:`rotate` does it, so that an older copy of the
+        database opens nothing together with what the KMS has from now on.
+
         Other processes that serve the same database keep a key that they hold in memory until
         they end: restart them.
         """
@@ -83,6 +87,8 @@ class Keyring:
         with self._lock:
             for key_id in [id for id, (owner, _) in self._unwrapped.items() if owner == workspace]:
                 del self._unwrapped[key_id]
+        if count:
+            self.rotate()
         return count
 
     def _current(self, workspace: str) -> tuple[str, bytes]:

@@ -1,7 +1,8 @@
 """Commands on the keys, for whoever may read the state directory, while the service is stopped.
 
     python -m lepton_storage rotate-kek                    a new key-encryption key
-    python -m lepton_storage destroy-keys --workspace lab  erases all bytes of a workspace
+    python -m lepton_storage destroy-keys --workspace lab  erases all bytes of a workspace;
+                                                           a new key-encryption key as well
 
 They read the service's own settings: ``LEPTON_STATE_DIR`` at least. A service that runs on the
 same state directory makes them refuse; instances elsewhere that share the database have to be
@@ -44,15 +45,19 @@ def rotate_kek(storage: Storage, _: argparse.Namespace) -> str:
 
 
 def destroy_keys(storage: Storage, options: argparse.Namespace) -> str:
-    """Erases what a workspace stored. Raises NoWorkspaceKey."""
+    """Erases what a workspace stored, up to older copies of kek.json. Raises NoWorkspaceKey."""
     count = storage.keys.destroy(options.workspace)
     if not count:
         raise NoWorkspaceKey(
             f"workspace '{options.workspace}' has no key here: it stored nothing, or its keys "
-            "are destroyed already",
+            "are destroyed already; if the command that did so was interrupted, run rotate-kek",
             workspace=options.workspace,
         )
-    return f"destroyed {count} keys of workspace '{options.workspace}'; its bytes are erased"
+    return (
+        f"destroyed {count} keys of workspace '{options.workspace}' and changed the key-encryption "
+        "key; back kek.json and the database up, then delete every older copy of kek.json: with one, "
+        "and an older copy of the database, the bytes can still be read"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("rotate-kek", help="change the key-encryption key")
     command.set_defaults(run=rotate_kek)
-    command = commands.add_parser("destroy-keys", help="erase all bytes of a workspace for good")
+    command = commands.add_parser("destroy-keys", help="erase all bytes of a workspace")
     command.add_argument("--workspace", required=True, help="the workspace's id")
     command.set_defaults(run=destroy_keys)
     return parser

@@ -87,7 +87,8 @@ class KeyRecords(Protocol):
     def destroy(self, workspace: str) -> int:
         """Forgets the workspace's wrapped keys and its uploads; returns how many keys.
 
-        The objects of uploads that were not complete are condemned.
+        No trace of the wrapped keys stays in the records themselves. The objects of uploads that
+        were not complete are condemned.
         """
 
 

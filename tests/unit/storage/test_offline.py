@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from lepton_mesh.caller import Caller
+from lepton_mesh.config import InvalidConfiguration
 from lepton_storage import offline
 from lepton_storage.errors import BlobNotFound, StateInUse
 from lepton_storage.state_lock import lock_state
@@ -47,6 +49,31 @@ async def test_destroy_keys(
     assert await read(storage, eve, sha256(b"secret")) == b"secret"
     assert offline.main(["destroy-keys", "--workspace", "acme"]) == 1
     assert "'acme' has no key" in capsys.readouterr().err
+
+
+def lies_in_the_database(state: Path, content: bytes) -> bool:
+    """In the file, or in the log beside it."""
+    return any(content in path.read_bytes() for path in state.glob("storage.db*"))
+
+
+async def test_a_backup_opens_nothing_of_a_destroyed_workspace(
+    reopen: Open, ada: Caller, eve: Caller, state: Path
+) -> None:
+    """Neither with the new kek.json nor by what the database's files still hold; others stay."""
+    storage = reopen()
+    for caller in (ada, eve):
+        await send(storage, caller, b"secret")
+    (wrapped,) = [key.wrapped for key in storage.keys._records.alive() if key.workspace == "acme"]
+    assert wrapped
+    assert lies_in_the_database(state, wrapped)
+    with sqlite3.connect(state / "storage.db") as source:
+        source.execute("VACUUM INTO ?", [str(state / "backup.db")])
+    source.close()
+    assert offline.main(["destroy-keys", "--workspace", "acme"]) == 0
+    assert not lies_in_the_database(state, wrapped)
+    with pytest.raises(InvalidConfiguration, match="belongs to this database"):
+        reopen(database_url=f"sqlite:///{state / 'backup.db'}")
+    assert await read(reopen(), eve, sha256(b"secret")) == b"secret"
 
 
 async def test_not_beside_a_service(

@@ -80,7 +80,9 @@ class SqlKeyRecords:
             delete_uploads(session, UploadRow.workspace == workspace)
             return len(rows)
 
-        return self._database.write_now(run)
+        count = self._database.write_now(run)
+        self._database.empty_log()
+        return count
 
 
 def _current(session: Session, workspace: str) -> WorkspaceKey | None:
