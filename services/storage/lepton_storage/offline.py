@@ -55,8 +55,8 @@ def destroy_keys(storage: Storage, options: argparse.Namespace) -> str:
         )
     return (
         f"destroyed {count} keys of workspace '{options.workspace}' and changed the key-encryption "
-        "key; back kek.json and the database up, then delete every older copy of kek.json: with one, "
-        "and an older copy of the database, the bytes can still be read"
+        "key; back kek.json and the database up, then delete every older copy of kek.json: with "
+        "one, and an older copy of the database, the bytes can still be read"
     )
 
 

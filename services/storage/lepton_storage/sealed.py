@@ -44,10 +44,6 @@ class SealedReader:
             yield piece
             offset += len(piece)
 
-    def close(self) -> None:
-        """Gives the source back."""
-        self._source.close()
-
     def _open(self, number: int) -> bytes:
         header = self._cipher.header
         with _corrupt(self._blob):

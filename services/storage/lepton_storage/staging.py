@@ -257,7 +257,7 @@ class StagedUpload:
         else:
             staged._authenticate(whole)
             if staged._segments != whole or stored != _end(header, whole):
-                staged = staged._reseal()
+                staged._reseal()
         if not staged.whole:
             tail = staging.tail(upload, staged._segments)
             if len(tail) < header.plain_length(staged._segments):
@@ -292,8 +292,8 @@ class StagedUpload:
             except SealBrokenError:
                 return
 
-    def _reseal(self) -> StagedUpload:
-        """The intact segments under a fresh data key, in the file's place."""
+    def _reseal(self) -> None:
+        """Puts the intact segments under a fresh data key, in the file's place."""
         staging, upload = self._staging, self._upload
         cipher = staging.keys.new_cipher(upload.workspace, upload.id, upload.size_bytes)
         path = staging.path(upload.id)
@@ -306,15 +306,15 @@ class StagedUpload:
                 _write_all(staging.write, fd, cipher.seal(number, plain))
             os.fsync(fd)
             temporary.replace(path)
+            # The same descriptor from now on: whoever opened it closes it, and the lock with it.
+            os.dup2(fd, self._fd, inheritable=False)
         except BaseException:
-            os.close(fd)
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(fd)
         sync_directory(staging.root)
-        resealed = StagedUpload(staging, upload, fd, cipher, self._segments)
-        resealed._hash = self._hash
-        os.close(self._fd)
-        return resealed
+        self._cipher = cipher
 
 
 class HashMemory:
@@ -370,9 +370,17 @@ def _open_locked(path: Path, flags: int) -> int:
     """Opens and locks; UploadBusy if another holds the lock, UploadNotFound if it was deleted."""
     fd = os.open(path, flags, 0o600)
     try:
+        _lock(path, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _lock(path: Path, fd: int) -> None:
+    try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
         raise UploadBusy(
             f"another stream writes to upload '{path.name}'; end it or wait a moment, then get "
             "the upload and go on from its committed_bytes",
@@ -383,9 +391,7 @@ def _open_locked(path: Path, flags: int) -> int:
     except FileNotFoundError:
         same = False
     if not same:
-        os.close(fd)
         raise UploadNotFound(
             f"upload '{path.name}' was just completed or deleted; begin a new one",
             upload=path.name,
         )
-    return fd

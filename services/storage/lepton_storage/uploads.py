@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
-import threading
 import uuid
-import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from lepton_mesh.caller import Caller
-from lepton_mesh.errors import LeptonError
+from lepton_mesh.errors import DataLoss
+from lepton_storage.assembly import Assembly
 from lepton_storage.blobs import Piece
-from lepton_storage.encryption import HEADER_BYTES, MAX_SEGMENTS, SEGMENT_BYTES, Header
+from lepton_storage.encryption import (
+    HEADER_BYTES,
+    MAX_SEGMENTS,
+    SEGMENT_BYTES,
+    Header,
+    SealBrokenError,
+)
 from lepton_storage.errors import (
     BlobNotFound,
     ChunkInvalid,
     DigestMismatch,
+    KeyDestroyed,
     StorageRequestInvalid,
     UploadBusy,
     UploadComplete,
@@ -28,9 +35,12 @@ from lepton_storage.errors import (
 )
 from lepton_storage.ports import ObjectStore, UploadRecords
 from lepton_storage.records import Blob, Upload
-from lepton_storage.staging import StagedUpload, Staging
+from lepton_storage.sealed import SealedReader
+from lepton_storage.staging import Staging
 from lepton_storage.texts import check_text
 from lepton_storage.threads import IoThreads
+
+log = logging.getLogger(__name__)
 
 MAX_PIECE_BYTES = 4 << 20
 _MAX_REQUEST_ID = 128
@@ -120,8 +130,9 @@ class Uploads:
             raise UploadComplete(
                 f"upload '{id}' is complete; there is nothing more to send", upload=id
             )
-        assembly = _Assembly(await self._threads.run(StagedUpload.open, self._staging, upload))
+        assembly = Assembly(self._staging, upload)
         try:
+            await self._threads.run(assembly.open)
             await self._take(upload, assembly, pieces)
             return await self._threads.finish(self._finish, upload, assembly)
         finally:
@@ -156,17 +167,13 @@ class Uploads:
     def recover(self) -> None:
         """Brings disk and database together after a crash. Blocks: use a thread.
 
-        An object whose upload was not marked complete is. Staged bytes that no upload has are
-        deleted, if they are older than an upload may be.
+        An object whose upload was not marked complete is, unless it is damaged: such an upload
+        has to be sent again. Staged bytes that no upload has are deleted, if they are older than
+        an upload may be.
         """
         for upload in self._records.incomplete():
             if not self._staging.path(upload.id).exists() and self._objects.exists(upload.id):
-                source = self._objects.open(upload.id)
-                try:
-                    header = Header.decode(source.read(0, HEADER_BYTES))
-                finally:
-                    source.close()
-                self._record(upload, header.key_id.hex())
+                self._recover(upload)
         # Listed first and looked up after: what becomes known in between is not deleted.
         ids = list(self._staging.ids(datetime.now(UTC) - self._policy.lifetime))
         known = self._records.known(ids)
@@ -181,6 +188,21 @@ class Uploads:
             if not upload.complete:
                 self._discard_unless_busy(upload.id)
         return len(expired)
+
+    def _recover(self, upload: Upload) -> None:
+        try:
+            with contextlib.closing(self._objects.open(upload.id)) as source:
+                key_id = Header.decode(source.read(0, HEADER_BYTES)).key_id.hex()
+                blob = Blob(upload.id, upload.workspace, upload.sha256, upload.size_bytes, key_id)
+                SealedReader(source, self._staging.keys, blob)
+            self._record(upload, key_id)
+        except UploadNotFound:
+            pass  # deleted meanwhile, by another instance
+        except (SealBrokenError, DataLoss, KeyDestroyed) as error:
+            log.warning(
+                "the object of an upload is damaged; the upload has to be sent again",
+                extra={"upload": upload.id, "workspace": upload.workspace, "error": str(error)},
+            )
 
     def _create(self, asked: Upload, *, reuse: bool) -> Progress:
         upload = self._records.create(asked, reuse=reuse)
@@ -207,9 +229,7 @@ class Uploads:
             return Progress(upload, upload.size_bytes)
         return Progress(upload, self._staging.committed(upload))
 
-    async def _take(
-        self, upload: Upload, assembly: _Assembly, pieces: AsyncIterator[Piece]
-    ) -> None:
+    async def _take(self, upload: Upload, assembly: Assembly, pieces: AsyncIterator[Piece]) -> None:
         """Hands pieces to a thread, a segment's worth at a time, while the next ones arrive."""
         position = assembly.position
         batch: list[Piece] = []
@@ -230,7 +250,7 @@ class Uploads:
         if batch:
             await self._threads.run(assembly.absorb, batch)
 
-    def _finish(self, upload: Upload, assembly: _Assembly) -> Progress:
+    def _finish(self, upload: Upload, assembly: Assembly) -> Progress:
         with assembly.settled() as staged:
             if not staged.whole:
                 return Progress(upload, staged.committed)
@@ -268,74 +288,6 @@ class Uploads:
         # Whoever writes to it will find it gone at the end, and a later start sweeps the rest.
         with contextlib.suppress(UploadBusy, UploadNotFound):
             self._staging.discard(id)
-
-
-class _Assembly:
-    """Makes segments of pieces. Each method runs in a thread, one at a time."""
-
-    def __init__(self, staged: StagedUpload) -> None:
-        self._staged = staged
-        self._buffer = bytearray(staged.tail)
-        self._lock = threading.Lock()
-        self._state: Literal["open", "failed", "settled", "closed"] = "open"
-        self.position = staged.committed
-
-    def absorb(self, pieces: list[Piece]) -> None:
-        """Raises ChunkInvalid, DiskFull."""
-        with self._lock:
-            if self._state != "open":
-                return  # the stream is over and this piece was still waiting for a thread
-            for piece in pieces:
-                if zlib.crc32(piece.data) != piece.crc32:
-                    raise ChunkInvalid(
-                        f"the piece at offset {piece.offset} does not have the CRC-32 it was sent "
-                        "with; send it again",
-                        offset=piece.offset,
-                    )
-                self._add(piece.data)
-
-    @contextlib.contextmanager
-    def settled(self) -> Iterator[StagedUpload]:
-        """Everything absorbed is durable inside."""
-        with self._lock:
-            self._settle()
-            yield self._staged
-
-    def close(self) -> None:
-        """Keeps what came if the stream broke, and lets the next writer in."""
-        with self._lock:
-            if self._state == "open":
-                # Nothing was promised about these bytes; the error on its way says more.
-                with contextlib.suppress(LeptonError, OSError):
-                    self._settle()
-            if self._state != "closed":
-                self._staged.close()
-            self._state = "closed"
-
-    def _add(self, data: bytes) -> None:
-        if not data:
-            return
-        if not self._buffer and len(data) == self._staged.next_length:
-            self._append(data)  # the usual case, without a copy
-            return
-        self._buffer += data
-        while not self._staged.whole and len(self._buffer) >= self._staged.next_length:
-            length = self._staged.next_length
-            self._append(bytes(self._buffer[:length]))
-            del self._buffer[:length]
-
-    def _append(self, segment: bytes) -> None:
-        try:
-            self._staged.append(segment)
-        except BaseException:
-            self._state = "failed"  # the file may end in half a segment: no more here
-            raise
-
-    def _settle(self) -> None:
-        if not self._staged.whole and self._staged.next_length == 0:
-            self._append(b"")  # an empty file is one empty segment
-        self._staged.commit(bytes(self._buffer))
-        self._state = "settled"
 
 
 def check_sha256(value: str) -> None:
