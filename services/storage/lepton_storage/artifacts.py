@@ -81,7 +81,7 @@ class Artifacts:
         return found[: page.size], page.token(found[page.size - 1].sequence) if more else ""
 
     async def delete(self, caller: Caller, id: str) -> None:
-        """Deletes an artifact, and its bytes if nothing else uses them.
+        """Deletes an artifact, and soon its bytes if nothing else uses them.
 
         What a job made it may be about to register, so only admins delete it.
 
@@ -92,7 +92,7 @@ class Artifacts:
             _require_admin(caller, artifact)
         if not await self._threads.run(self._records.delete, caller.workspace, id):
             raise artifact_not_found(id)
-        await self._threads.run(self._blobs.collect)
+        self._blobs.collect_soon()
 
     async def hold(self, hold: Hold, *, allow_missing: bool) -> None:
         """Keeps artifacts from being deleted; again with the same id changes nothing.
@@ -107,7 +107,7 @@ class Artifacts:
         """Ends a hold, if there is one; ``delete_unheld`` deletes what no other hold keeps."""
         _check_hold(hold_id)
         await self._threads.run(self._records.release, caller.workspace, hold_id, delete_unheld)
-        await self._threads.run(self._blobs.collect)
+        self._blobs.collect_soon()
 
     def _create(self, caller: Caller, new: NewArtifact) -> Artifact:
         return self._records.create(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import zlib
 from collections.abc import AsyncGenerator, Generator, Iterator
@@ -36,6 +38,7 @@ class Blobs:
         self._objects = objects
         self._keys = keys
         self._threads = threads
+        self._given_up = asyncio.Event()
 
     @contextmanager
     def opened(self, blob: Blob) -> Iterator[SealedReader]:
@@ -75,6 +78,17 @@ class Blobs:
                 yield piece
         finally:
             await self._threads.finish(source.close)
+
+    def collect_soon(self) -> None:
+        """Tells whoever waits in :meth:`wait_to_collect` that something was given up."""
+        self._given_up.set()
+
+    async def wait_to_collect(self, seconds: float) -> None:
+        """Returns when there may be something to collect, after ``seconds`` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._given_up.wait(), seconds)
+        # Before collecting: what is given up meanwhile wants another round.
+        self._given_up.clear()
 
     def collect(self) -> int:
         """Deletes the blobs that nothing refers to; returns how many. Blocks: use a thread.

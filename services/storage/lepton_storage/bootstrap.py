@@ -28,6 +28,7 @@ from lepton_storage.adapters.sql_keys import SqlKeyRecords
 from lepton_storage.adapters.sql_uploads import SqlUploadRecords
 from lepton_storage.artifacts import Artifacts
 from lepton_storage.blobs import Blobs
+from lepton_storage.checks import Checks
 from lepton_storage.config import StorageSettings
 from lepton_storage.datasets import Datasets
 from lepton_storage.keys import Keyring
@@ -92,8 +93,10 @@ def _wire(settings: StorageSettings, database: Database) -> Storage:
     policy = UploadPolicy(lifetime=timedelta(hours=settings.upload_lifetime_hours))
     uploads = Uploads(records, staging, objects, threads, policy)
     blobs = Blobs(records, objects, keys, threads)
+    checks = Checks()
 
     def close() -> None:
+        checks.close()
         threads.close()
         database.close()
 
@@ -101,7 +104,9 @@ def _wire(settings: StorageSettings, database: Database) -> Storage:
         keys=keys,
         uploads=uploads,
         blobs=blobs,
-        datasets=Datasets(dataset_records, uploads, blobs, manifest_key, threads),
+        datasets=Datasets(
+            dataset_records, uploads, blobs, manifest_key, threads=threads, checks=checks
+        ),
         artifacts=Artifacts(SqlArtifactRecords(database), uploads, blobs, threads),
         close=close,
     )
@@ -147,8 +152,8 @@ async def _maintain(storage: Storage, seconds: float) -> None:
         try:
             await asyncio.to_thread(storage.maintain)
         except Exception:  # a full disk or an absent database: the next round may go well
-            log.exception("clean-up failed; trying again in %g s", seconds)
-        await asyncio.sleep(seconds)
+            log.exception("clean-up failed", extra={"next_seconds": seconds})
+        await storage.blobs.wait_to_collect(seconds)
 
 
 def _open_objects(settings: StorageSettings) -> tuple[ObjectStore, Path]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from lepton.api.storage.v1 import storage_pb2 as pb
 from lepton_mesh.resources import InvalidName, parse_name
 from lepton_storage.artifacts import NewArtifact
 from lepton_storage.blobs import Piece
-from lepton_storage.datasets import LATEST, NewFile, NewVersion
+from lepton_storage.datasets import LATEST, NewFile, NewVersion, check_file_count
 from lepton_storage.errors import StorageRequestInvalid
 from lepton_storage.records import Artifact, Dataset, DatasetFormat, DatasetVersion, Hold
+from lepton_storage.texts import check_label_count
 from lepton_storage.uploads import Progress
 
 _MAX_NUMBER = 2**31 - 1
@@ -97,7 +98,15 @@ def to_dataset(dataset: Dataset) -> pb.Dataset:
     return message
 
 
+def from_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Raises StorageRequestInvalid for more than labels may be, before it goes through them."""
+    check_label_count(len(labels))
+    return dict(labels)
+
+
 def from_version(message: pb.DatasetVersion) -> NewVersion:
+    """Takes as long as the message has files: use a thread. Raises StorageRequestInvalid."""
+    check_file_count(len(message.files))
     if message.format not in _FORMATS:
         raise StorageRequestInvalid(
             f"format {message.format} is not one of RAW, IDX and CSV", field="format"
@@ -106,11 +115,12 @@ def from_version(message: pb.DatasetVersion) -> NewVersion:
         format=_FORMATS[message.format],
         files=[NewFile(file.path, file.sha256, file.media_type) for file in message.files],
         description=message.description,
-        labels=dict(message.labels),
+        labels=from_labels(message.labels),
     )
 
 
 def to_version(version: DatasetVersion) -> pb.DatasetVersion:
+    """Takes as long as the version has files: use a thread."""
     message = pb.DatasetVersion(
         name=version.name,
         format=_FORMAT_NUMBERS[version.format],
@@ -141,7 +151,7 @@ def from_artifact(message: pb.Artifact) -> NewArtifact:
         media_type=message.media_type,
         filename=message.filename,
         source=message.source,
-        labels=dict(message.labels),
+        labels=from_labels(message.labels),
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -12,15 +11,16 @@ from typing import NamedTuple
 from lepton_mesh.caller import Caller
 from lepton_mesh.resources import Page
 from lepton_storage.blobs import Blobs
+from lepton_storage.checks import Checks
 from lepton_storage.errors import (
     DatasetFileNotFound,
-    DatasetInvalid,
     DatasetNotFound,
     DatasetVersionNotFound,
     StorageRequestInvalid,
 )
-from lepton_storage.formats import CHECKS
+from lepton_storage.formats import Open
 from lepton_storage.manifest import ManifestKey, encode_manifest, manifest_digest
+from lepton_storage.paths import MAX_PATH, check_paths
 from lepton_storage.ports import DatasetRecords
 from lepton_storage.records import Blob, DataFile, Dataset, DatasetFormat, DatasetVersion
 from lepton_storage.texts import MAX_DESCRIPTION, MAX_NAME, check_labels, check_text
@@ -28,7 +28,6 @@ from lepton_storage.threads import IoThreads
 from lepton_storage.uploads import Uploads
 
 MAX_FILES = 100_000
-_MAX_PATH = 1024
 
 # The built-in table alone: the system's files differ between machines.
 _MEDIA_TYPES = mimetypes.MimeTypes(filenames=())
@@ -54,6 +53,18 @@ class NewVersion:
     labels: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A version whose files are there, not checked yet."""
+
+    dataset: Dataset
+    files: tuple[DataFile, ...]
+    manifest: bytes
+    digest: str
+    opened: Mapping[str, Open]
+    """Path -> what reads the file, in order of path."""
+
+
 class Datasets:
     """Makes, finds and deletes datasets and versions."""
 
@@ -63,13 +74,16 @@ class Datasets:
         uploads: Uploads,
         blobs: Blobs,
         key: ManifestKey,
+        *,
         threads: IoThreads,
+        checks: Checks,
     ) -> None:
         self._records = records
         self._uploads = uploads
         self._blobs = blobs
         self._key = key
         self._threads = threads
+        self._checks = checks
 
     async def create(
         self, caller: Caller, id: str, description: str, labels: Mapping[str, str]
@@ -93,13 +107,13 @@ class Datasets:
         return found[: page.size], page.token(found[page.size - 1].id) if more else ""
 
     async def delete(self, caller: Caller, id: str, etag: str = "") -> None:
-        """Deletes a dataset, its versions and bytes that nothing else uses.
+        """Deletes a dataset, its versions, and soon the bytes that nothing else uses.
 
         Raises DatasetNotFound, and EtagMismatch if ``etag`` is given and not current.
         """
         if not await self._threads.run(self._records.delete, caller.workspace, id, etag):
             raise _no_dataset(id)
-        await self._threads.run(self._blobs.collect)
+        self._blobs.collect_soon()
 
     async def create_version(self, caller: Caller, dataset: str, new: NewVersion) -> DatasetVersion:
         """Checks the files and makes a version, or finds the one with the same content.
@@ -108,8 +122,14 @@ class Datasets:
         """
         check_text("description", new.description, MAX_DESCRIPTION)
         check_labels(new.labels)
-        _check_paths(new.files)
-        return await self._threads.run(self._create_version, caller, dataset, new)
+        check_file_count(len(new.files))
+        draft = await self._threads.run(self._draft, caller, dataset, new)
+        if isinstance(draft, DatasetVersion):
+            return draft
+        statistics = await self._checks.statistics(
+            (draft.dataset.uid, draft.digest), new.format, draft.opened
+        )
+        return await self._threads.run(self._add_version, caller, new, draft, statistics)
 
     async def get_version(self, caller: Caller, dataset: str, number: int) -> DatasetVersion:
         """The version, its signature verified; ``LATEST`` is the newest.
@@ -154,7 +174,7 @@ class Datasets:
         """
         name = f"datasets/{dataset}/versions/{number}"
         caller.require_read(name)
-        check_text("path", path, _MAX_PATH)
+        check_text("path", path, MAX_PATH)
         blob = await self._threads.run(
             self._records.get_blob, caller.workspace, dataset, number, path
         )
@@ -173,7 +193,9 @@ class Datasets:
             raise _no_dataset(id)
         return dataset
 
-    def _create_version(self, caller: Caller, id: str, new: NewVersion) -> DatasetVersion:
+    def _draft(self, caller: Caller, id: str, new: NewVersion) -> DatasetVersion | _Draft:
+        """The version that has this content already, or what there is to check and to store."""
+        _check_files(new.files)
         dataset = self._find(caller, id)
         blobs = self._uploads.blobs(caller, [file.sha256 for file in new.files])
         files = tuple(
@@ -182,28 +204,35 @@ class Datasets:
         )
         manifest = encode_manifest(new.format, files)
         digest = manifest_digest(manifest)
-        existing = self._records.find_version(dataset, digest)
-        if existing is not None:
-            return existing
-        statistics = CHECKS[new.format]({file.path: self._reader(file.blob) for file in files})
+        return self._records.find_version(dataset, digest) or _Draft(
+            dataset,
+            files,
+            manifest,
+            digest,
+            opened={file.path: self._reader(file.blob) for file in files},
+        )
+
+    def _add_version(
+        self, caller: Caller, new: NewVersion, draft: _Draft, statistics: Mapping[str, str]
+    ) -> DatasetVersion:
         version = DatasetVersion(
-            dataset=id,
+            dataset=draft.dataset.id,
             number=0,
             format=new.format,
-            digest=digest,
-            manifest=manifest,
-            signature=self._key.sign(manifest),
-            size_bytes=sum(file.blob.size_bytes for file in files),
+            digest=draft.digest,
+            manifest=draft.manifest,
+            signature=self._key.sign(draft.manifest),
+            size_bytes=sum(file.blob.size_bytes for file in draft.files),
             statistics=statistics,
             description=new.description,
             labels=new.labels,
             creator=caller.subject,
             create_time=datetime.now(UTC),
-            files=files,
+            files=draft.files,
         )
-        return self._records.add_version(dataset, version)
+        return self._records.add_version(draft.dataset, version)
 
-    def _reader(self, blob: Blob) -> Callable[[], Iterator[bytes]]:
+    def _reader(self, blob: Blob) -> Open:
         def read() -> Iterator[bytes]:
             with self._blobs.opened(blob) as reader:
                 yield from reader.pieces(0, blob.size_bytes)
@@ -211,32 +240,18 @@ class Datasets:
         return read
 
 
-def _check_paths(files: Sequence[NewFile]) -> None:
-    if not files or len(files) > MAX_FILES:
+def check_file_count(count: int) -> None:
+    """For files that are not taken apart yet. Raises StorageRequestInvalid."""
+    if not 1 <= count <= MAX_FILES:
         raise StorageRequestInvalid(
-            f"a version has 1 to {MAX_FILES} files, not {len(files)}", field="files"
+            f"a version has 1 to {MAX_FILES} files, not {count}", field="files"
         )
-    seen = set[str]()
+
+
+def _check_files(files: Sequence[NewFile]) -> None:
+    check_paths(file.path for file in files)
     for file in files:
-        _check_path(file.path)
         check_text("media_type", file.media_type, MAX_NAME)
-        if file.path in seen:
-            raise DatasetInvalid(
-                f"'{file.path}' is named twice; give each file its own path", file=file.path
-            )
-        seen.add(file.path)
-
-
-def _check_path(path: str) -> None:
-    parts = path.split("/")
-    harmless = all(part not in ("", ".", "..") for part in parts)
-    printable = not any(unicodedata.category(char).startswith("C") for char in path)
-    if not path or len(path) > _MAX_PATH or not harmless or not printable or "\\" in path:
-        raise DatasetInvalid(
-            f"'{path[:100]}' is not a path of a file in a version; use a relative one with '/', "
-            f"without '..', of at most {_MAX_PATH} characters",
-            file=path[:100],
-        )
 
 
 def _guess_media_type(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -66,7 +67,7 @@ class StorageServicer(StorageServiceServicer):
         id = check_id(request.dataset_id, "dataset_id")
         given = request.dataset
         made = await self._datasets.create(
-            current_caller(), id, given.description, dict(given.labels)
+            current_caller(), id, given.description, convert.from_labels(given.labels)
         )
         return convert.to_dataset(made)
 
@@ -92,18 +93,16 @@ class StorageServicer(StorageServiceServicer):
         self, request: pb.CreateDatasetVersionRequest, context: Context
     ) -> pb.DatasetVersion:
         dataset = convert.dataset_id(request.parent)
-        new = convert.from_version(request.dataset_version)
-        return convert.to_version(
-            await self._datasets.create_version(current_caller(), dataset, new)
-        )
+        new = await asyncio.to_thread(convert.from_version, request.dataset_version)
+        version = await self._datasets.create_version(current_caller(), dataset, new)
+        return await asyncio.to_thread(convert.to_version, version)
 
     async def GetDatasetVersion(
         self, request: pb.GetDatasetVersionRequest, context: Context
     ) -> pb.DatasetVersion:
         dataset, number = convert.version_id(request.name, latest=True)
-        return convert.to_version(
-            await self._datasets.get_version(current_caller(), dataset, number)
-        )
+        version = await self._datasets.get_version(current_caller(), dataset, number)
+        return await asyncio.to_thread(convert.to_version, version)
 
     async def ListDatasetVersions(
         self, request: pb.ListDatasetVersionsRequest, context: Context

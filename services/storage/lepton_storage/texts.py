@@ -24,10 +24,15 @@ def check_text(field: str, value: str, limit: int) -> None:
         raise StorageRequestInvalid(f"{field} holds a NUL character; take it out", field=field)
 
 
+def check_label_count(count: int) -> None:
+    """For labels that are not taken apart yet. Raises StorageRequestInvalid."""
+    if count > _MAX_LABELS:
+        raise StorageRequestInvalid(f"more than {_MAX_LABELS} labels; use fewer", field="labels")
+
+
 def check_labels(labels: Mapping[str, str]) -> None:
     """Raises StorageRequestInvalid."""
-    if len(labels) > _MAX_LABELS:
-        raise StorageRequestInvalid(f"more than {_MAX_LABELS} labels; use fewer", field="labels")
+    check_label_count(len(labels))
     for key, value in labels.items():
         if not key:
             raise StorageRequestInvalid("a label has no key; give it one", field="labels")

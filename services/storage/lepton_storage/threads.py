@@ -15,8 +15,8 @@ T = TypeVar("T")
 class IoThreads:
     """A pool that nothing else uses: a slow disk holds up reads and writes of bytes alone."""
 
-    def __init__(self, count: int) -> None:
-        self._executor = ThreadPoolExecutor(count, thread_name_prefix="storage-io")
+    def __init__(self, count: int, name: str = "storage-io") -> None:
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
 
     def submit(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -124,15 +124,10 @@ async def test_a_file_that_is_not_what_it_should_be_makes_no_version(
         await storage.datasets.get_version(ada, "digits", LATEST)
 
 
-@pytest.mark.parametrize(
-    "path", ["", "/a", "a/", "../a", "a/../b", "./a", "a//b", "a\\b", "a\0b", "a\nb", "a" * 1025]
-)
-async def test_a_path_that_could_leave_its_folder_is_refused(
-    storage: Storage, ada: Caller, path: str
-) -> None:
-    """Paths are relative, plain and printable."""
+async def test_a_path_that_could_leave_its_folder_is_refused(storage: Storage, ada: Caller) -> None:
+    """The version is not made; see test_paths for what a path may be."""
     with pytest.raises(DatasetInvalid):
-        await push(storage, ada, {path: b"a"})
+        await push(storage, ada, {"../a": b"a"})
 
 
 async def test_malformed_versions_and_datasets_are_refused(storage: Storage, ada: Caller) -> None:
@@ -207,9 +202,11 @@ async def test_deleting_deletes_the_last_use_of_bytes(
     storage.blobs.collect()
     assert len(stored(tmp_path)) == 2
     await storage.datasets.delete(ada, "digits")
+    storage.maintain()
     assert len(stored(tmp_path)) == 1
     assert await read(storage, ada, sha256(b"shared")) == b"shared"
     await storage.artifacts.delete(ada, made.id)
+    storage.maintain()
     assert stored(tmp_path) == []
     with pytest.raises(DatasetNotFound):
         await storage.datasets.get(ada, "digits")
