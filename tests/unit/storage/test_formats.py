@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from lepton_storage.errors import DatasetInvalid
+from lepton_storage.formats import delimited
 from lepton_storage.formats.delimited import check_csv
 from lepton_storage.formats.idx import (
     TEST_IMAGES,
@@ -59,6 +61,15 @@ def test_a_gzip_file_of_several_members_is_one_file() -> None:
     plain = gzip.decompress(GOOD[TRAIN_LABELS])
     parts = gzip.compress(plain[:5]) + gzip.compress(plain[5:])
     assert check_idx(opened({**GOOD, TRAIN_LABELS: parts}))["train_examples"] == "6"
+
+
+def test_tiny_gzip_members_take_time_in_proportion() -> None:
+    """Copying what is left of 4 MB after each of 200,000 empty members would be 400 GB."""
+    members = gzip.compress(b"") * 200_000
+    begun = time.thread_time()
+    found = check_idx(opened({**GOOD, TRAIN_LABELS: members + GOOD[TRAIN_LABELS]}, len(members)))
+    assert found["train_examples"] == "6"
+    assert time.thread_time() - begun < 3
 
 
 BAD_IDX = {
@@ -152,3 +163,12 @@ def test_bad_csv_is_refused(name: str) -> None:
         check_csv(opened({"t.csv": data}))
     assert raised.value.metadata == {"file": "t.csv"}
     assert what in raised.value.message
+
+
+def test_a_row_over_many_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quoted fields hold line ends, and a row any number of fields: it would gather the file."""
+    monkeypatch.setattr(delimited, "_MAX_ROW", 1000)
+    rows = b'a,b\n"1\n1",2\n' + b'3,"4\n"\n' * 1000
+    assert check_csv(opened({"t.csv": rows}, 100))["rows"] == "1001"
+    with pytest.raises(DatasetInvalid, match="a row of more than 1000 characters up to line 2"):
+        check_csv(opened({"t.csv": rows + b'"5\n",' * 1000}, 100))

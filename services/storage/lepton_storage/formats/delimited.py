@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from lepton_storage.errors import DatasetInvalid
 
-_MAX_LINE = 16 << 20  # characters; a quote that never ends would gather the whole file
+_MAX_ROW = 16 << 20  # characters; quoted fields may hold line ends, and rows fields without end
 
 
 def check_csv(files: Mapping[str, Callable[[], Iterator[bytes]]]) -> dict[str, str]:
@@ -30,11 +30,13 @@ def check_csv(files: Mapping[str, Callable[[], Iterator[bytes]]]) -> dict[str, s
 
 def _check_file(path: str, pieces: Iterator[bytes]) -> tuple[int, int]:
     """Rows without the header, and columns."""
-    reader = csv.reader(_lines(path, pieces), strict=True)
+    lines = _Lines(path, pieces)
+    reader = csv.reader(lines, strict=True)
     header: list[str] | None = None
     rows = 0
     try:
         for row in reader:
+            lines.row_ends()
             if not row:
                 continue
             if header is None:
@@ -77,7 +79,33 @@ def _check_header(path: str, header: list[str]) -> None:
         seen.add(name)
 
 
-def _lines(path: str, pieces: Iterator[bytes]) -> Iterator[str]:
+class _Lines(Iterator[str]):
+    """The lines of one file, as long as they make rows of a bounded length."""
+
+    def __init__(self, path: str, pieces: Iterator[bytes]) -> None:
+        self._path = path
+        self._lines = _split(path, pieces)
+        self._number = 0
+        self._gathered = 0
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self._number += 1
+        self._gathered += len(line)
+        if self._gathered > _MAX_ROW:
+            raise _invalid(
+                self._path,
+                f"has a row of more than {_MAX_ROW} characters up to line {self._number}",
+                "close the quote that one of its fields begins with, or use RAW",
+            )
+        return line
+
+    def row_ends(self) -> None:
+        """What follows is another row."""
+        self._gathered = 0
+
+
+def _split(path: str, pieces: Iterator[bytes]) -> Iterator[str]:
     """Lines with their ends, decoded as UTF-8 (a byte order mark is skipped)."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     rest = ""
@@ -92,7 +120,7 @@ def _lines(path: str, pieces: Iterator[bytes]) -> Iterator[str]:
         for line in lines:
             number += 1
             yield line + "\n"
-        if len(rest) > _MAX_LINE:
+        if len(rest) > _MAX_ROW:
             raise _invalid(path, f"has no line end after line {number}", "save it as text")
     try:
         rest += decoder.decode(b"", final=True)

@@ -15,6 +15,8 @@ from lepton_storage.errors import DatasetInvalid
 
 _UNSIGNED_BYTE = 0x08
 _PIECE = 1 << 20
+_WINDOW = 4096
+"""Compressed bytes at a time: zlib copies what is left of them after each member and each piece."""
 MAX_VALUES = 1 << 31
 """In one file: gzip shrinks zeros a thousandfold, and a thread reads all that is announced."""
 _REMEDY = "upload the file as it was published"
@@ -134,8 +136,8 @@ def _decompress(path: str, compressed: Iterator[bytes]) -> Iterator[bytes]:
     """Plain bytes in pieces of at most 1 MiB; checks the gzip trailer's CRC-32 and length."""
     inflate = zlib.decompressobj(wbits=31)
     begun = False
-    for piece in compressed:
-        data = piece
+    for window in _windows(compressed):
+        data = window
         while data:
             if inflate.eof:  # RFC 1952: a file may be several members in a row
                 inflate = zlib.decompressobj(wbits=31)
@@ -148,6 +150,12 @@ def _decompress(path: str, compressed: Iterator[bytes]) -> Iterator[bytes]:
             data = inflate.unconsumed_tail or inflate.unused_data
     if not inflate.eof:
         raise _invalid(path, "is cut off: its gzip stream has no end", _REMEDY)
+
+
+def _windows(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        for start in range(0, len(piece), _WINDOW):
+            yield piece[start : start + _WINDOW]
 
 
 def _by(shape: tuple[int, ...]) -> str:
