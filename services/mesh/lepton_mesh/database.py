@@ -31,6 +31,7 @@ A test keeps models and revisions together: ``assert differences(engine, Base.me
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -47,20 +48,37 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Dialect, Engine, MetaData, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from lepton_mesh.config import InvalidConfiguration
 from lepton_mesh.disk import disk_full, is_disk_full
+from lepton_mesh.errors import Unavailable
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _BUSY_SECONDS = 30.0
 """How long SQLite waits for another writer before it gives up."""
 _ATTEMPTS = 5
 _MIGRATION_LOCK = 0x6C6570746F6E  # "lepton": PostgreSQL advisory locks are 64-bit numbers.
 _SERIALIZATION_FAILURES = frozenset({"40001", "40P01"})  # PostgreSQL appendix A, class 40
+_SQLITE_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+
+
+class DatabaseUnavailable(Unavailable):
+    reason = "DATABASE_UNAVAILABLE"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -103,34 +121,54 @@ class Database:
         return cls(engine)
 
     async def read(self, function: Callable[[Session], T]) -> T:
-        """Runs ``function`` in a session whose changes are thrown away."""
+        """Runs ``function`` in a session whose changes are thrown away.
+
+        Runs it again, a few times, when the connection is lost meanwhile. Raises
+        DatabaseUnavailable.
+        """
         return await self._run(self.read_now, function)
 
     async def write(self, function: Callable[[Session], T]) -> T:
         """Runs ``function`` in a transaction that commits when it returns, and not if it raises.
 
         Runs it again, a few times, when PostgreSQL reports a deadlock or serialization failure.
-        Raises DiskFull when SQLite's file cannot grow.
+        Raises DiskFull when SQLite's file cannot grow, and DatabaseUnavailable; a connection that
+        is lost at the end may leave the transaction committed.
         """
         return await self._run(self.write_now, function)
 
     def read_now(self, function: Callable[[Session], T]) -> T:
         """:meth:`read` for code that already runs in a thread."""
-        with Session(self._reading, expire_on_commit=False) as session:
-            return function(session)
+
+        def run() -> T:
+            with Session(self._reading, expire_on_commit=False) as session:
+                return function(session)
+
+        return self._attempt(run, lambda error: error.connection_invalidated)
 
     def write_now(self, function: Callable[[Session], T]) -> T:
         """:meth:`write` for code that already runs in a thread."""
-        for attempt in range(_ATTEMPTS):
+
+        def run() -> T:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                return function(session)
+
+        return self._attempt(run, _was_not_applied)
+
+    def _attempt(self, run: Callable[[], T], again: Callable[[DBAPIError], bool]) -> T:
+        for left in reversed(range(_ATTEMPTS)):
             try:
-                with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                    return function(session)
+                return run()
+            except PoolTimeout as error:
+                raise _unavailable(error) from error
             except DBAPIError as error:
                 if error.orig is not None and is_disk_full(error.orig):
                     raise disk_full(self.engine.url.database or "the database") from error
-                state = getattr(error.orig, "sqlstate", None)
-                if state not in _SERIALIZATION_FAILURES or attempt == _ATTEMPTS - 1:
-                    raise
+                if left and again(error):
+                    continue
+                if _is_away(error):
+                    raise _unavailable(error.orig or error) from error
+                raise
         raise AssertionError("the last attempt returns or raises")
 
     async def _run(
@@ -176,14 +214,17 @@ def create_engine(url: str) -> Engine:
             "LEPTON_DATABASE_URL is not a URL; expected sqlite:///<file> or postgresql://…"
         ) from None
     backend = parsed.get_backend_name()
+    # Parameters may be secrets and users' own words: they belong in no error that is logged.
     if backend == "sqlite":
-        engine = sqlalchemy.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
+        engine = sqlalchemy.create_engine(
+            parsed, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
+        )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if backend == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return sqlalchemy.create_engine(parsed, pool_pre_ping=True)
+        return sqlalchemy.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
     raise InvalidConfiguration(
         f"LEPTON_DATABASE_URL names {backend}; use sqlite:///<file> or postgresql://…"
     )
@@ -225,6 +266,26 @@ def differences(engine: Engine, metadata: MetaData) -> list[Any]:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, metadata))
+
+
+def _was_not_applied(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in _SERIALIZATION_FAILURES
+
+
+def _is_away(error: DBAPIError) -> bool:
+    """Whether the database could not do what it was asked, for now; else the statement is wrong."""
+    if isinstance(error.orig, sqlite3.Error):
+        # One class stands for a locked file and for a missing table; the lowest byte tells.
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_AWAY
+    return error.connection_invalidated or isinstance(error, OperationalError)
+
+
+def _unavailable(cause: BaseException) -> DatabaseUnavailable:
+    log.warning("database unavailable", extra={"error": str(cause)})
+    return DatabaseUnavailable(
+        "the service's database does not answer; try again in a moment, and see the service's log "
+        "if that does not help"
+    )
 
 
 def _directory(package: str) -> Path:

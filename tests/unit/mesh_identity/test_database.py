@@ -1,6 +1,7 @@
 """The database pattern that every service follows."""
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -8,11 +9,20 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import ForeignKey, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from lepton_mesh import database as database_module
 from lepton_mesh.config import InvalidConfiguration
-from lepton_mesh.database import Database, UtcDateTime, create_engine, differences, upgrade
+from lepton_mesh.database import (
+    Database,
+    DatabaseUnavailable,
+    UtcDateTime,
+    create_engine,
+    differences,
+    upgrade,
+)
 from lepton_mesh.disk import DiskFull
 
 
@@ -199,6 +209,90 @@ def test_a_file_that_cannot_grow_is_a_full_disk(tmp_path: Path, migrations: str)
 
     with pytest.raises(DiskFull, match=r"full\.db; free some"):
         database.write_now(fill)
+    database.close()
+
+
+def test_a_locked_database_is_unavailable_and_a_missing_table_a_bug(
+    tmp_path: Path, url: str, migrations: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has one error class for both; whoever asks may come again for the first alone."""
+    monkeypatch.setattr(database_module, "_BUSY_SECONDS", 0.05)
+    database = Database.open(url, migrations)
+    other = sqlite3.connect(tmp_path / "service.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseUnavailable) as raised:
+        database.write_now(add_parent)
+    assert raised.value.wire.retryable
+    other.execute("ROLLBACK")
+    other.close()
+    database.write_now(add_parent)
+    with pytest.raises(OperationalError, match="no such table"):
+        database.read_now(lambda session: session.execute(text("SELECT 1 FROM absent")))
+    database.close()
+
+
+def lost(calls: list[int]) -> OperationalError:
+    """A connection that broke, as SQLAlchemy tells it."""
+    calls.append(1)
+    return OperationalError("SELECT 1", {}, ConnectionError("gone"), connection_invalidated=True)
+
+
+def test_a_lost_connection_is_asked_again_by_those_who_only_read(url: str, migrations: str) -> None:
+    """A write may have been committed: it is reported, and not done twice."""
+    database = Database.open(url, migrations)
+    calls: list[int] = []
+
+    def once(session: Session) -> str:
+        if not calls:
+            raise lost(calls)
+        return "answer"
+
+    def always(session: Session) -> None:
+        raise lost(calls)
+
+    assert database.read_now(once) == "answer"
+    calls.clear()
+    with pytest.raises(DatabaseUnavailable):
+        database.write_now(always)
+    assert len(calls) == 1
+    with pytest.raises(DatabaseUnavailable):
+        database.read_now(always)
+    database.close()
+
+
+def test_a_pool_without_a_free_connection_is_unavailable(url: str, migrations: str) -> None:
+    database = Database.open(url, migrations)
+
+    def starve(session: Session) -> None:
+        raise PoolTimeout("QueuePool limit reached")
+
+    for run in (database.read_now, database.write_now):
+        with pytest.raises(DatabaseUnavailable):
+            run(starve)
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "postgresql://u:p@h/d"])
+def test_errors_do_not_hold_what_was_to_be_stored(url: str) -> None:
+    """Parameters are secrets at times, and errors go to the log."""
+    engine = create_engine(url)
+    assert engine.hide_parameters
+    engine.dispose()
+
+
+def test_what_is_deleted_is_overwritten(tmp_path: Path, url: str, migrations: str) -> None:
+    """Neither the file nor its log still has it once the log was emptied."""
+    database = Database.open(url, migrations)
+    secret = "5" * 40 + "secret"
+    database.write_now(lambda session: session.execute(text("CREATE TABLE secrets (content TEXT)")))
+    database.write_now(
+        lambda session: session.execute(text("INSERT INTO secrets VALUES (:it)"), {"it": secret})
+    )
+    files = [tmp_path / "service.db", tmp_path / "service.db-wal"]
+    assert any(secret.encode() in file.read_bytes() for file in files)
+    database.write_now(lambda session: session.execute(text("DELETE FROM secrets")))
+    database.empty_log()
+    assert not any(secret.encode() in file.read_bytes() for file in files)
     database.close()
 
 
