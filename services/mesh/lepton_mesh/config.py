@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -33,12 +33,11 @@ from pydantic_settings import (
 )
 
 from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.spiffe import is_trust_domain
 
 PREFIX = "LEPTON_"
 # The instance name becomes part of an etcd key.
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
-# DNS labels: the trust domain is the authority of every SPIFFE URI (SPIFFE-ID section 2.1).
-_TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
 
 
 class InvalidConfiguration(InvalidArgument):
@@ -103,8 +102,17 @@ class MeshSettings(BaseSettings):
     @field_validator("trust_domain")
     @classmethod
     def _check_trust_domain(cls, value: str) -> str:
-        if not _TRUST_DOMAIN.fullmatch(value):
+        if not is_trust_domain(value):
             raise ValueError("use a lowercase DNS name such as lepton.local")
+        return value
+
+    @field_validator("identity_dir")
+    @classmethod
+    def _check_identity_dir(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        joining = [name for name in ("join_address", "join_token_file") if info.data.get(name)]
+        if value is not None and joining:
+            names = " and ".join(PREFIX + name.upper() for name in joining)
+            raise ValueError(f"{names} would have no effect beside it; unset either")
         return value
 
     @classmethod

@@ -14,6 +14,7 @@ from lepton_mesh.errors import InvalidArgument
 _ID = r"[a-z][a-z0-9-]{0,62}"
 _SERVICE = re.compile(f"/svc/({_ID})")
 _JOB = re.compile(f"/ws/({_ID})/job/({_ID})")
+# DNS labels: the trust domain is the authority of every SPIFFE URI (SPIFFE-ID section 2.1).
 _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
 _URI = re.compile(r"spiffe://([^/]+)(/.+)")
 _DNS_SUFFIX = "lepton.internal"
@@ -27,6 +28,11 @@ class InvalidSpiffeId(InvalidArgument):
     reason = "SPIFFE_ID_INVALID"
 
 
+def is_trust_domain(name: str) -> bool:
+    """Whether ``name`` may be the trust domain of SPIFFE ids."""
+    return _TRUST_DOMAIN.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class SpiffeId:
     """``spiffe://<trust domain>/svc/<service>`` or ``…/ws/<workspace>/job/<job>``."""
@@ -37,7 +43,7 @@ class SpiffeId:
 
     def __post_init__(self) -> None:
         known = _SERVICE.fullmatch(self.path) or _JOB.fullmatch(self.path)
-        if not known or not _TRUST_DOMAIN.fullmatch(self.trust_domain):
+        if not known or not is_trust_domain(self.trust_domain):
             raise InvalidSpiffeId(
                 f"'{self}' names neither a service (spiffe://<trust domain>/svc/<service>) "
                 "nor a job (spiffe://<trust domain>/ws/<workspace>/job/<job>)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from lepton_mesh.config import DatabaseSettings
 
@@ -30,4 +30,12 @@ class StorageSettings(DatabaseSettings):
     def _check_objects_url(cls, value: str) -> str:
         if "://" in value and not value.startswith("s3://"):
             raise ValueError("use s3://bucket/prefix, or the path of a directory")
+        return value
+
+    @field_validator("objects_endpoint")
+    @classmethod
+    def _check_objects_endpoint(cls, value: str, info: ValidationInfo) -> str:
+        # A URL that is wrong itself is not in the data.
+        if value and not info.data.get("objects_url", "s3://").startswith("s3://"):
+            raise ValueError("it would have no effect: LEPTON_OBJECTS_URL is not s3://…")
         return value

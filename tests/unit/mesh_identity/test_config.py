@@ -54,6 +54,14 @@ def test_values_come_from_the_environment(tmp_path: Path) -> None:
         ({"LEPTON_LISTEN_PORT": "65536"}, "LEPTON_LISTEN_PORT: "),
         ({"LEPTON_INSTANCE": "a/b"}, "LEPTON_INSTANCE: "),
         ({"LEPTON_TRUST_DOMAIN": "A b"}, "LEPTON_TRUST_DOMAIN: "),
+        (
+            {"LEPTON_IDENTITY_DIR": "/ids", "LEPTON_JOIN_ADDRESS": "a:1"},
+            "LEPTON_JOIN_ADDRESS would have no effect",
+        ),
+        (
+            {"LEPTON_IDENTITY_DIR": "/ids", "LEPTON_JOIN_TOKEN_FILE": "/token"},
+            "LEPTON_JOIN_TOKEN_FILE would have no effect",
+        ),
         ({"LEPTON_STATE_DIR": "/proc/nowhere"}, "LEPTON_STATE_DIR: cannot create"),
     ],
 )

@@ -57,3 +57,17 @@ def test_an_unknown_object_store_stops_the_start(tmp_path: Path) -> None:
     environment = {"LEPTON_STATE_DIR": str(tmp_path), "LEPTON_OBJECTS_URL": "gs://bucket"}
     with pytest.raises(InvalidConfiguration, match="LEPTON_OBJECTS_URL"):
         StorageSettings.load("storage", environment)
+
+
+@pytest.mark.parametrize("url", ["", "/srv/objects"])
+def test_an_endpoint_without_an_object_store_stops_the_start(tmp_path: Path, url: str) -> None:
+    """Objects would go into a directory while the operator believes them in a bucket."""
+    environment = {
+        "LEPTON_STATE_DIR": str(tmp_path),
+        "LEPTON_OBJECTS_URL": url,
+        "LEPTON_OBJECTS_ENDPOINT": "http://127.0.0.1:9000",
+    }
+    with pytest.raises(InvalidConfiguration, match=r"LEPTON_OBJECTS_ENDPOINT.*no effect"):
+        StorageSettings.load("storage", environment)
+    environment["LEPTON_OBJECTS_URL"] = "s3://bucket"
+    assert StorageSettings.load("storage", environment).objects_endpoint
