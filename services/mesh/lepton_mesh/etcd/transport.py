@@ -43,6 +43,7 @@ class Transport:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._current = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self._renewing: dict[str, asyncio.Task[None]] = {}
 
     async def unary(
         self,
@@ -128,29 +129,53 @@ class Transport:
     async def refresh(self) -> None:
         """Opens every channel anew, as after a renewed certificate.
 
-        The new channel takes over when it is connected; the old one is closed
-        when what was sent on it must have ended. Where none comes up, the old stays.
+        The new channel takes over when it is connected, or when the old one is not any more,
+        and the old one is closed when what was sent on it must have ended. Returns when that
+        is done, or after two attempts; what is left then goes on in the background.
         """
-        for endpoint, old in list(self._channels.items()):
-            new = self._connect(endpoint)
-            try:
-                await asyncio.wait_for(new.channel_ready(), 2 * self._attempt_seconds)
-            except TimeoutError:
-                await new.close()
-                continue
-            self._channels[endpoint] = new
-            task = asyncio.create_task(self._close_later(old))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        renewals = [
+            self._renew_soon(endpoint, old, self._connect(endpoint))
+            for endpoint, old in self._channels.items()
+        ]
+        if renewals:
+            await asyncio.wait(renewals, timeout=2 * self._attempt_seconds)
 
     async def close(self) -> None:
-        closing = list(self._closing)
-        for task in closing:
+        tasks = [*self._closing, *self._renewing.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             await channel.close()
+
+    def _renew_soon(
+        self, endpoint: str, old: grpc.aio.Channel, new: grpc.aio.Channel
+    ) -> asyncio.Task[None]:
+        if superseded := self._renewing.get(endpoint):
+            superseded.cancel()  # its channel has the certificate before this one
+        task = asyncio.create_task(self._renew(endpoint, old, new))
+        self._renewing[endpoint] = task
+        task.add_done_callback(lambda done: self._forget_renewal(endpoint, done))
+        return task
+
+    def _forget_renewal(self, endpoint: str, task: asyncio.Task[None]) -> None:
+        if self._renewing.get(endpoint) is task:
+            del self._renewing[endpoint]
+
+    async def _renew(self, endpoint: str, old: grpc.aio.Channel, new: grpc.aio.Channel) -> None:
+        try:
+            while old.get_state() is READY:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(new.channel_ready(), self._attempt_seconds)
+                    break
+        except BaseException:
+            await new.close()
+            raise
+        self._channels[endpoint] = new
+        task = asyncio.create_task(self._close_later(old))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def _channel(self, endpoint: str) -> grpc.aio.Channel:
         channel = self._channels.get(endpoint)
