@@ -17,7 +17,8 @@ import trustme
 from lepton_local.etcd import etcd_command, find_etcd, packaged_etcd, provision_auth
 from lepton_local.tls_files import TlsFiles
 from lepton_mesh.connect import CHANNEL_OPTIONS
-from lepton_mesh.etcd import EtcdClient
+from lepton_mesh.etcd import EtcdClient, KeyValue
+from lepton_mesh.etcd.v3 import etcd_pb2 as pb
 
 DNS_NAME = "etcd.lepton.internal"
 
@@ -29,6 +30,23 @@ def binaries() -> list[Path]:
     if packaged is not None and packaged not in found:
         found.append(packaged)
     return found
+
+
+async def find(client: EtcdClient, key: str) -> KeyValue | None:
+    """The key, or None where it does not exist."""
+    listing = await client.range_prefix(key)
+    return next((item for item in listing.items if item.key == key), None)
+
+
+async def compact(client: EtcdClient, revision: int) -> None:
+    """Has etcd forget the history before ``revision``; for root only."""
+    await client.transport.unary(
+        "/etcdserverpb.KV/Compact",
+        pb.CompactionRequest(revision=revision, physical=True),
+        pb.CompactionResponse,
+        safe=False,
+        timeout_seconds=10,
+    )
 
 
 def free_port() -> int:

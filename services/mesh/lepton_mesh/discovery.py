@@ -12,7 +12,7 @@ import dataclasses
 import json
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,10 +79,6 @@ _IS: dict[Any, Callable[[object], bool]] = {
         isinstance(content, dict) and all(isinstance(one, str) for one in content.values())
     ),
 }
-
-
-class NoInstance(Unavailable):
-    reason = "NO_INSTANCE"
 
 
 class Registration:
@@ -158,7 +154,7 @@ class Registration:
             try:
                 if self._lease == 0:
                     await self._register()
-                    log.info("registered %s again", self._instance.key)
+                    log.info("registered again", extra={"key": self._instance.key})
                 left = await self._etcd.lease_keepalive(self._lease)
                 pause = 0.1
                 await asyncio.sleep(min(left, self._lease_seconds) / 3)
@@ -166,27 +162,27 @@ class Registration:
                 self._lease = 0
             except Exception as error:
                 # Whatever it was, an instance that stopped registering would be worse.
-                log.warning("registration of %s waits: %s", self._instance.key, error)
+                log.warning(
+                    "registration waits",
+                    extra={"key": self._instance.key, "error": str(error)},
+                )
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter is no secret
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
 
 class Directory:
-    """A live view of the instances of every service, or of those named.
+    """A live view of the instances of every service.
 
     While etcd is away the last known set stays.
 
     Args:
         etcd: A client that may read ``/lepton/services/``.
-        services: The services of interest; None is all.
     """
 
-    def __init__(self, etcd: EtcdClient, services: Collection[str] | None = None) -> None:
+    def __init__(self, etcd: EtcdClient) -> None:
         self._etcd = etcd
-        self._services = None if services is None else frozenset(services)
         self._instances: dict[str, dict[str, Instance]] = {}
         self._subscribers: list[Callable[[str], None]] = []
-        self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -203,25 +199,6 @@ class Directory:
         """The instances known of ``service``, by name; empty when there are none."""
         known = self._instances.get(service, {})
         return tuple(known[name] for name in sorted(known))
-
-    async def wait(self, service: str, timeout_seconds: float = 30.0) -> tuple[Instance, ...]:
-        """The instances of ``service``, as soon as there is one.
-
-        Raises:
-            NoInstance: There was none for ``timeout_seconds``.
-        """
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                while not (found := self.instances(service)):
-                    changed = self._changed
-                    await changed.wait()
-        except TimeoutError:
-            raise NoInstance(
-                f"no instance of {service!r} has registered within {timeout_seconds:g} s; "
-                f"start the service or read its log",
-                service=service,
-            ) from None
-        return found
 
     def subscribe(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Calls ``callback(service)`` after each change of a service's instances.
@@ -250,7 +227,7 @@ class Directory:
                         self._apply(batch.events)
             except Exception:
                 # Whatever it was, a directory that stopped following would be worse.
-                log.exception("the directory keeps what it knows and lists again")
+                log.exception("directory lists again")
                 start = None
                 await asyncio.sleep(MAX_PAUSE_SECONDS)
 
@@ -263,7 +240,7 @@ class Directory:
         changed: dict[str, None] = {}
         for event in events:
             service, _, name = event.key.removeprefix(PREFIX).partition("/")
-            if not name or (self._services is not None and service not in self._services):
+            if not name:
                 continue
             known = self._instances.setdefault(service, {})
             if event.item is None:
@@ -273,19 +250,17 @@ class Directory:
                     known[name] = _of_key(event.key, event.item.value)
                 except ValueError as error:
                     # What it said before may still hold; nobody else's record suffers.
-                    log.warning("the record at %s is not readable: %s", event.key, error)
+                    log.warning("record unreadable", extra={"key": event.key, "error": str(error)})
                     continue
             changed[service] = None
         if not changed:
             return
-        self._changed.set()
-        self._changed = asyncio.Event()
         for service in changed:
             for callback in tuple(self._subscribers):
                 try:
                     callback(service)
                 except Exception:  # one subscriber's trouble is no other's
-                    log.exception("a subscriber failed on a change of %s", service)
+                    log.exception("subscriber failed", extra={"changed": service})
 
 
 def _of_key(key: str, value: bytes) -> Instance:

@@ -46,14 +46,11 @@ def connector(
     service: str,
     *,
     options: Sequence[tuple[str, Any]] = (),
-    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> Connect:
     """Opens channels to instances of ``service``, each with the certificate of its moment."""
 
     def connect(address: str) -> grpc.aio.Channel:
-        return client_channel(
-            address, identity, service, options=options, interceptors=interceptors
-        )
+        return client_channel(address, identity, service, options=options)
 
     return connect
 
@@ -64,7 +61,6 @@ def client_channel(
     service: str,
     *,
     options: Sequence[tuple[str, Any]] = (),
-    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> grpc.aio.Channel:
     """A channel with the current certificate, to ``host:port``, which must prove to be ``service``.
 
@@ -79,7 +75,6 @@ def client_channel(
             ("grpc.ssl_target_name_override", dns_name(service)),
             *options,
         ],
-        interceptors=list(interceptors),
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from lepton_local.etcd import provision_auth
 from lepton_mesh.etcd import EtcdClient, EtcdDenied, EtcdUnavailable, LeaseLost, WatchBatch
 from lepton_mesh.etcd.admin import EtcdAdmin
-from tests.etcd_server import EtcdServer
+from tests.etcd_server import EtcdServer, compact, find
 
 pytestmark = pytest.mark.integration
 
@@ -52,7 +52,7 @@ def changes(batches: list[WatchBatch]) -> list[tuple[str, bytes | None]]:
 async def test_put_get_delete(storage: EtcdClient, prefix: str) -> None:
     """A key is read back as written, listed, and gone when deleted."""
     revision = await storage.put(prefix + "a", b"1")
-    found = await storage.get(prefix + "a")
+    found = await find(storage, prefix + "a")
     assert found is not None
     assert (found.value, found.mod_revision, found.lease) == (b"1", revision, 0)
     await storage.put(prefix + "b", b"2")
@@ -61,20 +61,7 @@ async def test_put_get_delete(storage: EtcdClient, prefix: str) -> None:
     assert listing.revision > revision
     assert await storage.delete(prefix + "a") is True
     assert await storage.delete(prefix + "a") is False
-    assert await storage.get(prefix + "a") is None
-
-
-async def test_compare_and_swap(storage: EtcdClient, prefix: str) -> None:
-    """Of two that saw the same revision only the first changes the key."""
-    key = prefix + "a"
-    first = await storage.compare_and_swap(key, b"1", mod_revision=0)
-    assert first is not None
-    assert await storage.compare_and_swap(key, b"2", mod_revision=0) is None
-    second = await storage.compare_and_swap(key, b"3", mod_revision=first)
-    assert second is not None
-    assert await storage.compare_and_swap(key, None, mod_revision=first) is None
-    assert await storage.compare_and_swap(key, None, mod_revision=second) is not None
-    assert await storage.get(key) is None
+    assert await find(storage, prefix + "a") is None
 
 
 async def test_lease(storage: EtcdClient, prefix: str) -> None:
@@ -84,7 +71,7 @@ async def test_lease(storage: EtcdClient, prefix: str) -> None:
     assert 0 < await storage.lease_keepalive(lease) <= 10
     await storage.lease_revoke(lease)
     await storage.lease_revoke(lease)
-    assert await storage.get(prefix + "a") is None
+    assert await find(storage, prefix + "a") is None
     with pytest.raises(LeaseLost):
         await storage.lease_keepalive(lease)
     with pytest.raises(LeaseLost):
@@ -111,7 +98,7 @@ async def test_rights(
     refused = pytest.raises(EtcdDenied)
     try:
         with contextlib.nullcontext() if may_read else refused:
-            await client.get(key)
+            await client.range_prefix(key)
         with contextlib.nullcontext() if may_write else refused:
             await client.put(key, b"1")
     finally:
@@ -122,9 +109,12 @@ async def test_provisioning_again_changes_nothing(any_etcd: EtcdServer) -> None:
     """The stack provisions at each start."""
     root = any_etcd.client("root")
     await provision_auth(root, ["storage"])
-    assert await EtcdAdmin(root).auth_enabled()
     assert await EtcdAdmin(root).version() in {"3.4.23", "3.5.1"}
     await root.close()
+    stranger = any_etcd.client("stranger")
+    with pytest.raises(EtcdDenied):
+        await stranger.put("/k", b"1")
+    await stranger.close()
 
 
 async def test_watch_reports_listing_then_changes(storage: EtcdClient, prefix: str) -> None:
@@ -201,7 +191,7 @@ async def test_compaction_during_a_disconnected_watch(etcd: EtcdServer) -> None:
     await client.put("/k/changes", b"0")
     await client.delete("/k/goes")
     last = await client.put("/k/changes", b"2")
-    await client.compact(last)
+    await compact(client, last)
     async with contextlib.aclosing(client.watch("/k/", listing)) as batches:
         found = await take(batches, last)
         assert changes(found) == [("goes", None), ("changes", b"2")]
@@ -244,5 +234,5 @@ async def test_no_server(tmp_path: Path) -> None:
     """The error says where etcd was expected and what to check, in the time given."""
     absent = EtcdServer(None, tmp_path).client(timeout_seconds=0.3)
     with pytest.raises(EtcdUnavailable, match=r"127\.0\.0\.1.*check that it runs"):
-        await absent.get("/k")
+        await absent.range_prefix("/k")
     await absent.close()

@@ -187,7 +187,7 @@ async def test_a_service_reads_for_itself_what_the_table_lets_it(
 
     made = await asyncio.to_thread(go)
     inference = await world.mesh.member("inference")
-    await inference.directory.wait("storage")
+    assert inference.directory.instances("storage")
     stub = StorageServiceStub(inference.channel("storage"))
     with acting_as_service("default"):
         found = await stub.GetArtifact(pb.GetArtifactRequest(name=made.name))
@@ -219,7 +219,7 @@ async def test_the_registry_holds_the_files_of_models(world: World, tmp_path: Pa
     hold.names.append(made.name)
     assert await asyncio.to_thread(reason, "HoldArtifacts", hold) == "CALLER_NOT_ALLOWED"
     registry = await world.mesh.member("registry")
-    await registry.directory.wait("storage")
+    assert registry.directory.instances("storage")
     stub = StorageServiceStub(registry.channel("storage"))
     with acting_as_service("default"):
         await stub.HoldArtifacts(hold)

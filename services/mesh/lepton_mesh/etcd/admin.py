@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from lepton_mesh.etcd.errors import EtcdDenied, EtcdError
+from lepton_mesh.etcd.errors import EtcdError
 from lepton_mesh.etcd.keys import prefix_end
 from lepton_mesh.etcd.v3 import etcd_pb2 as pb
 
@@ -55,20 +55,6 @@ class EtcdAdmin:
     async def enable_auth(self) -> None:
         """Turns authentication on; needs a user root that has the role root."""
         await self._call("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
-
-    async def auth_enabled(self) -> bool:
-        """Whether authentication is on.
-
-        etcd 3.4 has no rpc that tells, so this tries to sign in with a name that
-        does not exist, and reads why it is refused.
-        """
-        try:
-            await self._call("Authenticate", pb.AuthenticateRequest(), pb.AuthenticateResponse)
-        except EtcdError as error:
-            return "not enabled" not in error.message
-        except EtcdDenied:
-            return True
-        return True
 
     async def version(self) -> str:
         """The version of the member that answers, such as ``3.4.23``."""

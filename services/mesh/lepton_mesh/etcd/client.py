@@ -15,7 +15,7 @@ from lepton_mesh.etcd.errors import (
     LeaseLost,
     translate,
 )
-from lepton_mesh.etcd.keys import KeyValue, Listing, prefix_end, to_key_value
+from lepton_mesh.etcd.keys import Listing, prefix_end, to_key_value
 from lepton_mesh.etcd.transport import Transport
 from lepton_mesh.etcd.v3 import etcd_pb2 as pb
 from lepton_mesh.etcd.watch import Watch, WatchBatch
@@ -43,15 +43,16 @@ class EtcdClient:
         self.transport = Transport(endpoints, connect)
         self.timeout_seconds = timeout_seconds
 
-    async def get(self, key: str) -> KeyValue | None:
-        """The key, or None where it does not exist."""
-        response = await self._range(pb.RangeRequest(key=key.encode()))
-        return to_key_value(response.kvs[0]) if response.kvs else None
-
     async def range_prefix(self, prefix: str) -> Listing:
         """Every key that begins with ``prefix``, in byte order."""
         first = prefix.encode()
-        response = await self._range(pb.RangeRequest(key=first, range_end=prefix_end(first)))
+        response = await self.transport.unary(
+            "/etcdserverpb.KV/Range",
+            pb.RangeRequest(key=first, range_end=prefix_end(first)),
+            pb.RangeResponse,
+            safe=True,
+            timeout_seconds=self.timeout_seconds,
+        )
         return Listing(
             tuple(to_key_value(kv) for kv in response.kvs),
             response.header.revision,
@@ -83,36 +84,6 @@ class EtcdClient:
             timeout_seconds=self.timeout_seconds,
         )
         return response.deleted > 0
-
-    async def compare_and_swap(
-        self, key: str, value: bytes | None, *, mod_revision: int, lease: int = 0
-    ) -> int | None:
-        """Writes the key (deletes it, for None) if it is still at ``mod_revision``.
-
-        ``mod_revision`` 0 expects that the key does not exist. Returns the new
-        revision, or None when the key was at another. After EtcdUnavailable read
-        the key: the change may have happened.
-        """
-        name = key.encode()
-        operation = (
-            pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=name))
-            if value is None
-            else pb.RequestOp(request_put=pb.PutRequest(key=name, value=value, lease=lease))
-        )
-        compare = pb.Compare(
-            key=name,
-            result=pb.Compare.COMPARE_RESULT_EQUAL,
-            target=pb.Compare.COMPARE_TARGET_MOD,
-            mod_revision=mod_revision,
-        )
-        response = await self.transport.unary(
-            "/etcdserverpb.KV/Txn",
-            pb.TxnRequest(compare=[compare], success=[operation]),
-            pb.TxnResponse,
-            safe=False,
-            timeout_seconds=self.timeout_seconds,
-        )
-        return response.header.revision if response.succeeded else None
 
     async def lease_grant(self, ttl_seconds: int) -> int:
         """A new lease. An answer that is lost leaves a lease behind that ends by itself."""
@@ -184,28 +155,9 @@ class EtcdClient:
         """Every change below ``prefix``, for ever; see :class:`lepton_mesh.etcd.watch.Watch`."""
         return Watch(self.transport, self.range_prefix, prefix, start).batches()
 
-    async def compact(self, revision: int) -> None:
-        """Forgets the history before ``revision`` (root only)."""
-        await self.transport.unary(
-            "/etcdserverpb.KV/Compact",
-            pb.CompactionRequest(revision=revision, physical=True),
-            pb.CompactionResponse,
-            safe=False,
-            timeout_seconds=self.timeout_seconds,
-        )
-
     async def refresh(self) -> None:
         """Opens the connections anew with the current certificate, without losing a call."""
         await self.transport.refresh()
 
     async def close(self) -> None:
         await self.transport.close()
-
-    async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
-        return await self.transport.unary(
-            "/etcdserverpb.KV/Range",
-            request,
-            pb.RangeResponse,
-            safe=True,
-            timeout_seconds=self.timeout_seconds,
-        )

@@ -98,10 +98,10 @@ class Watch:
                         pause = 0.05
                         yield batch
             except _HistoryGoneError as gone:
-                log.info("watch of %s lists again: %s", self._prefix, gone)
+                log.info("watch lists again", extra={"prefix": self._prefix, "error": str(gone)})
                 self._listed = False
             except Unavailable as error:
-                log.info("watch of %s is interrupted: %s", self._prefix, error)
+                log.info("watch interrupted", extra={"prefix": self._prefix, "error": str(error)})
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter is no secret
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
