@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -16,6 +15,7 @@ from lepton_gateway.envoy.filters import token_verification
 from lepton_gateway.envoy.routes import RouteOptions, routes
 from lepton_gateway.files import ConfigurationFiles
 from lepton_gateway.upstreams import UPSTREAMS
+from lepton_mesh import base64url
 from lepton_mesh.discovery import Instance
 
 log = logging.getLogger(__name__)
@@ -121,8 +121,5 @@ class ControlPlane:
 def _nobodys_keys() -> Json:
     """A key set that verifies nothing, as its private key is gone; Envoy takes no empty one."""
     numbers = ec.generate_private_key(ec.SECP256R1()).public_key().public_numbers()
-    x, y = (
-        base64.urlsafe_b64encode(number.to_bytes(32)).decode().rstrip("=")
-        for number in (numbers.x, numbers.y)
-    )
+    x, y = (base64url.encode(number.to_bytes(32)) for number in (numbers.x, numbers.y))
     return {"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "none", "x": x, "y": y}]}

@@ -10,8 +10,6 @@ goes over that second connection alone.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import re
 import secrets
 import socket
@@ -24,6 +22,7 @@ import grpc
 from cryptography import x509
 
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
+from lepton_mesh import base64url
 from lepton_mesh.errors import InvalidArgument, Unauthenticated, Unavailable
 from lepton_mesh.pki import (
     Credentials,
@@ -81,7 +80,8 @@ class JoinToken:
 
     def encode(self) -> str:
         """``lpj_<secret>.<root fingerprint>.<spiffe id>``; a secret."""
-        return f"{PREFIX}{_base64(self.secret)}.{_base64(self.root_fingerprint)}.{self.spiffe_id}"
+        root = base64url.encode(self.root_fingerprint)
+        return f"{PREFIX}{self.encoded_secret}.{root}.{self.spiffe_id}"
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -105,7 +105,7 @@ class JoinToken:
     @property
     def encoded_secret(self) -> str:
         """The secret as the Join call carries it."""
-        return _base64(self.secret)
+        return base64url.encode(self.secret)
 
 
 def decode_secret(text: str) -> bytes:
@@ -115,8 +115,8 @@ def decode_secret(text: str) -> bytes:
         InvalidJoinToken: Not 32 bytes in unpadded base64url.
     """
     try:
-        value = base64.b64decode(text + "=", altchars=b"-_", validate=True)
-    except (ValueError, binascii.Error):
+        value = base64url.decode(text)
+    except ValueError:
         value = b""
     if len(value) != 32:
         raise InvalidJoinToken("the secret of a join token is 32 bytes in base64url")
@@ -201,7 +201,3 @@ def _chain(connection: ssl.SSLSocket) -> list[x509.Certificate]:
         return [x509.load_der_x509_certificate(one) for one in connection.get_unverified_chain()]
     chain = connection._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # public in 3.13
     return [x509.load_pem_x509_certificate(one.public_bytes().encode()) for one in chain]
-
-
-def _base64(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()

@@ -12,14 +12,13 @@ What does not follow them is refused with an InvalidArgument that names the fiel
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lepton_mesh import base64url
 from lepton_mesh.errors import Aborted, InvalidArgument
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ class Page:
 
     def token(self, *key: str | int) -> str:
         """The token of the page that begins after ``key``."""
-        return base64.urlsafe_b64encode(json.dumps([self.kind, *key]).encode()).decode().rstrip("=")
+        return base64url.encode(json.dumps([self.kind, *key]).encode())
 
 
 def _key(token: str, kind: str) -> list[Any] | None:
@@ -149,9 +148,8 @@ def _key(token: str, kind: str) -> list[Any] | None:
     if len(token) > _MAX_TOKEN:  # which bounds how deep its JSON can be nested, too
         return None
     try:
-        padded = token + "=" * (-len(token) % 4)
-        found, *key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (ValueError, TypeError, binascii.Error):
+        found, *key = json.loads(base64url.decode(token))
+    except (ValueError, TypeError):
         return None
     return key if found == kind and all(_storable(part) for part in key) else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import logging
 import time
@@ -15,6 +14,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
+from lepton_mesh import base64url
 from lepton_mesh.caller import acting_as_service
 from lepton_mesh.claims import (
     ALGORITHM,
@@ -179,5 +179,5 @@ def _public_key(key: Mapping[str, str]) -> ec.EllipticCurvePublicKey:
     """Raises ValueError for anything but a point on P-256."""
     if key.get("crv") != "P-256":
         raise ValueError(f"key {key.get('kid')} is not on P-256")
-    x, y = (int.from_bytes(base64.urlsafe_b64decode(key[part] + "==")) for part in ("x", "y"))
+    x, y = (int.from_bytes(base64url.decode(key[part])) for part in ("x", "y"))
     return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()

@@ -13,11 +13,14 @@ from typing import Any
 
 from lepton_mesh.errors import InvalidArgument
 from lepton_mesh.resources import parse_name
+from lepton_mesh.texts import text_fault
 from lepton_registry.errors import InvalidModel, InvalidVersion
 
 MAX_DESCRIPTION = 4000
 """Characters."""
 MAX_LABELS = 64
+MAX_LABEL = 256
+"""Characters of a label's value."""
 MAX_DOCUMENT_BYTES = 256 * 1024
 """Of an evaluation, a parity report or hyperparameters, as JSON."""
 MAX_VERSION_BYTES = 1 << 20
@@ -170,21 +173,17 @@ def _etag(created: datetime, revision: int) -> str:
 
 def check_texts(description: str, labels: Mapping[str, str]) -> None:
     """Raises InvalidModel for a description or labels beyond their limits."""
-    if "\0" in description or any("\0" in value for value in labels.values()):
-        # PostgreSQL's texts cannot hold one.
-        raise InvalidModel("description and labels cannot hold NUL characters")
-    if len(description) > MAX_DESCRIPTION:
-        raise InvalidModel(
-            f"description has {len(description)} characters; use at most {MAX_DESCRIPTION}"
-        )
+    if fault := text_fault(description, MAX_DESCRIPTION):
+        raise InvalidModel(f"description {fault}")
     if len(labels) > MAX_LABELS:
         raise InvalidModel(f"{len(labels)} labels; use at most {MAX_LABELS}")
     for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key) or len(value) > 256:
+        if not _LABEL_KEY.fullmatch(key):
             raise InvalidModel(
-                f"label '{key[:63]}' is malformed; keys have at most 63 letters, digits and _./-, "
-                "values at most 256 characters"
+                f"label '{key[:63]}' is malformed; keys have at most 63 letters, digits and _./-"
             )
+        if fault := text_fault(value, MAX_LABEL):
+            raise InvalidModel(f"label '{key}' {fault}")
 
 
 def check_version(version: Version) -> None:

@@ -7,7 +7,6 @@ the same bytes.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from lepton_mesh import base64url
 from lepton_storage.errors import ManifestCorrupt
 from lepton_storage.records import DataFile, DatasetFormat, DatasetVersion
 
@@ -52,7 +52,7 @@ class ManifestKey:
         """r|s, each 32 bytes, in base64url without padding."""
         r, s = decode_dss_signature(self._key.sign(manifest, ECDSA(SHA256())))
         raw = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
-        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+        return base64url.encode(raw)
 
     def verify(self, version: DatasetVersion) -> None:
         """Raises ManifestCorrupt unless files, digest and signature belong together."""
@@ -61,7 +61,7 @@ class ManifestKey:
         if manifest_digest(version.manifest) != version.digest:
             raise _corrupt(version, "the digest is another one")
         try:
-            raw = base64.urlsafe_b64decode(version.signature + "==")
+            raw = base64url.decode(version.signature)
             r = int.from_bytes(raw[:_COORDINATE_BYTES], "big")
             s = int.from_bytes(raw[_COORDINATE_BYTES:], "big")
             self._key.public_key().verify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lepton_mesh.texts import text_fault
 from lepton_storage.errors import StorageRequestInvalid
 
 MAX_DESCRIPTION = 4000
@@ -15,13 +16,8 @@ _MAX_LABEL = 256
 
 def check_text(field: str, value: str, limit: int) -> None:
     """Raises StorageRequestInvalid."""
-    if len(value) > limit:
-        raise StorageRequestInvalid(
-            f"{field} has more than {limit} characters; shorten it", field=field
-        )
-    if "\0" in value:
-        # PostgreSQL's texts cannot hold one.
-        raise StorageRequestInvalid(f"{field} holds a NUL character; take it out", field=field)
+    if fault := text_fault(value, limit):
+        raise StorageRequestInvalid(f"{field} {fault}", field=field)
 
 
 def check_label_count(count: int) -> None:

@@ -62,6 +62,7 @@ async def test_the_last_hold_takes_the_artifact_with_it(
     await storage.artifacts.release(REGISTRY, SECOND, delete_unheld=True)
     with pytest.raises(ArtifactNotFound):
         await storage.artifacts.get(ada, made.id)
+    storage.maintain()
     assert on_disk(tmp_path) == []
 
 

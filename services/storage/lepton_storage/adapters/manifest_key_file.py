@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from lepton_mesh.config import InvalidConfiguration
 from lepton_mesh.durable import write_private
+from lepton_mesh.pki import generate_key, key_pem
 from lepton_storage.manifest import ManifestKey
 
 
@@ -28,8 +24,8 @@ def open_manifest_key(path: Path, *, needed: bool = False) -> ManifestKey:
                 f"{path} is missing, and dataset versions are signed with it; restore it from "
                 "the backup"
             )
-        made = ec.generate_private_key(ec.SECP256R1())
-        write_private(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        made = generate_key()
+        write_private(path, key_pem(made))
         return ManifestKey(made)
     if path.stat().st_mode & 0o077:
         raise InvalidConfiguration(f"{path} can be read by others; run: chmod 600 {path}")

@@ -1,0 +1,21 @@
+"""What every text that a user gives is checked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from lepton_mesh.texts import text_fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", ""),
+        ("é" * 5, ""),
+        ("é" * 6, "has more than 5 characters; shorten it"),
+        ("a\0", "holds a NUL character; take it out"),
+    ],
+)
+def test_text_fault(text: str, fault: str) -> None:
+    """The limit counts characters, and no database takes NUL."""
+    assert text_fault(text, 5) == fault
