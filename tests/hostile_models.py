@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    helper,
+)
 from onnx import numpy_helper as arrays
 
 IMAGE = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
@@ -63,6 +71,36 @@ def external(location: str, *, in_branch: bool = False) -> bytes:
     branch = helper.make_graph([add], "branch", [], said, [weights])
     choose = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
     return model_of([choose], [arrays.from_array(np.array(True), "yes")]).SerializeToString()
+
+
+def external_inside(place: str, location: str) -> bytes:
+    """``y = x``, and a tensor in the file ``location`` where few would look for it.
+
+    ``place``: ``function``, ``default`` (of a function's attribute), ``sparse`` (an attribute) or
+    ``training``.
+    """
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])])
+    weights = TensorProto(
+        name="W", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
+    )
+    weights.external_data.add(key="location", value=location)
+    constant = helper.make_node("Constant", [], ["c"], value=weights)
+    if place == "training":
+        model.training_info.add().algorithm.initializer.append(weights)
+    elif place == "sparse":
+        indices = arrays.from_array(np.arange(4), "indices")
+        node = model.graph.node.add(op_type="Constant", output=["c"])
+        hidden = node.attribute.add(name="sparse_value", type=AttributeProto.SPARSE_TENSOR)
+        hidden.sparse_tensor.CopyFrom(SparseTensorProto(values=weights, indices=indices, dims=[9]))
+    else:
+        function = model.functions.add(name="Hide", domain="local", output=["c"])
+        function.opset_import.append(helper.make_opsetid("", 21))
+        model.opset_import.append(helper.make_opsetid("local", 1))
+        if place == "function":
+            function.node.append(constant)
+        else:
+            function.attribute_proto.append(constant.attribute[0])
+    return model.SerializeToString()
 
 
 def compiled_elsewhere() -> bytes:

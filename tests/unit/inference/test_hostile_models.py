@@ -51,6 +51,10 @@ def file(directory: Path, content: bytes) -> Path:
         (hostile.external("link", in_branch=True), "not in the model's folder"),
         (hostile.external("*/_ORT_MEM_ADDR_/*"), "not in the model's folder"),
         (hostile.external(""), "not in the model's folder"),
+        *(
+            (hostile.external_inside(place, "../weights.bin"), "not in the model's folder")
+            for place in ("function", "default", "sparse", "training")
+        ),
         (hostile.compiled_elsewhere(), "compiled"),
     ],
 )

@@ -8,13 +8,13 @@ process that may die of the file (:mod:`lepton_inference.adapters.model_worker`)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
 from lepton_inference.model_errors import ModelInvalid
+from lepton_mesh.onnx_parts import nodes_of, tensors_of
 
 _MOST_ELEMENTS = 1 << 40
 """Of one tensor; what claims more lies."""
@@ -56,61 +56,11 @@ def check_file(path: Path) -> ModelProto:
                 f"the node '{node.name}' holds a graph that was compiled for one device "
                 f"({_COMPILED}); export the model uncompiled"
             )
-    for tensor in _tensors(model):
+    for tensor in tensors_of(model):
         _check_size(tensor)
         if tensor.data_location == TensorProto.EXTERNAL:
             _check_place(tensor, folder)
     return model
-
-
-def nodes_of(model: ModelProto) -> Iterator[NodeProto]:
-    """Every node: of the graph, of the graphs in its nodes, of the model's functions."""
-    for graph in _graphs(model):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
-
-
-def _graphs(model: ModelProto) -> Iterator[GraphProto]:
-    waiting = [model.graph]
-    waiting += [graph for info in model.training_info for graph in _info_graphs(info)]
-    waiting += [graph for function in model.functions for graph in _subgraphs(function.node)]
-    while waiting:
-        graph = waiting.pop()
-        yield graph
-        waiting += _subgraphs(graph.node)
-
-
-def _info_graphs(info: onnx.TrainingInfoProto) -> tuple[GraphProto, GraphProto]:
-    return info.initialization, info.algorithm
-
-
-def _subgraphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
-
-
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    for graph in _graphs(model):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in nodes_of(model):
-        for attribute in node.attribute:
-            yield from _attribute_tensors(attribute)
-
-
-def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
-    if attribute.HasField("t"):
-        yield attribute.t
-    yield from attribute.tensors
-    if attribute.HasField("sparse_tensor"):
-        yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-    for sparse in attribute.sparse_tensors:
-        yield from (sparse.values, sparse.indices)
 
 
 def _check_size(tensor: TensorProto) -> None:

@@ -135,7 +135,8 @@ def write_network(
 
 def join(preprocessor: Preprocessor, network: Path, target: Path) -> None:
     """Writes one model of both: raw rows in, the network's output out."""
-    second = onnx.load(network)
+    # What lies beside the network is none of its own where somebody else wrote it.
+    second = onnx.load(network, load_external_data=False)
     first = preprocessor.model
     first.ir_version = second.ir_version
     names = [name for name, _ in preprocessor.outputs]

@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +29,7 @@ import torch
 from torch import Tensor
 
 from lepton_mesh.errors import LeptonError
+from lepton_mesh.onnx_parts import tensors_of
 from lepton_training.job_files import OWN_DIRECTORY, read_request
 from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.worker.assessment import assess
@@ -38,8 +42,9 @@ from lepton_training.worker.platform import TensorSpec
 from lepton_training.worker.preprocessing import Preprocessor
 from lepton_training.worker.tuning import Plan
 
-_GRAPH_MAX = 2_000_000_000
-"""Bytes: protobuf's own bound."""
+_FILE_MAX = 2_000_000_000
+"""Bytes of a file that the code left, of arrays unpacked: protobuf's own bound."""
+_JUDGED_DIRECTORY = "judged"
 _ROWS = 1000
 _METRICS_MAX = 64
 
@@ -70,13 +75,18 @@ def verify(directory: Path) -> Verified:
     spec = parse_spec(request["spec"], cores=request["cpus"])
     torch.set_num_threads(request["cpus"])
     left = directory / OWN_DIRECTORY
-    network = directory / "network.onnx"
+    # Nothing lies there that a graph could refer to.
+    judged = directory / _JUDGED_DIRECTORY
+    shutil.rmtree(judged, ignore_errors=True)
+    judged.mkdir()
+    network = judged / "network.onnx"
     _take(left / "network.onnx", network)
     result = json.loads(_bytes(left / "result.json", 1 << 20))
     _check_graph(network)
-    if spec.data_kind is None:
-        return _verify_alone(directory, spec, network, result)
-    return _verify_by_kind(directory, spec, network, result)
+    judge = _verify_alone if spec.data_kind is None else _verify_by_kind
+    verified = judge(directory, spec, network, result)
+    (judged / "model.onnx").replace(directory / "model.onnx")
+    return verified
 
 
 def _verify_by_kind(
@@ -84,7 +94,7 @@ def _verify_by_kind(
 ) -> Verified:
     problem = load_problem(directory / "data", problem_spec(spec))
     preprocessor = None
-    target = directory / "model.onnx"
+    target = network.with_name("model.onnx")
     if problem.preprocessing is not None:
         preprocessor = Preprocessor(problem.preprocessing)
         join(preprocessor, network, target)
@@ -136,11 +146,10 @@ def _verify_alone(
     directory: Path, spec: JobSpec, network: Path, result: Mapping[str, Any]
 ) -> Verified:
     """Of code without a kind of data: its own figures stand for an evaluation."""
-    target = directory / "model.onnx"
+    target = network.with_name("model.onnx")
     network.replace(target)
     left = directory / OWN_DIRECTORY
-    with np.load(left / "rows.npz", allow_pickle=False) as stored:
-        rows = dict(stored.items())
+    rows = _arrays(left / "rows.npz")
     (output,) = (_tensor(one) for one in result["outputs"])
     inputs = [_tensor(one) for one in result["inputs"]]
     parity = compare(Expected(left / "expected.npz", output), target, rows, BATCH_SIZES)
@@ -164,8 +173,8 @@ class Expected:
     """In place of the module: what it gave in the code's process, batch after batch."""
 
     def __init__(self, path: Path, output: TensorSpec) -> None:
-        with np.load(path, allow_pickle=False) as stored:
-            self._batches = iter([stored[str(number)] for number in range(len(stored))])
+        stored = _arrays(path)
+        self._batches = iter([stored[str(number)] for number in range(len(stored))])
         self._shape = output.shape[1:]
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -200,7 +209,7 @@ def _pixels(images: Array) -> Array:
 
 def _check_graph(path: Path) -> None:
     model = onnx.load(path, load_external_data=False)
-    for tensor in _tensors(model.graph):
+    for tensor in tensors_of(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise CodeModelInvalid("the graph refers to another file; keep the weights in it")
     onnx.checker.check_model(str(path), full_check=True)
@@ -209,31 +218,38 @@ def _check_graph(path: Path) -> None:
         raise CodeModelInvalid(f"the graph has {len(model.graph.output)} outputs; it needs one")
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor in it, those of its subgraphs too."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+@contextmanager
+def _opened(path: Path, most: int) -> Iterator[BinaryIO]:
+    """A file that the code left; no link, no pipe, and none of more than ``most`` bytes."""
+    wrong = CodeModelInvalid(f"{path.name} that the code left is no file, or too large")
+    try:
+        # Without O_NONBLOCK, a pipe that nobody writes to would be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        raise wrong from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+            raise wrong
+        yield file
 
 
 def _take(source: Path, target: Path) -> None:
-    """Copies a file that the code left; no link, and none that is too large."""
-    if source.is_symlink() or not source.is_file() or source.stat().st_size > _GRAPH_MAX:
-        raise CodeModelInvalid(f"{source.name} that the code left is no file, or too large")
-    shutil.copyfile(source, target)
+    with _opened(source, _FILE_MAX) as file, target.open("wb") as copy:
+        shutil.copyfileobj(file, copy)
 
 
 def _bytes(path: Path, most: int) -> bytes:
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > most:
-        raise CodeModelInvalid(f"{path.name} that the code left is no file, or too large")
-    return path.read_bytes()
+    with _opened(path, most) as file:
+        return file.read()
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    """Arrays by name, of a file as ``np.savez`` writes it; none of objects, which would be code."""
+    with _opened(path, _FILE_MAX) as file, np.load(file, allow_pickle=False) as stored:
+        if sum(entry.file_size for entry in stored.zip.infolist()) > _FILE_MAX:
+            raise CodeModelInvalid(f"{path.name} that the code left is too large when unpacked")
+        return dict(stored.items())
 
 
 def _tensor(values: Mapping[str, Any]) -> TensorSpec:
