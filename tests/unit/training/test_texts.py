@@ -175,7 +175,7 @@ def test_archives_are_read_like_folders(kind: str, tmp_path: Path) -> None:
         ({"t.csv": "label,text\na,b\n"}, {}, "1 texts of 1 classes"),
         ({"t.tar.gz": "no archive"}, {}, "not an intact archive"),
         ({"t.zip": "no archive"}, {}, "not an intact archive"),
-        ({"t.csv": "label,text\na,b\nb,c\n"}, {"test": "u.csv"}, "no text's path is like 'u.csv'"),
+        ({"t.csv": "label,text\na,b\nb,c\n"}, {"test": "u.csv"}, "like data.test (u.csv)"),
     ],
 )
 def test_what_is_wrong_with_texts_is_said(

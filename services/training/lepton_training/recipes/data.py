@@ -121,7 +121,7 @@ class SplitSettings(CleanedSettings):
         "",
         max_length=1024,
         description="File of the training split, or a pattern such as train/*.csv; empty takes "
-        "every file that can be read and is not of the test split.",
+        "every file that can be read. A file of the test split is never among them.",
     )
     test: str = Field(
         "",

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import fnmatch
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lepton_training.recipes.data import FileSettings, SplitSettings
 from lepton_training.worker.data.cleaning import LeftOut
+from lepton_training.worker.data.examples import held_out
 from lepton_training.worker.data.idx import DatasetInvalid
 
+T = TypeVar("T")
 Texts = npt.NDArray[np.object_]
 _READABLE = (".csv", ".tsv", ".txt", ".data", ".parquet")
 
@@ -66,6 +69,19 @@ class Table:
         return Table(columns, self.places.take(rows))
 
 
+def split_of(path: str, settings: SplitSettings) -> Literal["train", "test", ""]:
+    """The split that a file of that path belongs to; ``""`` for one that is not read.
+
+    What is of the test split is not of the training split, whatever ``train`` says. Where no
+    pattern tells the test split apart, all belong to the training split.
+    """
+    if settings.test and fnmatch.fnmatchcase(path, settings.test):
+        return "test"
+    if not settings.train or fnmatch.fnmatchcase(path, settings.train):
+        return "train"
+    return ""
+
+
 def split_files(
     directory: Path, settings: SplitSettings, suffixes: tuple[str, ...] = _READABLE
 ) -> tuple[list[Path], list[Path]]:
@@ -76,18 +92,56 @@ def split_files(
     """
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = {path: path.relative_to(directory).as_posix() for path in files}
-    test = [path for path in files if fnmatch.fnmatchcase(names[path], settings.test)]
-    if settings.train:
-        train = [path for path in files if fnmatch.fnmatchcase(names[path], settings.train)]
-    else:
-        train = [path for path in files if path not in test and names[path].endswith(suffixes)]
-    for found, name, pattern in ((train, "train", settings.train), (test, "test", settings.test)):
-        if not found and (pattern or name == "train"):
+    sides: dict[str, list[Path]] = {"train": [], "test": []}
+    for path, name in names.items():
+        split = split_of(name, settings)
+        # A file that is named is read, whatever its name ends with.
+        if split == "test" or (split and (settings.train or name.endswith(suffixes))):
+            sides[split].append(path)
+    for split, pattern in (("train", settings.train), ("test", settings.test)):
+        if not sides[split] and (pattern or split == "train"):
             raise DatasetInvalid(
-                f"no file for data.{name}{f' ({pattern})' if pattern else ''}; the dataset version "
-                f"has {', '.join(list(names.values())[:10])}"
+                f"no file for {_named(split, settings)}; the dataset version has "
+                f"{', '.join(list(names.values())[:10])}"
             )
-    return train, test
+    return sides["train"], sides["test"]
+
+
+def divide(
+    found: Iterable[tuple[str, T]], settings: SplitSettings, *, seed: int, noun: str
+) -> tuple[list[T], list[T]]:
+    """What was found, each with its path, as training split and test split: by the path, or where
+    no pattern tells the test split apart, by the seed.
+
+    Args:
+        noun: What errors call one of them.
+
+    Raises:
+        DatasetInvalid: No path is like a pattern.
+    """
+    sides: dict[str, list[T]] = {"train": [], "test": []}
+    items = list(found)
+    for path, one in items:
+        if split := split_of(path, settings):
+            sides[split].append(one)
+    for name, pattern in (("train", settings.train), ("test", settings.test)):
+        if pattern and not sides[name]:
+            raise DatasetInvalid(
+                f"no {noun}'s path is like {_named(name, settings)}; they are like "
+                f"{', '.join(path for path, _ in items[:3])}"
+            )
+    train = sides["train"]
+    if settings.test or len(train) < 2:
+        return train, sides["test"]
+    kept, out = held_out(len(train), settings.test_share, seed)
+    return [train[row] for row in kept.tolist()], [train[row] for row in out.tolist()]
+
+
+def _named(split: str, settings: SplitSettings) -> str:
+    """The setting of a split that has nothing, for an error."""
+    pattern = settings.train if split == "train" else settings.test
+    named = f"data.{split} ({pattern})" if pattern else f"data.{split}"
+    return f"{named} beside those of data.test" if split == "train" and settings.test else named
 
 
 def read_tables(paths: list[Path], settings: FileSettings) -> Table:
@@ -204,15 +258,3 @@ def _read_parquet(path: Path) -> Table:
 
 def _in_one_file(path: Path, lines: npt.NDArray[np.int64]) -> Places:
     return Places((path.name,), np.zeros(len(lines), np.int64), lines)
-
-
-def split_of(path: str, settings: SplitSettings) -> Literal["train", "test", ""]:
-    """The split that a file of that path belongs to; ``""`` for one that is not read.
-
-    Where no pattern tells the test split apart, all belong to the training split.
-    """
-    if settings.test and fnmatch.fnmatchcase(path, settings.test):
-        return "test"
-    if not settings.train or fnmatch.fnmatchcase(path, settings.train):
-        return "train"
-    return ""

@@ -15,8 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lepton_training.recipes.data import ImageSettings
 from lepton_training.worker.data.archives import ARCHIVES, unpacked
 from lepton_training.worker.data.cleaning import BLANK, UNKNOWN, LeftOut
-from lepton_training.worker.data.examples import held_out
-from lepton_training.worker.data.files import read_tables, split_of
+from lepton_training.worker.data.files import divide, read_tables, split_of
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.image_resizing import Resizer
 
@@ -79,7 +78,8 @@ def load(directory: Path, settings: ImageSettings, resizers: Resizers, seed: int
             or an archive or table is damaged.
     """
     left_out = {"train": LeftOut(), "test": LeftOut()}
-    train, test = _divided(directory, settings, left_out, seed)
+    named = _named(directory, settings, left_out)
+    train, test = divide(named, settings, seed=seed, noun="image")
     decoded = {
         "train": _decoded(train, settings, resizers, left_out["train"]),
         "test": _decoded(test, settings, resizers, left_out["test"]),
@@ -151,24 +151,6 @@ def _check_size(image: Image.Image) -> None:
     """Before any pixel is decoded: a small file may have very many."""
     if image.width * image.height > _PIXELS_MAX:
         raise _Unusable(f"more than {_PIXELS_MAX:,} pixels")
-
-
-def _divided(
-    directory: Path, settings: ImageSettings, left_out: dict[str, LeftOut], seed: int
-) -> tuple[list[_Named], list[_Named]]:
-    """Images of the training and of the test split, by their paths or by the seed."""
-    sides: dict[str, list[_Named]] = {"train": [], "test": []}
-    for path, named in _named(directory, settings, left_out):
-        if split := split_of(path, settings):
-            sides[split].append(named)
-    for name, pattern in (("train", settings.train), ("test", settings.test)):
-        if pattern and not sides[name]:
-            raise DatasetInvalid(f"no image's path is like data.{name} ({pattern})")
-    train = sides["train"]
-    if settings.test or len(train) < 2:
-        return train, sides["test"]
-    kept, out = held_out(len(train), settings.test_share, seed)
-    return [train[row] for row in kept.tolist()], [train[row] for row in out.tolist()]
 
 
 def _named(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from lepton_training.worker.data.archives import ARCHIVES, unpacked
 from lepton_training.worker.data.cleaning import UNKNOWN as UNKNOWN_CLASS
 from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.examples import held_out
-from lepton_training.worker.data.files import read_tables, split_of
+from lepton_training.worker.data.files import divide, read_tables, split_of
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_texts
 from lepton_training.worker.data.idx import DatasetInvalid
@@ -99,8 +98,8 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
     """
     settings, hyperparameters = cast(TextSettings, spec.data), cast(Any, spec.hyperparameters)
     left_out = {"train": LeftOut(), "test": LeftOut()}
-    texts = list(_read(directory, settings, left_out))
-    train_texts, test_texts = _divide(texts, settings, spec.seed)
+    texts = ((text.path, text) for text in _read(directory, settings, left_out))
+    train_texts, test_texts = divide(texts, settings, seed=spec.seed, noun="text")
     classes = sorted({text.label for text in train_texts})
     if fitted is not None and fitted.class_names:
         fitted.require_known(classes)
@@ -177,26 +176,6 @@ def _split(texts: Sequence[_Text], classes: list[str]) -> _Split:
         np.array([text.text for text in texts], object).reshape(-1, 1),
         np.array([codes[text.label] for text in texts], np.int64),
     )
-
-
-def _divide(
-    texts: list[_Text], settings: TextSettings, seed: int
-) -> tuple[list[_Text], list[_Text]]:
-    def matching(pattern: str) -> list[_Text]:
-        found = [text for text in texts if fnmatch.fnmatchcase(text.path, pattern)]
-        if not found:
-            near = ", ".join(text.path for text in texts[:3])
-            raise DatasetInvalid(f"no text's path is like '{pattern}'; they are like {near}")
-        return found
-
-    test = matching(settings.test) if settings.test else []
-    paths = {text.path for text in test}
-    train = matching(settings.train) if settings.train else texts
-    train = [text for text in train if text.path not in paths]
-    if test or len(train) < 2:
-        return train, test
-    kept, out = held_out(len(train), settings.test_share, seed)
-    return [train[row] for row in kept.tolist()], [train[row] for row in out.tolist()]
 
 
 def _read(directory: Path, settings: TextSettings, left_out: dict[str, LeftOut]) -> Iterator[_Text]:
