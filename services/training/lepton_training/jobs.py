@@ -34,7 +34,7 @@ from lepton_training.job_queue import Machine, Place, Queue
 from lepton_training.own_code import ARCHIVE_MAX, MEDIA_TYPE, Code
 from lepton_training.ports import Artifacts, Datasets, DatasetVersion, JobRepository, Models
 from lepton_training.recipes.hyperparameters import Fault
-from lepton_training.spec import JobSpec, JobSpecInvalid, parse_spec
+from lepton_training.spec import JobSpec, JobSpecInvalid, check_size, parse_spec
 from lepton_training.supervisor import Supervisor
 from lepton_training.warm_origin import check_origin
 from lepton_training.warm_start import PAPERS_FILE, PREPROCESSING_FILE, WEIGHTS_FILE
@@ -120,6 +120,7 @@ class Jobs:
         if job_id:
             check_id(job_id, "job_id")
         check_request_id(request_id)
+        check_size(document)
         spec = parse_spec(
             document,
             cores=self._machine.cores,

@@ -55,7 +55,9 @@ _FIELDS = (
     "deterministic",
     "warm_start",
 )
-_LABELS_MAX = 64
+_LABELS_MAX, _LABEL_MAX, _LABEL_VALUE_MAX = 64, 63, 256
+"""Labels, and the characters of the name and of the value of one."""
+_BYTES_MAX = 256 << 10
 _SEED_MAX = 2**63 - 1
 _ATTEMPTS_MAX = 100
 _BACKOFF_MAX_SECONDS = 24 * 3600.0
@@ -172,6 +174,27 @@ class JobSpec:
             "evaluation": self.evaluation.model_dump(),
             "warm_start": None if self.warm_start is None else asdict(self.warm_start),
         }
+
+
+def check_size(document: Mapping[str, Any]) -> None:
+    """Refuses what is too large for a record that is kept, sent and told of again and again.
+
+    To be asked of what users send, before :func:`parse_spec`.
+
+    Raises:
+        JobSpecInvalid: As JSON it has more than 256 KiB.
+    """
+    size = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > _BYTES_MAX:
+        raise JobSpecInvalid(
+            [
+                Fault(
+                    "spec",
+                    f"has {size} bytes as JSON; at most {_BYTES_MAX}. What is larger belongs into "
+                    "a dataset or into the code",
+                )
+            ]
+        )
 
 
 def parse_spec(
@@ -337,7 +360,13 @@ def _retry(values: Mapping[str, Any], faults: list[Fault]) -> Retry:
 def _labels(values: Mapping[str, Any], faults: list[Fault]) -> dict[str, str]:
     if len(values) > _LABELS_MAX:
         faults.append(Fault("spec.labels", f"{len(values)} labels; at most {_LABELS_MAX}"))
+        return {}
     for name, value in values.items():
+        path = f"spec.labels.{str(name)[:_LABEL_MAX]}"
+        if not 0 < len(str(name)) <= _LABEL_MAX:
+            faults.append(Fault(path, f"names of labels have 1 to {_LABEL_MAX} characters"))
         if not isinstance(value, str):
-            faults.append(Fault(f"spec.labels.{name}", "expected text"))
+            faults.append(Fault(path, "expected text"))
+        elif len(value) > _LABEL_VALUE_MAX:
+            faults.append(Fault(path, f"has more than {_LABEL_VALUE_MAX} characters"))
     return {str(name): str(value) for name, value in values.items()}

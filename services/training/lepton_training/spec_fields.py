@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
-from lepton_training.recipes.hyperparameters import Fault, Settings, parse_settings
+from lepton_training.recipes.hyperparameters import (
+    FAULTS_MAX,
+    Fault,
+    Settings,
+    parse_settings,
+)
 
 S = TypeVar("S", bound=Settings)
 
 
 def unknown_names(path: str, given: Iterable[str], known: Iterable[str]) -> list[Fault]:
-    """A fault for each name that is not known, saying which are."""
+    """A fault for each name that is not known, of the first :data:`FAULTS_MAX`, saying which are."""
     names = tuple(known)
-    return [
-        Fault(f"{path}.{name}", f"unknown field{known_names(name, names)}")
-        for name in given
-        if name not in names
-    ]
+    unknown = islice((name for name in given if name not in names), FAULTS_MAX)
+    return [Fault(f"{path}.{name}", f"unknown field{known_names(name, names)}") for name in unknown]
 
 
 def known_names(name: str, known: Iterable[str]) -> str:

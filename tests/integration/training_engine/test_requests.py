@@ -88,3 +88,10 @@ async def test_ids_are_checked(
         await training.jobs.create("w", "users/ada", {}, **values)
     with pytest.raises(InvalidName):
         await training.jobs.get("w", "models/a")
+
+
+async def test_a_spec_that_is_too_large_is_refused(start: Start) -> None:
+    """It would be in the record of every change of the job."""
+    training = await start(script("pass"))
+    with pytest.raises(JobSpecInvalid, match="bytes as JSON; at most"):
+        await training.create("large", labels={"a": "x" * (1 << 18)})

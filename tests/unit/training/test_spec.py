@@ -10,8 +10,8 @@ import pytest
 from lepton_training.convert import spec_document, spec_message
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.fitting import batch_size_for
-from lepton_training.recipes.hyperparameters import describe
-from lepton_training.spec import JobSpecInvalid, Retry, parse_spec
+from lepton_training.recipes.hyperparameters import FAULTS_MAX, describe
+from lepton_training.spec import JobSpecInvalid, Retry, check_size, parse_spec
 
 GOOD: dict[str, Any] = {
     "recipe": "cnn",
@@ -297,3 +297,45 @@ def test_an_evaluation_survives_its_record() -> None:
         ("sex", ()),
         ("age", (30.0, 50.0)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "path", "message"),
+    [
+        ({"a" * 64: "x"}, f"spec.labels.{'a' * 63}", "1 to 63 characters"),
+        ({"": "x"}, "spec.labels.", "1 to 63 characters"),
+        ({"team": "x" * 257}, "spec.labels.team", "more than 256 characters"),
+        ({"team": 3}, "spec.labels.team", "expected text"),
+        ({str(n): "" for n in range(65)}, "spec.labels", "at most 64"),
+    ],
+)
+def test_labels_are_short(labels: dict[str, Any], path: str, message: str) -> None:
+    """A job's record is sent again with each of its phases."""
+    assert message in faults(GOOD | {"labels": labels})[path]
+    fits = {"a" * 63: "x" * 256} | {str(n): "" for n in range(63)}
+    assert parse_spec(GOOD | {"labels": fits}, cores=2).labels == fits
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": {"a": "x" * (1 << 18)}},
+        {"data": {"header": ["column" * 100] * 1000}},
+        {"hyperparameters": {f"unknown-{n}": 1 for n in range(30_000)}},
+        {"code": {"arguments": {"a": {"b": ["é" * (1 << 17)]}}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_spec_has_a_size(change: dict[str, Any]) -> None:
+    """Whatever it is made of, and before anything else is looked at."""
+    with pytest.raises(JobSpecInvalid, match="at most 262144") as caught:
+        check_size(GOOD | change)
+    assert len(caught.value.message) < 300
+    check_size(parse_spec(GOOD, cores=2).to_dict())
+
+
+def test_of_very_many_faults_some_are_told() -> None:
+    """Looking for names that are near takes time for each."""
+    many = {f"epoch-{n}": 1 for n in range(5000)}
+    assert len(faults(GOOD | {"hyperparameters": many})) == FAULTS_MAX
+    assert len(faults(GOOD | {"resources": many})) == FAULTS_MAX

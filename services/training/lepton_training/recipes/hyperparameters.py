@@ -15,6 +15,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
+FAULTS_MAX = 32
+"""How many unknown or wrong names of one part of a spec are told: the first."""
+
+
 class Fault(NamedTuple):
     """One thing wrong in a spec."""
 
@@ -95,7 +99,7 @@ def parse_settings(
     try:
         settings = declared(**given)
     except ValidationError as error:
-        faults = [_fault(detail, declared, path) for detail in error.errors()]
+        faults = [_fault(detail, declared, path) for detail in error.errors()[:FAULTS_MAX]]
         wrong = {str(detail["loc"][0]) for detail in error.errors()}
         try:  # what is right each for itself may still be wrong together
             settings = declared(**{name: v for name, v in given.items() if name not in wrong})
