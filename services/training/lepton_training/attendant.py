@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,17 @@ from lepton_training.engine import Engine
 from lepton_training.events import WorkerEvent, read_events
 from lepton_training.exits import Stop, describe, wait_any, watch_exit
 from lepton_training.failure import describe_failure, disk_full, memory_exceeded
-from lepton_training.job import HISTORY_MAX, WITH_PROCESS, Attempt, Job, Measurement, Phase, State
+from lepton_training.job import (
+    EPOCHS_MAX,
+    HISTORY_MAX,
+    METRICS_MAX,
+    WITH_PROCESS,
+    Attempt,
+    Job,
+    Measurement,
+    Phase,
+    State,
+)
 from lepton_training.job_files import JOIN_TOKEN_FILE
 from lepton_training.process import ProcessId
 from lepton_training.spec import Retry
@@ -343,11 +354,12 @@ class Attendant:
             elif event.kind == "measurement":
                 measurement = Measurement(**event.content)
                 measurements.append(measurement)
-                metrics |= measurement.metrics
+                metrics = dict(islice({**metrics, **measurement.metrics}.items(), METRICS_MAX))
                 changes["progress"] = measurement.progress
                 if measurement.epoch_end:
                     # A resumed job may report the epoch before its checkpoint again.
                     epochs = (*epochs[: measurement.epoch - 1], measurement.epoch_seconds)
+                    epochs = epochs[:EPOCHS_MAX]
         await self._change({**changes, "metrics": metrics, "epoch_seconds": epochs}, measurements)
         return True
 

@@ -84,6 +84,12 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 WITH_PROCESS = frozenset({State.RUNNING, State.PAUSING, State.CANCELLING})
 """States in which a job holds what it was given of its node."""
 
+METRICS_MAX = 64
+"""Names of metrics that a record remembers: the first."""
+
+EPOCHS_MAX = 10_000
+"""Epochs whose seconds a record remembers: the first."""
+
 HISTORY_MAX = 50
 """Attempts that a record remembers."""
 

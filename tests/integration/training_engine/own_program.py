@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lepton_mesh.errors import LeptonError
 from lepton_training.failure import ToldFailure, describe_failure
@@ -23,13 +25,21 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
     program._LAST_SECONDS = 0.3
     messages: list[object] = []
+
+    def take(message: Mapping[str, Any]) -> None:
+        if message["kind"] == "burst":
+            raise RuntimeError("a mistake of the platform's own")
+        messages.append(message)
+
     become_subreaper()
-    run = Program(messages.append, processes_max=int(sys.argv[2]), reasons=frozenset({"DISK_FULL"}))
+    run = Program(take, processes_max=int(sys.argv[2]), reasons=frozenset({"DISK_FULL"}))
     outcome = ["", ""]
     try:
         run.run([sys.executable, "-c", sys.argv[1]], Path.cwd(), os.environ)
     except (LeptonError, ToldFailure) as error:
         outcome = list(describe_failure(error))
+    except RuntimeError as error:
+        outcome = ["MISTAKE", str(error)]
     except Stopping:
         outcome = ["STOPPED", ""]
     left = descendants(os.getpid())

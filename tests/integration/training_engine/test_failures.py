@@ -117,3 +117,21 @@ async def test_files_that_cannot_be_removed_are_not_forgotten(
     job = await training.ended("stays")
     assert job.create_time > stays.create_time
     assert (job.state, job.failure_reason, job.attempts) == (State.FAILED, "JOB_FILES_REMAIN", 0)
+
+
+async def test_a_record_does_not_grow_without_end(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ever new metrics and epochs, over all attempts, the first are kept."""
+    monkeypatch.setattr("lepton_training.attendant.EPOCHS_MAX", 20)
+    body = (
+        "from lepton_training.events import EventWriter\n"
+        "for n in range(1, 101): EventWriter(d).write('measurement', step=n, epoch=n, epochs=n,"
+        " progress=0.5, metrics={f'm{n}': 1.0, 'm1': float(n)}, epoch_end=True, epoch_seconds=n)\n"
+        "EventWriter(d).write('failed', reason='DISK_FULL', message='')\n"
+    )
+    training = await start(script(body))
+    await training.create("many")
+    job = await training.ended("many")
+    assert len(job.metrics) == 64 and job.metrics["m1"] == 100.0
+    assert job.epoch_seconds == tuple(range(1, 21))

@@ -77,9 +77,19 @@ def run(script: str, directory: Path, processes: int = 10) -> tuple[dict[str, An
         ),
         ("os.write(int(sys.argv[1]), b'[1]\\n'); time.sleep(600)", "METRICS_INVALID", "no message"),
         (
+            "os.write(int(sys.argv[1]), b'{\"kind\":' + b'[' * 100000 + b'\\n'); time.sleep(600)",
+            "METRICS_INVALID",
+            "no message",
+        ),
+        (
             "os.write(int(sys.argv[1]), b'x' * 300000); time.sleep(600)",
             "METRICS_INVALID",
             "more than 256 KiB",
+        ),
+        (
+            "leave(); say(kind='burst'); time.sleep(600)",
+            "MISTAKE",
+            "of the platform's own",
         ),
     ],
     ids=[
@@ -97,7 +107,9 @@ def run(script: str, directory: Path, processes: int = 10) -> tuple[dict[str, An
         "is stopped with the platform's process",
         "forks too much",
         "says nonsense",
+        "says what is nested too deeply",
         "says too much",
+        "meets a mistake of the platform",
     ],
 )
 def test_however_it_ends_nothing_stays(

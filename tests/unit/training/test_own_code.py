@@ -16,6 +16,7 @@ from lepton_training.events import EventWriter, read_events
 from lepton_training.requirements import environment_digest, requirement_faults
 from lepton_training.spec import JobSpecInvalid, parse_spec
 from lepton_training.worker.own import archive
+from lepton_training.worker.own import job as own_job
 from lepton_training.worker.own.errors import CodeInvalid, MetricsInvalid
 from lepton_training.worker.own.job import Reports
 
@@ -294,6 +295,8 @@ def test_a_spec_names_local_files(tmp_path: Path) -> None:
         {"step": 1.5},
         {"epoch": True},
         {"progress": float("nan")},
+        {"progress": 10**400},
+        {"metrics": {"loss": 10**400}},
         {"kind": "succeeded"},
     ],
     ids=str,
@@ -326,3 +329,56 @@ def test_reports_are_not_too_many(tmp_path: Path) -> None:
     steps = [event.content["step"] for event in read_events(tmp_path, 0)]
     assert steps[0] == 1 and steps[-1] == 1000 and 500 in steps
     assert len(steps) < 20
+
+
+def measurement(number: int, **metrics: float) -> dict[str, Any]:
+    return {
+        "kind": "measurement",
+        "step": number,
+        "epoch": number,
+        "epochs": number,
+        "progress": 0.5,
+        "metrics": metrics,
+        "epoch_end": True,
+    }
+
+
+def test_metrics_have_few_names(tmp_path: Path) -> None:
+    """Of all reports together: the job's record has them all."""
+    reports = Reports(EventWriter(tmp_path))
+    for _ in range(2):
+        for number in range(64):
+            reports.take(measurement(1, **{f"m{number}": 1.0}))
+    with pytest.raises(MetricsInvalid, match="more than 64 different metrics"):
+        reports.take(measurement(1, m64=1.0))
+
+
+def test_epochs_without_end_are_told_like_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record has the seconds of so many, and the events of the others are few."""
+    monkeypatch.setattr(own_job, "EPOCHS_MAX", 20)
+    reports = Reports(EventWriter(tmp_path))
+    for number in range(1, 1001):
+        reports.take(measurement(number))
+    reports.flush()
+    events = read_events(tmp_path, 0)
+    assert sum(event.content["epoch_end"] for event in events) == 20
+    assert events[-1].content["step"] == 1000 and len(events) < 40
+
+
+def test_the_export_begins_once(tmp_path: Path) -> None:
+    """Each beginning is in the job's record for good."""
+    reports = Reports(EventWriter(tmp_path))
+    reports.take({"kind": "exporting"})
+    with pytest.raises(MetricsInvalid):
+        reports.take({"kind": "exporting"})
+    assert [event.content["phase"] for event in read_events(tmp_path, 0)] == ["EXPORTING"]
+
+
+def test_what_is_told_of_a_value_is_short(tmp_path: Path) -> None:
+    """A message has up to 256 KiB, and would be in the job's failure."""
+    for change in ({"step": "x" * 10_000}, {"metrics": {"loss": ["x"] * 10_000}}):
+        with pytest.raises(MetricsInvalid) as caught:
+            Reports(EventWriter(tmp_path)).take(measurement(1) | change)
+        assert len(caught.value.message) < 250

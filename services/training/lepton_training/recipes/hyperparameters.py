@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-
 FAULTS_MAX = 32
 """How many unknown or wrong names of one part of a spec are told: the first."""
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from lepton_training.events import EventWriter
 from lepton_training.failure import ToldFailure
-from lepton_training.job import Phase
+from lepton_training.job import EPOCHS_MAX, METRICS_MAX, Phase
 from lepton_training.job_files import OWN_DIRECTORY, read_request
 from lepton_training.own_code import Code
 from lepton_training.process import MARK
@@ -76,10 +76,7 @@ _INHERITED = (
 )
 """What the code's process sees of this one's environment; no address, no token of Lepton's."""
 _REPORT_SECONDS = 0.25
-_EPOCHS_MAX = 10_000
-"""Epochs' ends that are all told; later ones like any other report."""
 _NUMBER_MAX = 1 << 53
-_METRICS_MAX = 64
 _METRIC = re.compile(r"[A-Za-z_][\w./-]{0,63}", re.ASCII)
 
 
@@ -217,6 +214,9 @@ class Reports:
         self._waiting: dict[str, Any] | None = None
         self._written = 0.0
         self._ends = 0
+        self._names: set[str] = set()
+        """Of its metrics."""
+        self._exporting = False
         self._epoch_began = time.monotonic()
 
     def take(self, message: Mapping[str, Any]) -> None:
@@ -225,7 +225,8 @@ class Reports:
         Raises:
             MetricsInvalid: It says what is no measurement.
         """
-        if message["kind"] == "exporting":
+        if message["kind"] == "exporting" and not self._exporting:
+            self._exporting = True
             self.flush()
             _enter(self._events, Phase.EXPORTING)
             return
@@ -234,7 +235,7 @@ class Reports:
         measurement = self._checked(message)
         self._waiting = measurement
         due = time.monotonic() - self._written >= _REPORT_SECONDS
-        if due or (measurement["epoch_end"] and self._ends <= _EPOCHS_MAX):
+        if due or measurement["epoch_end"]:
             self.flush()
 
     def flush(self) -> None:
@@ -245,21 +246,26 @@ class Reports:
 
     def _checked(self, message: Mapping[str, Any]) -> dict[str, Any]:
         step, epoch, epochs = (_count(message, name) for name in ("step", "epoch", "epochs"))
-        end = message.get("epoch_end") is True and epoch > 0
+        # Of very many, the later ones are told like any other report.
+        end = message.get("epoch_end") is True and epoch > 0 and self._ends < EPOCHS_MAX
         now = time.monotonic()
-        seconds = message.get("epoch_seconds")
+        seconds = _finite(message.get("epoch_seconds"))
         if end:
             self._ends += 1
-            if not isinstance(seconds, float) or not math.isfinite(seconds):
+            if seconds is None:
                 seconds = now - self._epoch_began
             self._epoch_began = now
+        metrics = _metrics(message)
+        self._names |= metrics.keys()
+        if len(self._names) > METRICS_MAX:
+            raise MetricsInvalid(f"the code reported more than {METRICS_MAX} different metrics")
         begin, after = _BEGIN[Phase.TRAINING], _BEGIN[Phase.EXPORTING]
         return {
             "step": step,
             "epoch": epoch,
             "epochs": max(epochs, epoch),
             "progress": begin + (after - begin) * _fraction(message),
-            "metrics": _metrics(message),
+            "metrics": metrics,
             "epoch_end": end,
             "epoch_seconds": seconds if end else 0.0,
         }
@@ -268,36 +274,56 @@ class Reports:
 def _count(message: Mapping[str, Any], name: str) -> int:
     value = message.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _NUMBER_MAX:
-        raise MetricsInvalid(f"the code reported {name} {value!r}; it is a whole number from 0 on")
+        raise MetricsInvalid(
+            f"the code reported {name} {_shown(value)}; it is a whole number from 0 on"
+        )
     return value
 
 
 def _fraction(message: Mapping[str, Any]) -> float:
     value = message.get("progress")
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise MetricsInvalid(f"the code reported progress {value!r}; it is a number from 0 to 1")
-    return min(max(float(value), 0.0), 1.0)
+    number = _finite(value)
+    if number is None:
+        raise MetricsInvalid(
+            f"the code reported progress {_shown(value)}; it is a number from 0 to 1"
+        )
+    return min(max(number, 0.0), 1.0)
 
 
 def _metrics(message: Mapping[str, Any]) -> dict[str, float]:
     values = message.get("metrics")
-    if not isinstance(values, dict) or len(values) > _METRICS_MAX:
-        raise MetricsInvalid(f"the code reported more than {_METRICS_MAX} metrics at once")
+    if not isinstance(values, dict) or len(values) > METRICS_MAX:
+        raise MetricsInvalid(f"the code reported more than {METRICS_MAX} metrics at once")
+    metrics = {}
     for name, value in values.items():
         if not _METRIC.fullmatch(name):
             raise MetricsInvalid(
-                f"the code reported a metric {name[:80]!r}; names have letters, digits, '_', '.', "
+                f"the code reported a metric {_shown(name)}; names have letters, digits, '_', '.', "
                 "'/' and '-', 64 at most"
             )
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        number = _finite(value)
+        if number is None:
             raise MetricsInvalid(
-                f"the code reported the metric '{name}' as {value!r}; it must be a finite number"
+                f"the code reported the metric '{name}' as {_shown(value)}; it must be a finite "
+                "number"
             )
-    return {name: float(value) for name, value in values.items()}
+        metrics[name] = number
+    return metrics
+
+
+def _finite(value: object) -> float | None:
+    """A number that is one; None for all else, which JSON has of any size."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.80}"
 
 
 def _verify(directory: Path) -> dict[str, Any]:

@@ -97,8 +97,10 @@ class Program:
             os.close(told)
         earlier = signal.signal(signal.SIGTERM, lambda *_: self._stop(process))
         try:
-            self._follow(process, outputs, messages)
-            left = self._end(process)
+            try:
+                self._follow(process, outputs, messages)
+            finally:  # whatever happened, nothing of it runs on
+                left = self._end(process)
             self._drain(outputs, messages)
             if process.returncode < 0 and not self._finished and self._failure is None:
                 self._stopping.wait(_SETTLE_SECONDS)
@@ -174,19 +176,21 @@ class Program:
         try:
             message = json.loads(line)
             kind = message["kind"]
-        except (ValueError, TypeError, KeyError):
+            reason, text = str(message.get("reason")), str(message.get("message"))
+        except (ValueError, TypeError, KeyError, RecursionError):
             self._give_up(MetricsInvalid("the code reported what is no message of Lepton's"))
             return
         if kind == "finished":
             self._finished = True
             self._deadline = time.monotonic() + _LAST_SECONDS
         elif kind == "failed":
-            reason, text = str(message.get("reason")), str(message.get("message"))
             reason = reason if reason in self._reasons else "CODE_FAILED"
             self._give_up(ToldFailure(reason, text[:_MESSAGE_MAX]))
         else:
             try:
                 self._take(message)
+            except RecursionError:  # what it told of is nested too deeply to be shown
+                self._give_up(MetricsInvalid("the code reported what is no measurement"))
             except LeptonError as error:
                 self._give_up(error)
 

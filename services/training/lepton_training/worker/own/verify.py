@@ -30,6 +30,7 @@ from torch import Tensor
 
 from lepton_mesh.errors import LeptonError
 from lepton_mesh.onnx_parts import tensors_of
+from lepton_training.job import METRICS_MAX
 from lepton_training.job_files import OWN_DIRECTORY, read_request
 from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.worker.assessment import assess
@@ -46,7 +47,7 @@ _FILE_MAX = 2_000_000_000
 """Bytes of a file that the code left, of arrays unpacked: protobuf's own bound."""
 _JUDGED_DIRECTORY = "judged"
 _ROWS = 1000
-_METRICS_MAX = 64
+_NAME_MAX = 64
 
 Array = npt.NDArray[Any]
 
@@ -263,8 +264,12 @@ def _tensor(values: Mapping[str, Any]) -> TensorSpec:
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     numbers = {str(name): float(value) for name, value in metrics.items()}
-    if len(numbers) > _METRICS_MAX or not all(math.isfinite(one) for one in numbers.values()):
-        raise CodeModelInvalid(f"the figures of the code are not {_METRICS_MAX} finite numbers")
+    finite = all(math.isfinite(one) for one in numbers.values())
+    if not finite or len(numbers) > METRICS_MAX or max(map(len, numbers), default=0) > _NAME_MAX:
+        raise CodeModelInvalid(
+            f"the figures of the code are not {METRICS_MAX} finite numbers at most, with names of "
+            f"{_NAME_MAX} characters at most"
+        )
     return numbers
 
 
