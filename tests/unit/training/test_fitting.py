@@ -234,11 +234,29 @@ def test_losses_are_pytorchs_own() -> None:
         F.cross_entropy(logits, labels, weight=weights, label_smoothing=0.1)
     )
     each = Classification(SupervisedHyperparameters(loss="bce"), weights)
-    assert each.loss(logits, labels).equal(
-        F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, 3).float(), weights)
+    columns = F.binary_cross_entropy_with_logits(
+        logits, F.one_hot(labels, 3).float(), reduction="none"
     )
+    assert each.loss(logits, labels).allclose((columns.mean(1) * weights[labels]).mean())
     assert each.activation(logits).sum(1).allclose(torch.ones(8))
     assert Activation("linear", 2.0, 1.0)(torch.tensor([3.0])).item() == 7.0
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+def test_a_weight_is_of_an_example(loss: Any) -> None:
+    """One that counts nothing changes nothing, whatever is said of its class in all columns."""
+    weights = torch.tensor([0.0, 1.0, 1.0])
+    objective = Classification(SupervisedHyperparameters(loss=loss), weights)
+    logits = torch.randn(4, 3, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 0])
+    objective.loss(logits, labels).backward()
+    assert logits.grad is not None
+    assert logits.grad[[0, 3]].abs().max() == 0
+    assert bool((logits.grad[[1, 2]].abs() > 0).all())
+    mixed = F.one_hot(labels, 3).float()
+    mixed[1] = torch.tensor([0.5, 0.5, 0.0])
+    mixed_loss = objective.loss(logits.detach(), mixed)
+    assert mixed_loss.isfinite() and mixed_loss > 0
 
 
 def test_balanced_classes_weigh_the_same_together() -> None:

@@ -97,7 +97,12 @@ class Classification:
             whole = F.one_hot(targets, classes) if targets.dim() == 1 else targets
             wanted = whole.to(outputs.dtype)
             wanted = wanted * (1 - self._smoothing) + self._smoothing / classes
-            return F.binary_cross_entropy_with_logits(outputs, wanted, self._weights)
+            each = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(1)
+            if self._weights is not None:
+                # What an example of its class counts; a weight for each output would weigh the
+                # rare class up where it is not, too.
+                each = each * (whole * self._weights).sum(1)
+            return each.mean()
         return F.cross_entropy(
             outputs, targets, weight=self._weights, label_smoothing=self._smoothing
         )
