@@ -198,11 +198,11 @@ def test_a_model_that_forgot_is_not_registered(tmp_path: Path, old: Path, forget
     """Its figure on the older data is measured before and after, and compared."""
     retain = {"dataset": "datasets/old/versions/1", "max_drop": 0.1}
     spec = warm_spec(TABLE, warm={"retain": retain}, epochs=8, batch_size=8, learning_rate=0.02)
-    network, _ = begun(tmp_path, old, spec, TABLE, epochs=8, batch_size=8, learning_rate=0.02)
+    network, warm = begun(tmp_path, old, spec, TABLE, epochs=8, batch_size=8, learning_rate=0.02)
     problem = load_problem(old, spec)
     platform = Directories({"datasets/old/versions/1": old})
     retention = Retention.begin(
-        platform, tmp_path, spec, problem=problem, network=network, plan=PLAN
+        platform, tmp_path, spec, problem=problem, network=network, plan=PLAN, warm=warm
     )
     assert retention is not None
     if forgets:
@@ -217,6 +217,34 @@ def test_a_model_that_forgot_is_not_registered(tmp_path: Path, old: Path, forget
             "retained_test_accuracy_before": 1.0,
             "retained_test_accuracy": 1.0,
         }
+
+
+@pytest.mark.parametrize(
+    ("data", "seed", "same"),
+    [(TABLE, 0, True), (TABLE, 1, False), (TABLE | {"test_share": 0.5}, 0, False)],
+    ids=["same", "other seed", "other share"],
+)
+def test_what_is_retained_is_measured_on_rows_that_were_not_trained_on(
+    tmp_path: Path, old: Path, data: dict[str, Any], seed: int, same: bool
+) -> None:
+    """Rows held out by another seed, or more of them, the version knows by heart."""
+    dataset = "datasets/d/versions/1"
+    spec = warm_spec(data, warm={"retain": {"dataset": dataset}}, epochs=1, batch_size=8)
+    spec = dataclasses.replace(spec, seed=seed)
+    network, warm = begun(tmp_path, old, spec, TABLE, epochs=1, batch_size=8)
+    problem = load_problem(old, spec, warm.fitted)
+
+    def begin() -> Retention | None:
+        platform = Directories({dataset: old})
+        return Retention.begin(
+            platform, tmp_path, spec, problem=problem, network=network, plan=PLAN, warm=warm
+        )
+
+    if same:
+        assert begin() is not None
+    else:
+        with pytest.raises(WarmStartMismatch, match="not the one that models/m/versions/3 was"):
+            begin()
 
 
 @pytest.mark.parametrize(

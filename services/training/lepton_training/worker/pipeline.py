@@ -87,7 +87,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     plan = state.plan if state else _plan(network, problem, spec, cpus)
 
     retention = Retention.begin(
-        platform, directory, spec, problem=problem, network=network, plan=plan
+        platform, directory, spec, problem=problem, network=network, plan=plan, warm=warm
     )
 
     _enter(events, Phase.TRAINING)

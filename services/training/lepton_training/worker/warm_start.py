@@ -46,6 +46,8 @@ def papers(spec: JobSpec, problem: Problem) -> dict[str, Any]:
         "mean": problem.objective.activation.shift,
         "deviation": problem.objective.activation.scale,
         "columns": [list(names) for names in problem.columns],
+        "dataset": spec.dataset,
+        "test_digest": problem.test_digest,
     }
 
 
@@ -71,6 +73,10 @@ class WarmStart:
     weights: Mapping[str, Tensor]
     fitted: Fitted
     partial: bool
+    dataset: str = ""
+    """Dataset version that it was trained on; empty where its papers do not say."""
+    test_digest: str = ""
+    """Of the test split of that, as :attr:`Problem.test_digest`."""
 
     @classmethod
     def fetch(
@@ -104,6 +110,8 @@ class WarmStart:
                 tuple(tuple(names) for names in told["columns"]),
             ),
             partial,
+            told.get("dataset", ""),
+            told.get("test_digest", ""),
         )
 
     def load_into(self, network: nn.Module) -> None:
@@ -163,22 +171,30 @@ class Retention:
         problem: Problem,
         network: nn.Module,
         plan: Plan,
+        warm: WarmStart | None,
     ) -> Retention | None:
-        """Measures ``network`` as it was taken from the version; None where nothing is watched.
+        """Measures ``network`` as it was taken from ``warm``; None where nothing is watched.
 
         Raises:
             JobSpecInvalid: The recipe has no figure that could be watched.
+            WarmStartMismatch: The version was trained on what would be its test split here.
         """
-        warm = spec.warm_start
-        if warm is None or warm.retain is None:
+        settings = spec.warm_start
+        if warm is None or settings is None or settings.retain is None:
             return None
-        dataset = warm.retain.dataset
+        dataset = settings.retain.dataset
         platform.fetch_dataset(dataset, directory / _RETAINED_DIRECTORY)
         older = load_problem(
             directory / _RETAINED_DIRECTORY,
             replace(spec, dataset=dataset),
-            fitted_of(warm.model_version, spec, problem),
+            fitted_of(warm.version, spec, problem),
         )
+        if dataset == warm.dataset and older.test_digest != warm.test_digest:
+            raise WarmStartMismatch(
+                f"the test split of {dataset} is not the one that {warm.version} was tested on: it "
+                "was trained on some of these rows, and they say nothing of what is forgotten. Give "
+                "this job the seed and the data that the version's job had"
+            )
         kept = directory / _BEFORE_FILE
         if not kept.exists():  # otherwise an earlier attempt did it, before it trained
             figures = _figures(network, older, plan)
@@ -193,8 +209,8 @@ class Retention:
                 )
             kept.write_text(json.dumps(figures))
         ((name, before),) = json.loads(kept.read_text()).items()
-        log.info("%s of %s on %s: %.4f", name, warm.model_version, dataset, before)
-        return cls(older, plan, dataset, (name, before), warm.retain.max_drop)
+        log.info("%s of %s on %s: %.4f", name, warm.version, dataset, before)
+        return cls(older, plan, dataset, (name, before), settings.retain.max_drop)
 
     def check(self, network: nn.Module) -> dict[str, float]:
         """The figure before and after the training, by name.
