@@ -157,6 +157,22 @@ def test_splits_are_told_apart_by_path(tmp_path: Path) -> None:
         load_problem(tmp_path, spec_of({"test": "u*"}, "mlp"))
 
 
+def test_a_table_says_which_archive_a_file_is_in(tmp_path: Path) -> None:
+    """Where two have one of the same path, neither is taken for it."""
+    archives = {"a.zip": pictures(20), "b.zip": pictures(4)}
+    for name, files in archives.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for path, content in files.items():
+                archive.writestr(path, content)
+    rows = [f"{path},{path.split('/')[0]}" for path in archives["a.zip"]]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(DatasetInvalid, match=r"t\.csv line 2 names left/000\.png, .*archive\.zip/l"):
+        load_problem(tmp_path, spec_of({}, "mlp"))
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *(f"a.zip/{row}" for row in rows)]))
+    problem = load_problem(tmp_path, spec_of({}, "mlp"))
+    assert (len(problem.train), len(problem.test)) == (16, 4)
+
+
 def huge() -> bytes:
     """A PNG that says it has 80 million pixels."""
     body = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 8_000, 8, 0, 0, 0, 0)

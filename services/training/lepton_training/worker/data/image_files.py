@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -177,8 +178,10 @@ def _named(
                 yield name, _Named(label, name, content)
     by_path = {inner: content for _, inner, content in found}
     by_path |= {name: content for name, _, content in found}
+    counts = Counter(inner for _, inner in {(name, inner) for name, inner, _ in found})
+    several = {inner for inner, count in counts.items() if count > 1 and inner not in files}
     for name in tables:
-        yield from _of_table(name, files[name], by_path, settings, left_out)
+        yield from _of_table(name, files[name], by_path, settings, left_out, several=several)
 
 
 def _of_table(
@@ -187,8 +190,13 @@ def _of_table(
     found: Mapping[str, Path | bytes],
     settings: ImageSettings,
     left_out: dict[str, LeftOut],
+    *,
+    several: Collection[str],
 ) -> Iterator[tuple[str, _Named]]:
-    """Images that a table names, relative to itself or to the dataset's root."""
+    """Images that a table names, relative to itself or to the dataset's root.
+
+    ``several``: paths that files in more than one archive have.
+    """
     table = read_tables([path], settings)
     for column in (settings.path, settings.target):
         if column not in table.columns:
@@ -201,8 +209,14 @@ def _of_table(
     columns = (table.columns[settings.path], table.columns[settings.target])
     for row, (image, label) in enumerate(zip(*columns, strict=True)):
         beside, whole = (folder / image.strip()).as_posix(), PurePosixPath(image.strip()).as_posix()
-        content = found.get(beside, found.get(whole))
-        yield name, _Named(label.strip(), table.places.name(row), content)
+        path = beside if beside in found else whole
+        if path in several:
+            raise DatasetInvalid(
+                f"{table.places.name(row)} names {path}, which is in several archives; write it "
+                f"with the archive's name, such as archive.zip/{path}",
+                file=name,
+            )
+        yield name, _Named(label.strip(), table.places.name(row), found.get(path))
 
 
 def _decoded(
