@@ -147,8 +147,9 @@ def test_missing_numbers_have_a_stand_in(
 ) -> None:
     """Of training rows; the served graph has it."""
     lines = ["x,y", "1,a", "1,b", "2,a", "3,b", "5,a", "?,b"]
-    (tmp_path / "t.csv").write_text("\n".join(lines))
-    data = {"target": "y", "train": "t.csv", "test": "t.csv", "scaling": "none", **settings}
+    for name in ("t.csv", "v.csv"):
+        (tmp_path / name).write_text("\n".join(lines))
+    data = {"target": "y", "train": "t.csv", "test": "v.csv", "scaling": "none", **settings}
     problem = load_problem(tmp_path, spec_of(data))
     assert problem.preprocessing is not None
     (found,) = Preprocessor(problem.preprocessing)({"x": np.array([[np.nan]], np.float32)})
@@ -157,10 +158,11 @@ def test_missing_numbers_have_a_stand_in(
 
 def test_missing_categories_may_count_as_the_commonest(tmp_path: Path) -> None:
     """Of training rows; else they are a category of their own."""
-    (tmp_path / "t.csv").write_text("\n".join(["c,y", *["red,a", "blue,b", "red,b", "?,a"] * 5]))
+    for name in ("t.csv", "v.csv"):
+        (tmp_path / name).write_text("\n".join(["c,y", *["red,a", "blue,b", "red,b", "?,a"] * 5]))
     codes = {}
     for how in ("own", "most_frequent"):
-        data = {"target": "y", "train": "t.csv", "test": "t.csv", "impute_category": how}
+        data = {"target": "y", "train": "t.csv", "test": "v.csv", "impute_category": how}
         problem = load_problem(tmp_path, spec_of(data))
         assert problem.preprocessing is not None
         given = np.array([["?"], ["red"], ["blue"]], object)
@@ -185,8 +187,9 @@ def test_quantiles_are_places_between_training_values(tmp_path: Path) -> None:
 def test_categories_are_those_of_training(tmp_path: Path) -> None:
     """Rare and new ones are unknown; missing ones are not; spaces count for nothing."""
     lines = ["c,y", *["red, a", " blue,b", "?,a"] * 5, "rare,b"]
-    (tmp_path / "t.csv").write_text("\n".join(lines))
-    problem = load_problem(tmp_path, spec_of({"target": "y", "train": "t.csv", "test": "t.csv"}))
+    for name in ("t.csv", "v.csv"):
+        (tmp_path / name).write_text("\n".join(lines))
+    problem = load_problem(tmp_path, spec_of({"target": "y", "train": "t.csv", "test": "v.csv"}))
     assert problem.preprocessing is not None
     given = [["red"], ["blue"], [" blue"], ["?"], [""], ["rare"], ["new"]]
     (codes,) = Preprocessor(problem.preprocessing)({"c": np.array(given, object)})

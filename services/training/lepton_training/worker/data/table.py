@@ -76,8 +76,9 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
     known = list(fitted.class_names) if fitted is not None and fitted.class_names else None
     if known is not None and fitted is not None and settings.task != "regression":
         fitted.require_known(_classes(table, settings))
-    whole, classes = _clean(table, settings, numbers, known)
-    test, _ = _clean(test_table, settings, numbers, classes)
+    features = _features(table, settings)
+    whole, classes = _clean(table, settings, features, numbers, known)
+    test, _ = _clean(test_table, settings, features, numbers, classes)
     cleaning = settle(
         {
             "train": (len(whole.targets), table.left_out),
@@ -154,7 +155,7 @@ def _columns_of(fitted: Fitted, table: Table, settings: TableSettings) -> list[s
     inputs = Preprocessor(fitted.preprocessing).model.graph.input
     fitted.require_columns(
         [value.name for value in inputs],
-        [name for name in table.columns if name not in (settings.target, *settings.drop)],
+        _features(table, settings),
     )
     floats = TensorProto.FLOAT
     return [value.name for value in inputs if value.type.tensor_type.elem_type == floats]
@@ -173,6 +174,11 @@ def _divided(table: Table, kept: Any, out: Any) -> tuple[Table, Table]:
     return train, test
 
 
+def _features(table: Table, settings: TableSettings) -> list[str]:
+    """Columns that the target is predicted from."""
+    return [name for name in table.columns if name not in (settings.target, *settings.drop)]
+
+
 def _number_columns(table: Table, settings: TableSettings) -> list[str]:
     """Columns that are numbers, by the spec or by all of the training rows."""
     named = [settings.target, *settings.drop, *settings.numbers]
@@ -182,7 +188,7 @@ def _number_columns(table: Table, settings: TableSettings) -> list[str]:
                 f"there is no column '{name}' in the training split; it has "
                 f"{', '.join(table.columns)}. Files without a line of names need data.header"
             )
-    others = [name for name in table.columns if name not in (settings.target, *settings.drop)]
+    others = _features(table, settings)
     if not others:
         raise DatasetInvalid("no column is left to predict from; data.drop has them all")
     if settings.numbers:
@@ -196,13 +202,19 @@ def _number_columns(table: Table, settings: TableSettings) -> list[str]:
 
 
 def _clean(
-    table: Table, settings: TableSettings, numbers: list[str], classes: list[str] | None
+    table: Table,
+    settings: TableSettings,
+    features: list[str],
+    numbers: list[str],
+    classes: list[str] | None,
 ) -> tuple[_Split, list[str]]:
-    """The rows that can be used, and the classes in order; those of ``classes`` where given."""
-    missing_columns = [name for name in (settings.target, *numbers) if name not in table.columns]
+    """The rows that can be used, of the columns ``features``, and the classes in order; those of
+    ``classes`` where given."""
+    missing_columns = [name for name in (settings.target, *features) if name not in table.columns]
     if missing_columns:
         raise DatasetInvalid(
-            f"the test split has no column '{missing_columns[0]}'; both need the same columns"
+            f"the test split has no column '{missing_columns[0]}', which training has; it has "
+            f"{', '.join(table.columns)}"
         )
     for name in numbers:
         table.keep(
@@ -234,9 +246,8 @@ def _clean(
     if not len(result):
         raise DatasetInvalid(f"no row of a split can be used; left out: {table.left_out.told()}")
     raw: dict[str, npt.NDArray[Any]] = {}
-    for name, values in table.columns.items():
-        if name in (settings.target, *settings.drop):
-            continue
+    for name in features:
+        values = table.columns[name]
         if name in numbers:
             raw[name] = parse_numbers(values, settings.missing)[0].astype(np.float32)
         else:
