@@ -64,7 +64,7 @@ class JobFiles:
         write_private(directory / JOIN_TOKEN_FILE, join_token.encode())
         write_private(directory / TOKEN_FILE, access_token.encode())
         # A certificate of an earlier attempt may have run out.
-        _remove_tree(directory / "identity")
+        remove(directory / "identity")
         return directory
 
     def clean(self, job: Job, end: State) -> None:
@@ -79,17 +79,13 @@ class JobFiles:
             keep.add(CHECKPOINT_FILE)
         if not directory.exists():
             return
-        own = directory / OWN_DIRECTORY / CHECKPOINT_FILE
-        if end is State.FAILED and own.is_file() and not own.is_symlink():
-            own.replace(directory / CHECKPOINT_FILE)
+        if end is State.FAILED:
+            _take_out(directory / OWN_DIRECTORY / CHECKPOINT_FILE, directory / CHECKPOINT_FILE)
         for entry in directory.iterdir():
             if entry.name in keep:
                 continue
             try:
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink(missing_ok=True)
+                remove(entry)
             except OSError:  # the job has ended all the same
                 log.exception("a file of a job that ended remains", extra={"job": job.name})
 
@@ -99,7 +95,7 @@ class JobFiles:
         Raises JobFilesRemain.
         """
         try:
-            _remove_tree(self.directory(workspace, job_id))
+            remove(self.directory(workspace, job_id))
         except OSError as error:
             log.exception("files of a job cannot be removed", extra={"job": f"jobs/{job_id}"})
             raise JobFilesRemain(
@@ -135,9 +131,35 @@ def read_request(directory: Path) -> dict[str, Any]:
     return request
 
 
-def _remove_tree(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Deletes what is there, if anything: a folder with all in it, whatever rights to it were taken
+    away by who wrote it; of a link, only the link."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
     try:
+        shutil.rmtree(path)
+    except PermissionError:
+        _give_rights(path)
         shutil.rmtree(path)
     except FileNotFoundError:
         if path.exists():
             raise
+
+
+def _give_rights(path: Path) -> None:
+    path.chmod(0o700)
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = Path(folder, name)
+            if not inner.is_symlink():
+                inner.chmod(0o700)
+
+
+def _take_out(checkpoint: Path, target: Path) -> None:
+    """Keeps the checkpoint that own code left, where it is a file that can be had."""
+    try:
+        if checkpoint.is_file() and not checkpoint.is_symlink():
+            checkpoint.replace(target)
+    except OSError:  # the job has ended all the same
+        log.exception("a checkpoint cannot be kept")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from lepton_training.job_files import remove
 from lepton_training.worker.own.errors import CodeInvalid
 
 FILES_MAX = 10_000
@@ -23,8 +23,7 @@ def unpack(archive: Path, target: Path) -> None:
         CodeInvalid: It is no zip archive, is too large unpacked, or has an entry that is no plain
             file or would lie elsewhere.
     """
-    if target.exists():
-        shutil.rmtree(target)
+    remove(target)
     target.mkdir(mode=0o700)
     try:
         with zipfile.ZipFile(archive) as content:

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 from lepton_training.events import EventWriter
 from lepton_training.failure import ToldFailure
 from lepton_training.job import EPOCHS_MAX, METRICS_MAX, Phase
-from lepton_training.job_files import OWN_DIRECTORY, read_request
+from lepton_training.job_files import OWN_DIRECTORY, read_request, remove
 from lepton_training.own_code import Code
 from lepton_training.process import MARK
 from lepton_training.spec import JobSpec, parse_spec
@@ -151,8 +150,9 @@ def _run_code(
 ) -> None:
     own = directory / OWN_DIRECTORY
     own.mkdir(mode=0o700, exist_ok=True)
+    own.chmod(0o700)  # an earlier attempt's code may have closed it
     temporary = own / "tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     temporary.mkdir()
     asked = directory / "own.json"
     asked.write_text(
