@@ -26,7 +26,7 @@ from lepton_training import process
 from lepton_training.engine import Engine
 from lepton_training.events import WorkerEvent, read_events
 from lepton_training.exits import Stop, describe, wait_any, watch_exit
-from lepton_training.failure import describe_failure, disk_full, memory_exceeded
+from lepton_training.failure import UNEXPECTED, describe_failure, disk_full, memory_exceeded
 from lepton_training.job import (
     EPOCHS_MAX,
     HISTORY_MAX,
@@ -104,7 +104,9 @@ class Attendant:
             try:
                 found, seen_alive = await self._start(directory), True
             except (LeptonError, OSError) as error:  # one that trying again does not mend
-                reason, message = describe_failure(error)
+                reason, message = describe_failure(error, "the training service's log")
+                if reason == UNEXPECTED:
+                    log.exception("a job cannot be started", extra={"job": job.name})
                 failure = await asyncio.to_thread(self._failure, reason, message)
                 await self._end(directory, None, failure)
                 return
@@ -290,13 +292,16 @@ class Attendant:
         return {
             "state": State.QUEUED,
             "crashes": crashes,
+            "queue_time": datetime.now(UTC),
             "not_before": datetime.now(UTC) + timedelta(seconds=seconds),
             "history": self._history(reason, message),
         }
 
     def _failure(self, reason: str, message: str) -> dict[str, Any]:
         job = self.job
-        end = self._engine.files.log_end(job.workspace, job.id) if job.attempts else ""
+        # The end of the log of an error that nobody foresaw would be the platform's own traceback.
+        shown = job.attempts and reason != UNEXPECTED
+        end = self._engine.files.log_end(job.workspace, job.id) if shown else ""
         return {
             "state": State.FAILED,
             "failure_reason": reason,

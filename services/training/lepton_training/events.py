@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lepton_training.failure import cut
+
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "log.txt"
 DURABLE = frozenset({"phase", "succeeded", "failed"})
@@ -50,8 +52,12 @@ class EventWriter:
         self._end_last_line()
 
     def write(self, kind: str, **content: object) -> None:
-        """Appends one event, in one write, durably where its kind asks for it."""
-        record = {"time": datetime.now(UTC).isoformat(), "kind": kind, **content}
+        """Appends one event, in one write, durably where its kind asks for it.
+
+        Texts are cut: a line that is longer than what is read at once would never be read.
+        """
+        short = {name: cut(one) if isinstance(one, str) else one for name, one in content.items()}
+        record = {"time": datetime.now(UTC).isoformat(), "kind": kind, **short}
         line = (json.dumps(record) + "\n").encode()
         with self._path.open("ab", buffering=0) as file:
             file.write(line)

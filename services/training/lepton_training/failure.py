@@ -7,6 +7,12 @@ import errno
 from lepton_mesh.errors import LeptonError
 
 
+UNEXPECTED = "WORKER_ERROR"
+"""The reason of what nobody foresaw."""
+MESSAGE_MAX = 4000
+"""Characters of a message that a job fails with: those of many faults of a spec."""
+
+
 class ToldFailure(Exception):
     """What a process of the job's own says that it failed with."""
 
@@ -16,10 +22,15 @@ class ToldFailure(Exception):
         self.message = message
 
 
-def describe_failure(error: BaseException) -> tuple[str, str]:
-    """The reason and the message that a job fails with."""
+def describe_failure(error: BaseException, told_in: str = "the job's log") -> tuple[str, str]:
+    """The reason and the message that a job fails with.
+
+    Args:
+        told_in: Where the caller writes the traceback of an error that has the reason
+            :data:`UNEXPECTED`; its text, which may tell of the machine, is not in the message.
+    """
     if isinstance(error, LeptonError | ToldFailure):
-        return error.reason, error.message
+        return error.reason, cut(error.message)
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return (
             "OUT_OF_MEMORY",
@@ -28,7 +39,12 @@ def describe_failure(error: BaseException) -> tuple[str, str]:
         )
     if disk_full(error):
         return "DISK_FULL", "no space is left for the job's files; free some and start it again"
-    return "WORKER_ERROR", f"{type(error).__name__}: {error}"
+    return UNEXPECTED, f"internal error ({type(error).__name__}); {told_in} has the traceback"
+
+
+def cut(text: str) -> str:
+    """At most :data:`MESSAGE_MAX` characters of it."""
+    return text if len(text) <= MESSAGE_MAX else text[: MESSAGE_MAX - 1] + "…"
 
 
 def memory_exceeded(used_mib: int, allowed_mib: int) -> tuple[str, str]:

@@ -163,7 +163,8 @@ class Job:
     history: tuple[Attempt, ...] = ()
     """Its attempts, oldest first; the last :data:`HISTORY_MAX`."""
     queue_time: datetime | None = None
-    """When it was resumed; the create time counts before that."""
+    """When it came back into the queue, resumed or after an attempt that failed; the create time
+    counts before that."""
     not_before: datetime | None = None
     """When the next attempt may begin, after one that failed."""
     core_ids: tuple[int, ...] = ()

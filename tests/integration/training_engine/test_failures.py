@@ -13,7 +13,7 @@ from lepton_mesh.errors import PermissionDenied
 from lepton_training import process
 from lepton_training.job import State
 from lepton_training.job_files import JobFilesRemain
-from tests.integration.training_engine.conftest import Start, script
+from tests.integration.training_engine.conftest import HERE, Start, script
 
 pytestmark = pytest.mark.integration
 
@@ -45,6 +45,9 @@ async def test_a_failure_has_a_reason(start: Start, body: str, reason: str, mess
     assert message in job.failure_message
     left = {path.name for path in training.files.directory("w", "fails").iterdir()}
     assert not left & {"access-token", "join-token", "data"}
+    if job.crashes > 1:  # it waited anew; the time that it ran is no waiting
+        assert job.queue_time is not None and job.start_time is not None
+        assert job.queue_time > job.start_time
 
 
 async def test_a_job_that_may_not_have_credentials_fails(start: Start) -> None:
@@ -135,3 +138,23 @@ async def test_a_record_does_not_grow_without_end(
     job = await training.ended("many")
     assert len(job.metrics) == 64 and job.metrics["m1"] == 100.0
     assert job.epoch_seconds == tuple(range(1, 21))
+
+
+async def test_an_error_that_nobody_foresaw_stays_inside(start: Start) -> None:
+    """Its text and traceback are in the job's log, and not in the message."""
+    body = (
+        "from lepton_training.worker import execution\n"
+        "def burst(directory): raise RuntimeError('of the inside')\n"
+        "execution._limit_memory = burst\n"
+        f"sys.path.insert(0, {str(HERE)!r})\n"
+        "import local_worker\n"
+        "sys.exit(local_worker.main())\n"
+    )
+    training = await start(script(body))
+    await training.create("bursts")
+    job = await training.ended("bursts")
+    assert (job.failure_reason, job.failure_message) == (
+        "WORKER_ERROR",
+        "internal error (RuntimeError); the job's log has the traceback",
+    )
+    assert "of the inside" in await training.log("bursts")

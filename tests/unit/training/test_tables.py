@@ -227,6 +227,16 @@ def test_a_number_is_predicted_in_its_own_unit(tmp_path: Path) -> None:
         ({"t.csv": "x,y\n"}, {"target": "y"}, "no rows"),
         ({"a.csv": "x,y\n1,a\n", "b.csv": "x,z\n1,a\n"}, {"target": "y"}, "must be the same"),
         ({"t.parquet": b"PAR?"}, {"target": "y"}, "not a Parquet file"),
+        (
+            {"t.csv": "a,b,y\n1,p,u\n2,q,v\n" * 3, "v.csv": "a,y\n1,u\n"},
+            {"target": "y", "test": "v.csv"},
+            "the test split has no column 'b', which training has; it has a, y",
+        ),
+        (
+            {"t.csv": ",".join(f"c{n}" for n in range(30)) + "\n" + ",".join("1" * 30)},
+            {"target": "z"},
+            "c18, c19 and 10 more",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(
@@ -280,3 +290,35 @@ def test_parquet_is_read_like_text(tmp_path: Path) -> None:
         "x": "FP32",
         "c": "BYTES",
     }
+
+
+def test_further_columns_of_the_test_split_do_not_matter(tmp_path: Path) -> None:
+    """What training does not have is no input of what is served."""
+    (tmp_path / "t.csv").write_text("\n".join(["x,y", *(f"{n},{'ab'[n % 2]}" for n in range(40))]))
+    (tmp_path / "v.csv").write_text("y,more,x\na,?,1\nb,2,2\n")
+    spec = spec_of({"target": "y", "test": "v.csv"}, epochs=1)
+    problem = load_problem(tmp_path, spec)
+    assert [tensor.name for tensor in problem.inputs] == list(problem.raw_rows) == ["x"]
+    assert exported(tmp_path / "export", problem, spec, trained(problem, spec))["agrees"]
+
+
+@pytest.mark.parametrize("wrong", ["1e39", "-1e300", "inf", "nan ", "x"])
+def test_numbers_are_those_that_networks_count_with(tmp_path: Path, wrong: str) -> None:
+    """What FP32 does not have would be infinite, and all losses with it."""
+    lines = ["x,y", *(f"{n},{'ab'[n % 2]}" for n in range(40)), f"{wrong},a", "3e38,a"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    (tmp_path / "v.csv").write_text("x,y\n1,a\n2,b\n")
+    data = {"target": "y", "test": "v.csv", "numbers": ["x"], "missing": [""]}
+    problem = load_problem(tmp_path, spec_of(data))
+    (reason,) = problem.report["cleaning"]["splits"]["train"]["reasons"]
+    assert (reason["reason"], reason["count"]) == ("x: not a number", 1)
+    assert bool(problem.train.inputs(slice(None))[0].isfinite().all())
+
+
+def test_a_field_may_be_long(tmp_path: Path) -> None:
+    """A text of a table is one field."""
+    texts = ["good " * 60_000, "bad " * 60_000]
+    lines = ["text,label", *(f"{texts[n % 2]},{'ab'[n % 2]}" for n in range(8))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    problem = load_problem(tmp_path, spec_of({"max_length": 5}, "text_bag"))
+    assert len(problem.train) + len(problem.test) == 8

@@ -189,6 +189,17 @@ def test_what_is_wrong_with_texts_is_said(
     assert message in caught.value.message
 
 
+def test_an_archive_that_is_damaged_inside_is_told(tmp_path: Path) -> None:
+    """Its list of files may be whole all the same."""
+    with zipfile.ZipFile(tmp_path / "t.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/1.txt", "a text " * 100)
+    content = bytearray((tmp_path / "t.zip").read_bytes())
+    content[30 + len("a/1.txt")] = 0xFF  # the first byte after the file's header: no such block
+    (tmp_path / "t.zip").write_bytes(content)
+    with pytest.raises(DatasetInvalid, match=r"t\.zip is not an intact archive"):
+        load_problem(tmp_path, spec_of({}, "text_bag"))
+
+
 @pytest.mark.parametrize(
     ("recipe", "data", "hyperparameters", "path"),
     [

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lepton_training.events import EventWriter, WorkerEvent, read_events
-from lepton_training.failure import describe_failure, worth_another_attempt
+from lepton_training.failure import UNEXPECTED, describe_failure, worth_another_attempt
 from lepton_training.job_files import read_request
 from lepton_training.worker.memory import keep_freed_memory
 from lepton_training.worker.own.environments import Environments
@@ -55,7 +55,7 @@ def execute(
         except Exception as error:  # every failure has a reason and reaches the service
             reason, message = describe_failure(error)
             # A traceback helps only where the message does not say it all.
-            log.exception("%s: %s", reason, message, exc_info=reason == "WORKER_ERROR")
+            log.exception("%s: %s", reason, message, exc_info=reason == UNEXPECTED)
             events.write(
                 "failed", reason=reason, message=message, retryable=worth_another_attempt(error)
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -40,7 +41,14 @@ def unpacked(
                     opened = tar.extractfile(member)
                     if opened is not None:
                         yield member.name, _bounded(opened, member.name, largest)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
         # RuntimeError: an encrypted zip archive.
         raise DatasetInvalid(
             f"{name} is not an intact archive ({error}); push the original file again", file=name

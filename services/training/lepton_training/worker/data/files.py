@@ -21,6 +21,11 @@ from lepton_training.worker.data.idx import DatasetInvalid
 T = TypeVar("T")
 Texts = npt.NDArray[np.object_]
 _READABLE = (".csv", ".tsv", ".txt", ".data", ".parquet")
+_LARGEST = float(np.finfo(np.float32).max)
+_FIELD_MAX = 16 << 20
+"""Characters of one field; a text is in one."""
+_TOLD = 20
+"""Names that an error lists: the first."""
 
 
 @dataclass
@@ -54,6 +59,13 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.places.line)
+
+    @property
+    def told(self) -> str:
+        """Its columns, for an error: the first twenty."""
+        names = list(self.columns)
+        more = len(names) - _TOLD
+        return ", ".join(names[:_TOLD]) + (f" and {more} more" if more > 0 else "")
 
     def keep(self, rows: npt.NDArray[np.bool_], reason: str) -> None:
         """Leaves out all but ``rows``, for that reason."""
@@ -155,8 +167,8 @@ def read_tables(paths: list[Path], settings: FileSettings) -> Table:
     for path, table in zip(paths, tables, strict=True):
         if table.columns.keys() != first.columns.keys():
             raise DatasetInvalid(
-                f"{path.name} has the columns {', '.join(table.columns)} and {paths[0].name} has "
-                f"{', '.join(first.columns)}; they must be the same",
+                f"{path.name} has the columns {table.told} and {paths[0].name} has "
+                f"{first.told}; they must be the same",
                 file=path.name,
             )
     joined = Table(
@@ -177,7 +189,7 @@ def read_tables(paths: list[Path], settings: FileSettings) -> Table:
 def parse_numbers(
     values: Texts, missing: list[str]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Numbers, NaN where there is none, and BOOL ``[N]``: what is something else."""
+    """Numbers that FP32 has, NaN where there is none, and BOOL ``[N]``: what is something else."""
     blank = set(missing)
     numbers = np.full(len(values), math.nan)
     wrong = np.zeros(len(values), bool)
@@ -190,7 +202,8 @@ def parse_numbers(
         except ValueError:
             wrong[row] = True
         else:
-            wrong[row] = not math.isfinite(numbers[row])
+            # Networks count in FP32, where a larger one would be infinite; NaN is none of either.
+            wrong[row] = not abs(numbers[row]) <= _LARGEST
     return numbers, wrong
 
 
@@ -204,6 +217,7 @@ def _read_csv(path: Path, settings: FileSettings) -> Table:
     rows: list[list[str]] = []
     numbers: list[int] = []
     names = settings.header
+    csv.field_size_limit(_FIELD_MAX)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=_separator(path, settings))

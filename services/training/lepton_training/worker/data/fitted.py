@@ -48,10 +48,10 @@ class Fitted:
         """Raises WarmStartMismatch unless the dataset has the columns of the version."""
         missing, more = set(wanted) - set(found), set(found) - set(wanted)
         if missing or more:
-            told = [f"lacks {', '.join(sorted(missing))}"] if missing else []
-            told += [f"has also {', '.join(sorted(more))} (data.drop leaves columns out)"] * bool(
-                more
-            )
+            told = [f"lacks {', '.join(sorted(missing)[:20])}"] if missing else []
+            if more:
+                listed = ", ".join(sorted(more)[:20])
+                told.append(f"has also {listed} (data.drop leaves columns out)")
             raise WarmStartMismatch(
                 f"the dataset has other columns than {self.version} was trained on: it "
                 f"{' and '.join(told)}"

@@ -176,7 +176,7 @@ def _clean(table: Table, settings: SeriesSettings) -> _Steps:
     for name in [*columns, *([settings.time] if settings.time else [])]:
         if name not in table.columns:
             raise DatasetInvalid(
-                f"there is no column '{name}'; the file has {', '.join(table.columns)}. Files "
+                f"there is no column '{name}'; the file has {table.told}. Files "
                 "without a line of names need data.header"
             )
     for name in columns:

@@ -186,7 +186,7 @@ def _number_columns(table: Table, settings: TableSettings) -> list[str]:
         if name not in table.columns:
             raise DatasetInvalid(
                 f"there is no column '{name}' in the training split; it has "
-                f"{', '.join(table.columns)}. Files without a line of names need data.header"
+                f"{table.told}. Files without a line of names need data.header"
             )
     others = _features(table, settings)
     if not others:
@@ -214,7 +214,7 @@ def _clean(
     if missing_columns:
         raise DatasetInvalid(
             f"the test split has no column '{missing_columns[0]}', which training has; it has "
-            f"{', '.join(table.columns)}"
+            f"{table.told}"
         )
     for name in numbers:
         table.keep(

@@ -189,7 +189,7 @@ def _read(directory: Path, settings: TextSettings, left_out: dict[str, LeftOut])
             for column in (settings.text, settings.target):
                 if column not in table.columns:
                     raise DatasetInvalid(
-                        f"{name} has no column '{column}'; it has {', '.join(table.columns)}",
+                        f"{name} has no column '{column}'; it has {table.told}",
                         file=name,
                     )
             columns = (table.columns[settings.text], table.columns[settings.target])

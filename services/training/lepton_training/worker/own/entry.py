@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from lepton_mesh.errors import LeptonError
-from lepton_training.failure import describe_failure
+from lepton_training.failure import UNEXPECTED, describe_failure
 from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.worker.own.errors import CodeFunctionInvalid
 from lepton_training.worker.own.messages import Messages
@@ -151,7 +151,7 @@ def _described(error: BaseException, code: Path) -> tuple[str, str]:
         return error.reason, error.message + where
     _tell(error, code)
     reason, message = describe_failure(error)
-    if reason != "WORKER_ERROR":
+    if reason != UNEXPECTED:
         return reason, message + where
     try:
         text = str(error)[:_TEXT_MAX]
