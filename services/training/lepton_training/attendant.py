@@ -103,6 +103,11 @@ class Attendant:
                 return
             try:
                 found, seen_alive = await self._start(directory), True
+            except process.CoresGone:  # others are chosen when it starts again
+                log.warning("a job's processors are gone", extra={"job": job.name})
+                history = self._history("INTERRUPTED", "its processors are gone")
+                await self._end(directory, None, {"state": State.QUEUED, "history": history})
+                return
             except (LeptonError, OSError) as error:  # one that trying again does not mend
                 reason, message = describe_failure(error, "the training service's log")
                 if reason == UNEXPECTED:
@@ -158,7 +163,8 @@ class Attendant:
             )
         except OSError as error:
             self._unstarted += 1
-            if disk_full(error) or self._unstarted >= _STARTS_MAX:
+            hopeless = disk_full(error) or isinstance(error, process.CoresGone)
+            if hopeless or self._unstarted >= _STARTS_MAX:
                 raise
             log.warning("a job's process cannot be started; trying again", exc_info=True)
             await self._pause(_RETRY_SECONDS * 2 ** (self._unstarted - 1))

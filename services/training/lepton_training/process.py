@@ -9,6 +9,7 @@ together name one process for good, where a process id alone is reused.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -39,6 +40,10 @@ class ProcessId:
     """Value of :data:`MARK` in its environment, and in that of what it starts."""
 
 
+class CoresGone(OSError):
+    """None of the processors that a process was to be bound to is there any more."""
+
+
 def start(
     command: Sequence[str],
     directory: Path,
@@ -49,6 +54,10 @@ def start(
 
     With ``core_ids`` it is bound to these processors, and so is all that it starts. Its id is
     in ``process.json`` when this returns.
+
+    Raises:
+        CoresGone: None of those processors is there any more.
+        OSError: It cannot be started, or its id not be written. Nothing of it runs.
     """
     mark = uuid.uuid4().hex
     with (directory / "log.txt").open("ab") as log:
@@ -61,23 +70,35 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    if core_ids:  # it still loads: threads that it makes later are bound as it is
-        with suppress(ProcessLookupError):
-            os.sched_setaffinity(process.pid, core_ids)
     # Popen would wait for it when collected, and warn: it may outlive us on purpose.
     process.returncode = 0
     found = ProcessId(
         process.pid, _start_ticks(process.pid) or 0, _BOOT_ID.read_text().strip(), mark
     )
     try:
+        _bind(found.pid, core_ids)
         temporary = directory / (PROCESS_FILE + ".tmp")
         temporary.write_text(json.dumps(asdict(found)))
         temporary.replace(directory / PROCESS_FILE)
-    except OSError:  # one that is not recorded would never be found again
+    except OSError:  # one that is not recorded would never be found again, one unbound take more
         signal_group(found, signal.SIGKILL)
         os.waitpid(found.pid, 0)
         raise
     return found
+
+
+def _bind(pid: int, core_ids: Collection[int]) -> None:
+    """It still loads: threads that it makes later are bound as it is."""
+    if not core_ids:
+        return
+    try:
+        os.sched_setaffinity(pid, core_ids)
+    except ProcessLookupError:  # it ended already
+        return
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise CoresGone(errno.EINVAL, f"processors {sorted(core_ids)} are gone") from error
+        raise
 
 
 def recorded(directory: Path) -> ProcessId | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -139,7 +140,8 @@ class Supervisor:
     async def _begin(self, place: Place) -> None:
         job = place.job
         cores, gpus = taken(await self._engine.repository.running(), self._engine.node)
-        free_cores = [one for one in self._machine.core_ids if one not in cores]
+        there = os.sched_getaffinity(0)  # a machine may lose some while it runs
+        free_cores = [one for one in self._machine.core_ids if one in there and one not in cores]
         free_gpus = [one for one in self._machine.gpus if one not in gpus]
         # All cores are as good as none in particular.
         bound = place.needs.cpus < self._machine.cores and place.needs.cpus <= len(free_cores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -272,6 +273,32 @@ async def test_a_job_has_its_cores_and_gpus_for_itself(start: Start) -> None:
     await training.create("both", resources={"cpus": 1, "gpus": 2})
     await wait_for_file(training.files.directory("w", "both") / "has")
     assert has("both") == f'[[{first}], "GPU-a,GPU-b"]'
+
+
+async def test_a_job_whose_processors_are_gone_gets_others(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits again, which counts as no failure; what is not there is given to none."""
+    begin, tried = process.start, []
+
+    def lose(*given: Any) -> process.ProcessId:
+        tried.append(given[-1])
+        if len(tried) == 1:
+            raise process.CoresGone(errno.EINVAL, "processors are gone")
+        return begin(*given)
+
+    monkeypatch.setattr(process, "start", lose)
+    core = min(os.sched_getaffinity(0))
+    machine = Machine(3, 1000, core_ids=(9997, 9998, core))
+    training = await start(script(DONE), machine=machine)
+    await training.create("moves", resources={"cpus": 1})
+    job = await training.ended("moves")
+    assert (job.state, job.attempts, job.crashes) == (State.SUCCEEDED, 2, 0)
+    assert [(one.reason, one.message) for one in job.history] == [
+        ("INTERRUPTED", "its processors are gone"),
+        ("", ""),
+    ]
+    assert tried == [(core,), (core,)]
 
 
 async def test_a_job_may_read_what_it_begins_with(start: Start) -> None:
