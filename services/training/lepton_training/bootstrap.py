@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lepton.api.training.v1 import training_pb2, training_pb2_grpc
 from lepton_mesh.database import Database
+from lepton_mesh.durable import write_private
 from lepton_mesh.process import Served, Service
 from lepton_mesh.runtime import MeshRuntime
 from lepton_training.adapters.machine import describe_machine
@@ -133,5 +134,5 @@ def _node(state_dir: Path) -> str:
     """The name of this state directory, for good: jobs that run in it belong to it."""
     path = state_dir / "node"
     if not path.exists():
-        path.write_text(uuid.uuid4().hex)
+        write_private(path, uuid.uuid4().hex.encode())
     return path.read_text().strip()

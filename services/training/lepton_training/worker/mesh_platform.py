@@ -24,6 +24,7 @@ from google.protobuf.struct_pb2 import Struct
 from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
 from lepton_mesh.caller import Caller, set_caller
+from lepton_mesh.durable import write_private
 from lepton_mesh.errors import AlreadyExists, DataLoss, DeadlineExceeded, LeptonError, Unavailable
 from lepton_mesh.identity import WorkloadIdentity
 from lepton_mesh.runtime import MeshRuntime
@@ -257,7 +258,7 @@ def _registration_id(job_dir: Path) -> str:
     """Names this job's one registration: ids of jobs may be used again, directories are not."""
     path = job_dir / "registration-id"
     if not path.exists():
-        path.write_text(f"job-{secrets.token_hex(16)}")
+        write_private(path, f"job-{secrets.token_hex(16)}".encode())
     return path.read_text()
 
 

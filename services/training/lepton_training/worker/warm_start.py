@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lepton_mesh.durable import write_private
 from lepton_mesh.errors import FailedPrecondition
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpec, JobSpecInvalid
@@ -207,7 +208,7 @@ class Retention:
                         )
                     ]
                 )
-            kept.write_text(json.dumps(figures))
+            write_private(kept, json.dumps(figures).encode())
         ((name, before),) = json.loads(kept.read_text()).items()
         log.info("%s of %s on %s: %.4f", name, warm.version, dataset, before)
         return cls(older, plan, dataset, (name, before), settings.retain.max_drop)
