@@ -176,10 +176,29 @@ def test_a_forecast_keeps_its_scale(tmp_path: Path) -> None:
     problem = load_problem(old, spec)
     again = load_problem(new, spec, fitted_of(VERSION, spec, problem))
     assert again.objective.activation == problem.objective.activation
+    targets = again.test.targets.numpy()
+    assert again.objective.evaluate(targets, targets).metrics()["mean_rmse"] < 3
     assert again.shape == problem.shape
     wide = spec_of(data | {"window": 5}, recipe="series_rnn")
     with pytest.raises(WarmStartMismatch, match="windows of 4 steps and 1 columns"):
         load_problem(new, wide, fitted_of(VERSION, spec, problem))
+
+
+def test_the_mean_to_compare_with_is_of_the_new_rows(tmp_path: Path) -> None:
+    """What the older model standardizes by says nothing of them."""
+    data = {"target": "y", "task": "regression"}
+    spec = spec_of(data)
+    old, new = (
+        write_rows(tmp_path / name, [f"{n},{first + n % 5}" for n in range(60)], "x,y")
+        for name, first in (("old", 0), ("new", 1000))
+    )
+    fitted = fitted_of(VERSION, spec, load_problem(old, spec))
+    problem = load_problem(new, spec, fitted)
+    assert problem.objective.activation.shift == fitted.mean
+    targets = problem.test.targets.numpy()
+    figures = problem.objective.evaluate(targets, targets).metrics()
+    wrong = targets - problem.train.targets.numpy().mean()
+    assert figures["mean_rmse"] == pytest.approx(float(np.sqrt((wrong**2).mean())), rel=1e-4)
 
 
 def test_images_keep_the_numbers_of_their_classes(stripes: Path) -> None:

@@ -159,12 +159,19 @@ class Regression:
         *,
         mean: float,
         deviation: float,
+        training_mean: float | None = None,
         baselines: Mapping[str, Array] | None = None,
     ) -> None:
-        """``baselines``: predictions for the test split of what needs no training, by name."""
+        """
+        Args:
+            mean: What targets are standardized by; so is ``deviation``.
+            training_mean: Of this training's targets; ``mean`` where those are not of other data.
+            baselines: Predictions for the test split of what needs no training, by name.
+        """
         self._loss: str = hyperparameters.loss
         self._delta: float = hyperparameters.huber_delta
         self._mean, self._deviation = mean, deviation
+        self._training_mean = mean if training_mean is None else training_mean
         self._baselines = dict(baselines or {})
 
     @classmethod
@@ -201,7 +208,7 @@ class Regression:
         return {"test_rmse": float(np.sqrt(((predictions - targets) ** 2).mean()))}
 
     def evaluate(self, targets: Array, predictions: Array) -> Evaluation:
-        mean = np.full_like(targets, self._mean)
+        mean = np.full_like(targets, self._training_mean)
         return evaluate_numbers(targets, predictions, {"mean": mean, **self._baselines})
 
 

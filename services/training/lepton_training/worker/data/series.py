@@ -103,6 +103,7 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
         baselines["seasonal"] = _seasonal(steps, steps.days, first_held, sizes)[test.known]
     target = _filled(steps.values[:first_held], scaling.fill)[:, 0]
     mean, deviation = float(target.mean()), float(target.std()) or 1.0
+    training_mean = mean
     shape = SeriesShape(
         settings.window,
         len(features),
@@ -135,7 +136,13 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
         train=examples(train),
         validation=examples(validation) if len(validation.past) else None,
         test=examples(test),
-        objective=Regression(hyperparameters, mean=mean, deviation=deviation, baselines=baselines),
+        objective=Regression(
+            hyperparameters,
+            mean=mean,
+            deviation=deviation,
+            training_mean=training_mean,
+            baselines=baselines,
+        ),
         inputs=(
             TensorSpec(
                 INPUT,

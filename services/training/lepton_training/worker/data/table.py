@@ -108,7 +108,12 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
         )
     else:
         objective = (
-            Regression(hyperparameters, mean=fitted.mean, deviation=fitted.deviation)
+            Regression(
+                hyperparameters,
+                mean=fitted.mean,
+                deviation=fitted.deviation,
+                training_mean=float(train.targets.mean()),
+            )
             if fitted is not None
             else Regression.fitted(hyperparameters, train.targets)
         )
