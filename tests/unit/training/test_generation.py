@@ -17,6 +17,7 @@ from lepton_training.worker.data.idx import DatasetInvalid
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.evaluation import Judgement, evaluate_samples
 from lepton_training.worker.trainer import predict
+from lepton_training.worker.tuning import ThreadTuner
 from tests.training_jobs import PLAN, exported, spec_of, trained
 from tests.unit.training.resumption import assert_resumed_alike
 
@@ -123,3 +124,19 @@ def test_a_label_that_no_image_has_is_said(data: Path) -> None:
     """Nothing to learn."""
     with pytest.raises(DatasetInvalid, match=r"data\.labels"):
         load_problem(data, spec_of({"labels": [7]}, "dcgan"))
+
+
+def test_the_judge_keeps_its_threads(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number changes the last bits, and so which samples it is sure of."""
+    made = []
+
+    class Remembered(ThreadTuner):
+        def __init__(self, threads: int, cpus: int, *, fixed: bool = False) -> None:
+            made.append(fixed)
+            super().__init__(threads, cpus, fixed=fixed)
+
+    monkeypatch.setattr("lepton_training.worker.trainer.ThreadTuner", Remembered)
+    problem = load_problem(data, spec_of({}, "dcgan", judge_epochs=1, **SMALL))
+    samples = np.random.default_rng(0).uniform(0, 255, (20, 8, 8)).astype(np.float32)
+    problem.objective.evaluate(np.zeros(20), samples)
+    assert made == [True]

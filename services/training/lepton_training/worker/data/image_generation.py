@@ -165,7 +165,15 @@ def _judged(generated: npt.NDArray[np.uint8], data: ImageData, epochs: int, seed
     torch.manual_seed(seed)
     network = recipe.build(hyperparameters, problem.shape)
     plan = Plan(torch.get_num_threads(), channels_last=True)
-    Trainer(network, problem, hyperparameters, seed=seed, plan=plan, report=lambda _: None).run()
+    Trainer(
+        network,
+        problem,
+        hyperparameters,
+        seed=seed,
+        plan=plan,
+        fixed_threads=True,  # the same samples are judged alike, whatever else the machine does
+        report=lambda _: None,
+    ).run()
     test = predict(network, problem.test, problem.objective, plan)
     accuracy = float((test.argmax(axis=1) == data.test.labels).mean())
     split = LabelledImages(generated, np.zeros(len(generated), np.uint8))
