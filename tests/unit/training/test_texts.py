@@ -189,6 +189,18 @@ def test_what_is_wrong_with_texts_is_said(
     assert message in caught.value.message
 
 
+def test_splits_may_be_archives(tmp_path: Path) -> None:
+    """A text has the archive's name in its path, as an image has."""
+    for name, count in (("train.zip", 20), ("test.zip", 6)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for number in range(count):
+                label = ("good", "bad")[number % 2]
+                archive.writestr(f"{label}/{number}.txt", f"a {label} text")
+    data = {"train": "train.zip/*", "test": "test.zip/*"}
+    problem = load_problem(tmp_path, spec_of(data, "text_bag"))
+    assert (len(problem.train), len(problem.test)) == (20, 6)
+
+
 def test_an_archive_that_is_damaged_inside_is_told(tmp_path: Path) -> None:
     """Its list of files may be whole all the same."""
     with zipfile.ZipFile(tmp_path / "t.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,4 +1,4 @@
-"""Storage and auth, as the training service asks them."""
+"""Storage, registry and auth, as the training service asks them."""
 
 from __future__ import annotations
 

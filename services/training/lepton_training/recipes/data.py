@@ -270,8 +270,8 @@ class TableSettings(FileSettings):
 
 
 class TextSettings(FileSettings):
-    """Texts with a class each: files in a folder a class, also inside of tar archives, or the
-    columns of CSV files."""
+    """Texts with a class each: files in a folder a class, also inside of tar and zip archives, or
+    the columns of CSV files."""
 
     text: str = Field("text", min_length=1, description="In CSV files, the column of the text.")
     target: str = Field("label", min_length=1, description="In CSV files, the column of the class.")

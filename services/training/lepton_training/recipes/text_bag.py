@@ -1,4 +1,6 @@
-"""A bag of embeddings for texts: distinct words and word pairs, their mean, one dense layer.
+"""A bag of embeddings for texts: distinct words and word pairs, and one dense layer.
+
+The embeddings are added up and divided by the root of their number.
 
 Joulin, Grave, Bojanowski and Mikolov, "Bag of Tricks for Efficient Text Classification"
 (2016). Fast, and on small collections of long texts more accurate than networks that read

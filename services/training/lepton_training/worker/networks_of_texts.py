@@ -19,7 +19,8 @@ _PRIME = 1_000_003
 
 
 class BagNetwork(nn.Module):
-    """The mean of the embeddings of a text's distinct n-grams, and one dense layer.
+    """The sum of the embeddings of a text's distinct n-grams, divided by the root of their number,
+    and one dense layer.
 
     Joulin et al., "Bag of Tricks for Efficient Text Classification" (2016): n-grams of more
     than one token share buckets. That a token occurs counts, not how often (Pang et al. 2002).

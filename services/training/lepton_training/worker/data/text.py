@@ -210,12 +210,15 @@ def _in_folders(file: Path, name: str) -> Iterator[_Text]:
     """Texts whose class is the name of the folder that they lie in."""
     members: Iterator[tuple[str, bytes]]
     if name.endswith(ARCHIVES):
+        within = f"{name}/"
         members = unpacked(file, name, (".txt",), largest=_LARGEST)
     else:
+        within = ""
         members = iter([(name, file.read_bytes() if name.endswith(".txt") else b"")])
-    for path, content in members:
-        folder = PurePosixPath(path).parent.name
-        if path.endswith(".txt") and folder:
+    for inner, content in members:
+        folder = PurePosixPath(inner).parent.name
+        if inner.endswith(".txt") and folder:
+            path = within + inner
             yield _Text(path, _decoded(content), folder, path)
 
 
