@@ -177,9 +177,9 @@ class Jobs:
         version = await self._models.resolve(warm.model_version)
         check_origin(version, spec.recipe)
         files = {
-            name: (version.attachments[name], await self._models.digest(version.attachments[name]))
-            for name in (WEIGHTS_FILE, PAPERS_FILE, PREPROCESSING_FILE)
-            if name in version.attachments
+            name: (artifact, (await self._artifacts.resolve(artifact)).sha256)
+            for name, artifact in version.attachments.items()
+            if name in (WEIGHTS_FILE, PAPERS_FILE, PREPROCESSING_FILE)
         }
         retain = warm.retain
         if retain is not None:

@@ -112,13 +112,10 @@ class ModelVersion:
 
 
 class Models(Protocol):
-    """The registry and its files, asked with the caller's own rights."""
+    """The registry, asked with the caller's own rights."""
 
     async def resolve(self, name: str) -> ModelVersion:
         """A version by name or alias; raises what the registry answers, such as NotFound."""
-
-    async def digest(self, artifact: str) -> str:
-        """SHA-256 of a file; raises what storage answers."""
 
 
 class Datasets(Protocol):

@@ -27,6 +27,7 @@ from lepton_training.recipes.hyperparameters import (
     Hyperparameters,
 )
 from lepton_training.spec_fields import (
+    DATASET_VERSION,
     integer_of,
     known_names,
     mapping_of,
@@ -36,7 +37,6 @@ from lepton_training.spec_fields import (
 )
 from lepton_training.warm_start import WarmStart, parse_warm_start
 
-_DATASET = re.compile(rf"datasets/{ID_PATTERN}/versions/([1-9][0-9]{{0,17}}|latest)")
 _MODEL = re.compile(rf"models/{ID_PATTERN}")
 _FIELDS = (
     "recipe",
@@ -240,7 +240,7 @@ def parse_spec(
             if evaluation is not None:
                 faults += evaluation_conflicts(evaluation, found.data)
     dataset = text_of(document, "dataset", faults)
-    if dataset and not _DATASET.fullmatch(dataset):
+    if dataset and not DATASET_VERSION.fullmatch(dataset):
         faults.append(
             Fault(
                 "spec.dataset",

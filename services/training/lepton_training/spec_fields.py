@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
+from lepton_mesh.resources import ID_PATTERN
 from lepton_training.recipes.hyperparameters import (
     FAULTS_MAX,
     Fault,
@@ -15,6 +17,8 @@ from lepton_training.recipes.hyperparameters import (
 )
 
 S = TypeVar("S", bound=Settings)
+
+DATASET_VERSION = re.compile(rf"datasets/{ID_PATTERN}/versions/([1-9][0-9]{{0,17}}|latest)")
 
 
 def unknown_names(path: str, given: Iterable[str], known: Iterable[str]) -> list[Fault]:

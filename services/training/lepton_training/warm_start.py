@@ -10,6 +10,7 @@ from typing import Any
 
 from lepton_mesh.resources import ID_PATTERN
 from lepton_training.recipes.hyperparameters import Fault
+from lepton_training.spec_fields import DATASET_VERSION
 
 WEIGHTS_FILE = "weights.pt"
 PAPERS_FILE = "training.json"
@@ -17,7 +18,6 @@ PREPROCESSING_FILE = "preprocessing.onnx"
 """Files of a version that a later job begins with; the last only where rows are prepared."""
 
 _VERSION = re.compile(rf"models/{ID_PATTERN}/(versions/[1-9][0-9]{{0,17}}|aliases/{ID_PATTERN})")
-_DATASET = re.compile(rf"datasets/{ID_PATTERN}/versions/([1-9][0-9]{{0,17}}|latest)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def _retain(values: Any, faults: list[Fault]) -> Retain:
     path = "spec.warm_start.retain"
     fields = _fields(values, path, ("dataset", "max_drop"), faults)
     dataset, drop = fields.get("dataset") or "", fields.get("max_drop") or 0.0
-    if not isinstance(dataset, str) or (dataset and not _DATASET.fullmatch(dataset)):
+    if not isinstance(dataset, str) or (dataset and not DATASET_VERSION.fullmatch(dataset)):
         faults.append(Fault(f"{path}.dataset", f"{dataset!r} is not a dataset version"))
     if isinstance(drop, bool) or not isinstance(drop, int | float) or not math.isfinite(drop):
         faults.append(Fault(f"{path}.max_drop", f"expected a number, got {drop!r}"))

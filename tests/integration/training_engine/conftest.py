@@ -76,9 +76,6 @@ class FakeModels:
         version = name.replace("aliases/best", "versions/4")
         return ModelVersion(version, "mlp", "datasets/older/versions/2", files)
 
-    async def digest(self, artifact: str) -> str:
-        return f"digest of {artifact}"
-
 
 class FakeArtifacts:
     """``Artifacts``: zip archives, the large one too large."""

@@ -45,18 +45,13 @@ class MeshDatasets:
 
 
 class MeshModels:
-    """``Models``: registry and storage, asked with the rights of the call that is served."""
+    """``Models``: the registry, asked with the rights of the call that is served."""
 
     def __init__(self, runtime: MeshRuntime) -> None:
         self._registry: Any = registry_pb2_grpc.RegistryServiceStub(
             runtime.channel(
                 "registry",
                 idempotent={"/lepton.api.registry.v1.RegistryService/GetModelVersion"},
-            )
-        )
-        self._storage: Any = storage_pb2_grpc.StorageServiceStub(
-            runtime.channel(
-                "storage", idempotent={"/lepton.api.storage.v1.StorageService/GetArtifact"}
             )
         )
 
@@ -70,12 +65,6 @@ class MeshModels:
             version.lineage.dataset_version,
             dict(version.attachments),
         )
-
-    async def digest(self, artifact: str) -> str:
-        found: storage_pb2.Artifact = await self._storage.GetArtifact(
-            storage_pb2.GetArtifactRequest(name=artifact), timeout=_CALL_SECONDS
-        )
-        return found.sha256
 
 
 class MeshArtifacts:
