@@ -99,8 +99,8 @@ class JobFiles:
         except OSError as error:
             log.exception("files of a job cannot be removed", extra={"job": f"jobs/{job_id}"})
             raise JobFilesRemain(
-                f"files of jobs/{job_id} cannot be removed ({error.strerror}); the training "
-                "service's log has their path: remove them and try again",
+                f"files of jobs/{job_id} cannot be removed ({error.strerror}): the training "
+                "service's log has their path, for who runs it",
                 job=f"jobs/{job_id}",
             ) from error
 

@@ -305,17 +305,20 @@ class Jobs:
                 return updated
 
     async def delete(self, workspace: str, name: str) -> None:
-        """Forgets a job that has ended, with its files on this node.
+        """Forgets a job that has ended, then deletes its files on this node.
 
-        Raises JobActive, JobNotFound, JobFilesRemain.
+        Raises JobActive, JobNotFound; JobFilesRemain where it is forgotten and some files stay.
         """
         job = await self.get(workspace, name)
         if not job.state.ended:
             raise JobActive(
                 f"{name} is {job.state}; cancel it and wait until it has ended", job=name
             )
+        # The record first, if it is still this job's: of two that delete it at once, the later would
+        # take the files of the next one with this id.
+        if not await self._repository.delete(job):
+            raise JobNotFound(job.name)
         await asyncio.to_thread(self._files.remove, workspace, job.id)
-        await self._repository.delete(workspace, job.id)
 
     async def watch(self, workspace: str, name: str, after: int) -> AsyncIterator[Event]:
         """Every event after ``after``, those of the past first, until the job has ended."""

@@ -62,8 +62,11 @@ class JobRepository(Protocol):
     async def events(self, workspace: str, job_id: str, after: int, limit: int) -> list[Event]:
         """Events with a sequence above ``after``, in order."""
 
-    async def delete(self, workspace: str, job_id: str) -> None:
-        """Removes a record with its events."""
+    async def delete(self, job: Job) -> bool:
+        """Removes the record of a job that has ended, with its events.
+
+        False where it has not, or is another: an id may be used again once a job is deleted.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,11 +173,25 @@ async def test_pages_newest_first(jobs: SqlJobs) -> None:
 
 async def test_deleting_leaves_nothing(jobs: SqlJobs) -> None:
     """The record goes with its events."""
-    await jobs.create(make())
-    await jobs.delete("w", "a")
+    job = await jobs.create(make(state=State.CANCELLED))
+    assert await jobs.delete(job)
     assert await jobs.events("w", "a", 0, 10) == []
     with pytest.raises(JobNotFound):
         await jobs.get("w", "a")
+
+
+async def test_only_the_job_that_was_meant_is_deleted(jobs: SqlJobs) -> None:
+    """Neither one that has not ended, nor the next one that has its id."""
+    first = await jobs.create(make(state=State.CANCELLED))
+    assert await jobs.delete(first)
+    assert not await jobs.delete(first)
+    later = first.create_time + timedelta(seconds=1)
+    second = await jobs.create(make(state=State.CANCELLED, create_time=later))
+    assert not await jobs.delete(first)
+    assert await jobs.get("w", "a") == second
+    running = await jobs.create(make("b", state=State.RUNNING))
+    assert not await jobs.delete(running)
+    assert await jobs.events("w", "b", 0, 10) != []
 
 
 def test_revisions_build_what_the_models_say(database: Database) -> None:
@@ -196,7 +210,8 @@ async def test_usage_is_what_jobs_ran_lately(jobs: SqlJobs) -> None:
     assert await jobs.usage(now) == pytest.approx({"w": 100.0, "other": 0.0}, rel=1e-3)
     later = await jobs.usage(now + timedelta(days=1))
     assert later["w"] == pytest.approx(50.0, rel=1e-3)
-    await jobs.delete("w", "a")
+    ended = await jobs.change(job, [State.RUNNING], {"state": State.FAILED})
+    assert ended is not None and await jobs.delete(ended)
     assert (await jobs.usage(now))["w"] > 99.0
 
 

@@ -161,16 +161,17 @@ class SqlJobs:
 
         return await self._database.read(read)
 
-    async def delete(self, workspace: str, job_id: str) -> None:
-        def remove(session: Session) -> None:
-            session.execute(
-                delete(EventRow).where(EventRow.workspace == workspace, EventRow.job_id == job_id)
-            )
-            session.execute(
-                delete(JobRow).where(JobRow.workspace == workspace, JobRow.id == job_id)
-            )
+    async def delete(self, job: Job) -> bool:
+        def remove(session: Session) -> bool:
+            row = session.get(JobRow, (job.workspace, job.id), with_for_update=True)
+            if row is None or row.create_time != job.create_time or not _job(row).state.ended:
+                return False
+            key = (EventRow.workspace == job.workspace, EventRow.job_id == job.id)
+            session.execute(delete(EventRow).where(*key))
+            session.delete(row)
+            return True
 
-        await self._database.write(remove)
+        return await self._database.write(remove)
 
 
 def _row(session: Session, workspace: str, job_id: str) -> JobRow:
