@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import signal
 import time
 from collections.abc import Sequence
@@ -38,16 +37,13 @@ from lepton_training.job import (
     Phase,
     State,
 )
+from lepton_training.job_credentials import JobKeys
 from lepton_training.job_files import JOIN_TOKEN_FILE
 from lepton_training.process import ProcessId
 from lepton_training.spec import Retry
 
 log = logging.getLogger(__name__)
 
-_TOKEN_SECONDS = 7 * 24 * 3600
-"""The longest that the auth service gives; without the job's certificate a token opens nothing."""
-_SPARE_SECONDS = 24 * 3600
-"""How much longer than its time a job's token holds: time while no service looks is not counted."""
 _TAIL_SECONDS = 0.2
 """How often a running job's event file is read."""
 _RETRY_SECONDS = 1.0
@@ -67,6 +63,7 @@ class Attendant:
     def __init__(self, engine: Engine, job: Job) -> None:
         self._engine = engine
         self.job = job
+        self._keys = JobKeys(engine)
         self._interrupt = asyncio.Event()
         """Set once somebody wants the process to end."""
         self._wanted = State.CANCELLED
@@ -122,13 +119,7 @@ class Attendant:
         if not job.attempts:
             await asyncio.to_thread(self._clear, directory)
         try:
-            issued = await engine.credentials.issue(
-                job.workspace,
-                job.name,
-                reads=_reads(job),
-                writes=[job.spec["model"], job.name],
-                ttl_seconds=self._token_seconds(),
-            )
+            issued = await self._keys.issue(job)
             join_address = await engine.credentials.join_address()
         except LeptonError as error:
             if not error.wire.retryable:
@@ -170,13 +161,6 @@ class Attendant:
             await self._pause(_RETRY_SECONDS * 2 ** (self._unstarted - 1))
             return None
 
-    def _token_seconds(self) -> int:
-        limit: int = self.job.spec["resources"]["timeout_seconds"]
-        if not limit:
-            return _TOKEN_SECONDS
-        left = max(0, math.ceil(limit - self.job.run_seconds))
-        return min(_TOKEN_SECONDS, left + _SPARE_SECONDS)
-
     def _clear(self, directory: Path) -> None:
         """Makes room where an earlier job with this id left its files, or even its process.
 
@@ -207,6 +191,7 @@ class Attendant:
                 while await self._take_events(directory):
                     pass
                 if self._uncounted() > _COUNT_SECONDS:
+                    await self._keys.renew(self.job)
                     await self._change({})
                 timed_out = timed_out or self._out_of_time()
                 if job.memory_mib and time.monotonic() - measured > _MEMORY_SECONDS:
@@ -403,11 +388,3 @@ class Attendant:
 
     async def _pause(self, seconds: float) -> None:
         await wait_any(self._interrupt, seconds)
-
-
-def _reads(job: Job) -> list[str]:
-    """What the job's process may read: its data, its own code, and what it begins with."""
-    warm, code = job.spec.get("warm_start") or {}, job.spec.get("code")
-    also = [warm["retain"]["dataset"]] if warm.get("retain") else []
-    also += [code["artifact"]] if code else []
-    return [job.spec["dataset"], *also, *(artifact for artifact, _ in job.warm_files.values())]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +64,23 @@ class JobFiles:
         }
         write_private(directory / JOB_FILE, json.dumps(request).encode())
         write_private(directory / JOIN_TOKEN_FILE, join_token.encode())
-        write_private(directory / TOKEN_FILE, access_token.encode())
+        self.write_token(job, access_token)
         # A certificate of an earlier attempt may have run out.
         remove(directory / "identity")
         return directory
+
+    def write_token(self, job: Job, access_token: str) -> None:
+        """Replaces the token that the job's process presents; it reads it for each thing it asks."""
+        directory = self.directory(job.workspace, job.id)
+        write_private(directory / TOKEN_FILE, access_token.encode())
+
+    def token_age(self, job: Job) -> float:
+        """Seconds since the token was written; infinite where there is none."""
+        try:
+            written = (self.directory(job.workspace, job.id) / TOKEN_FILE).stat().st_mtime
+        except FileNotFoundError:
+            return math.inf
+        return time.time() - written
 
     def clean(self, job: Job, end: State) -> None:
         """Keeps events and log of a job about to end as ``end``; when it failed, its checkpoint.

@@ -45,15 +45,17 @@ class FakeCredentials:
     asked: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
     seconds: list[int] = field(default_factory=list)
     refusal: LeptonError | None = None
+    refused: int = 0
 
     async def issue(
         self, workspace: str, job: str, reads: list[str], writes: list[str], ttl_seconds: int
     ) -> JobCredentials:
         if self.refusal is not None:
+            self.refused += 1
             raise self.refusal
         self.seconds.append(ttl_seconds)
         self.asked.append((workspace, job, tuple(reads), tuple(writes)))
-        return JobCredentials("join", "token")
+        return JobCredentials("join", f"token {len(self.asked)}")
 
     async def join_address(self) -> str:
         return "127.0.0.1:1"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lepton_mesh.errors import Unavailable
 from lepton_training import process, supervisor
 from lepton_training.job import Event, Job, JobNotPausable, JobNotPaused, Phase, State
 from lepton_training.job_queue import Machine, Place
@@ -320,3 +321,26 @@ async def test_a_job_may_read_what_it_begins_with(start: Start) -> None:
         "artifacts/training.json",
     }
     assert job.warm_files["weights.pt"] == ("artifacts/weights.pt", "c" * 64)
+
+
+async def test_a_job_has_a_new_token_before_its_own_ends(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it runs; an auth service that is away for a while does not matter."""
+    monkeypatch.setattr("lepton_training.attendant._COUNT_SECONDS", 0.01)
+    monkeypatch.setattr("lepton_training.job_credentials._RENEW_SECONDS", 0.2)
+    monkeypatch.setattr("lepton_training.job_credentials._PAUSE_SECONDS", 0.1)
+    body = (
+        "first = (d / 'access-token').read_text()\n(d / 'seen').touch()\n"
+        "while (d / 'access-token').read_text() == first: time.sleep(0.02)\n" + DONE
+    )
+    training = await start(script(body))
+    await training.create("long")
+    await wait_for_file(training.files.directory("w", "long") / "seen")
+    training.credentials.refusal = Unavailable("auth is away")
+    while not training.credentials.refused:
+        await asyncio.sleep(0.02)
+    training.credentials.refusal = None
+    assert (await training.ended("long")).state is State.SUCCEEDED
+    assert len({asked[:3] for asked in training.credentials.asked}) == 1
+    assert set(training.credentials.seconds) == {7 * 24 * 3600}

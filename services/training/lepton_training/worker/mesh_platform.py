@@ -58,7 +58,6 @@ class MeshPlatform:
         self._settings = settings
         self._workspace: str = request["workspace"]
         self._job: str = request["job"]
-        self._token = (settings.job_dir / TOKEN_FILE).read_text().strip()
         self._loop = asyncio.new_event_loop()
         # A daemon: the process ends when the job has, whatever the network does.
         threading.Thread(target=self._loop.run_forever, name="mesh", daemon=True).start()
@@ -92,15 +91,17 @@ class MeshPlatform:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         self._runtime.result()  # raises what kept it from joining
-        return asyncio.run_coroutine_threadsafe(self._as_job(work), self._loop).result()
+        # Read each time: the service replaces it while the job runs, long before it ends.
+        token = (self._settings.job_dir / TOKEN_FILE).read_text().strip()
+        return asyncio.run_coroutine_threadsafe(self._as_job(work, token), self._loop).result()
 
-    async def _as_job(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _as_job(self, work: Coroutine[Any, Any, T], token: str) -> T:
         set_caller(
             Caller(
                 kind="job",
                 subject=self._job,
                 workspace=self._workspace,
-                token=self._token,
+                token=token,
             )
         )
         return await work
