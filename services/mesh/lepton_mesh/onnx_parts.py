@@ -1,4 +1,4 @@
-"""Every node and tensor of an ONNX model, wherever in it they lie: for those who judge a stranger's.
+"""Every node and tensor of an ONNX model, wherever they lie: for those who judge a stranger's.
 
 A tensor may name a file, and it may hide in a branch, in a function, in a function's default
 value or in what the model says of its training. Nothing here imports onnx, which those have who

@@ -70,7 +70,7 @@ class JobFiles:
         return directory
 
     def write_token(self, job: Job, access_token: str) -> None:
-        """Replaces the token that the job's process presents; it reads it for each thing it asks."""
+        """Replaces the token of the job's process, which reads it for each thing that it asks."""
         directory = self.directory(job.workspace, job.id)
         write_private(directory / TOKEN_FILE, access_token.encode())
 

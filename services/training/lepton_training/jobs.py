@@ -314,8 +314,8 @@ class Jobs:
             raise JobActive(
                 f"{name} is {job.state}; cancel it and wait until it has ended", job=name
             )
-        # The record first, if it is still this job's: of two that delete it at once, the later would
-        # take the files of the next one with this id.
+        # The record first, if it is still this job's: of two who delete it, the later would take
+        # the files of the next one with this id.
         if not await self._repository.delete(job):
             raise JobNotFound(job.name)
         await asyncio.to_thread(self._files.remove, workspace, job.id)

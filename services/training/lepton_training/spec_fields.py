@@ -22,7 +22,7 @@ DATASET_VERSION = re.compile(rf"datasets/{ID_PATTERN}/versions/([1-9][0-9]{{0,17
 
 
 def unknown_names(path: str, given: Iterable[str], known: Iterable[str]) -> list[Fault]:
-    """A fault for each name that is not known, of the first :data:`FAULTS_MAX`, saying which are."""
+    """A fault for each name that is not known, saying which are; of the first few alone."""
     names = tuple(known)
     unknown = islice((name for name in given if name not in names), FAULTS_MAX)
     return [Fault(f"{path}.{name}", f"unknown field{known_names(name, names)}") for name in unknown]

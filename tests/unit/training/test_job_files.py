@@ -21,7 +21,8 @@ def _rights_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def strict(path: Path) -> None:
         for folder in (path, *path.rglob("*")):
-            if folder.is_dir() and not folder.is_symlink() and folder.stat().st_mode & 0o700 != 0o700:
+            inner = folder.is_dir() and not folder.is_symlink()
+            if inner and folder.stat().st_mode & 0o700 != 0o700:
                 raise PermissionError(f"{folder} is closed")
         removed(path)
 

@@ -193,7 +193,7 @@ class Retention:
         if dataset == warm.dataset and older.test_digest != warm.test_digest:
             raise WarmStartMismatch(
                 f"the test split of {dataset} is not the one that {warm.version} was tested on: it "
-                "was trained on some of these rows, and they say nothing of what is forgotten. Give "
+                "was trained on some of these rows, which say nothing of what is forgotten. Give "
                 "this job the seed and the data that the version's job had"
             )
         kept = directory / _BEFORE_FILE
