@@ -6,7 +6,6 @@ import errno
 
 from lepton_mesh.errors import LeptonError
 
-
 UNEXPECTED = "WORKER_ERROR"
 """The reason of what nobody foresaw."""
 MESSAGE_MAX = 4000

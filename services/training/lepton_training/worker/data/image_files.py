@@ -200,9 +200,7 @@ def _of_table(
     table = read_tables([path], settings)
     for column in (settings.path, settings.target):
         if column not in table.columns:
-            raise DatasetInvalid(
-                f"{name} has no column '{column}'; it has {table.told}", file=name
-            )
+            raise DatasetInvalid(f"{name} has no column '{column}'; it has {table.told}", file=name)
     if split := split_of(name, settings):
         left_out[split].include(table.left_out)
     folder = PurePosixPath(name).parent
