@@ -296,7 +296,7 @@ def test_further_columns_of_the_test_split_do_not_matter(tmp_path: Path) -> None
     """What training does not have is no input of what is served."""
     (tmp_path / "t.csv").write_text("\n".join(["x,y", *(f"{n},{'ab'[n % 2]}" for n in range(40))]))
     (tmp_path / "v.csv").write_text("y,more,x\na,?,1\nb,2,2\n")
-    spec = spec_of({"target": "y", "test": "v.csv"}, epochs=1)
+    spec = spec_of({"target": "y", "test": "v.csv"}, epochs=1, batch_size=8)
     problem = load_problem(tmp_path, spec)
     assert [tensor.name for tensor in problem.inputs] == list(problem.raw_rows) == ["x"]
     assert exported(tmp_path / "export", problem, spec, trained(problem, spec))["agrees"]

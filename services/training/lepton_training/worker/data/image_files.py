@@ -207,14 +207,14 @@ def _of_table(
     columns = (table.columns[settings.path], table.columns[settings.target])
     for row, (image, label) in enumerate(zip(*columns, strict=True)):
         beside, whole = (folder / image.strip()).as_posix(), PurePosixPath(image.strip()).as_posix()
-        path = beside if beside in found else whole
-        if path in several:
+        chosen = beside if beside in found else whole
+        if chosen in several:
             raise DatasetInvalid(
-                f"{table.places.name(row)} names {path}, which is in several archives; write it "
-                f"with the archive's name, such as archive.zip/{path}",
+                f"{table.places.name(row)} names {chosen}, which is in several archives; write it "
+                f"with the archive's name, such as archive.zip/{chosen}",
                 file=name,
             )
-        yield name, _Named(label.strip(), table.places.name(row), found.get(path))
+        yield name, _Named(label.strip(), table.places.name(row), found.get(chosen))
 
 
 def _decoded(
