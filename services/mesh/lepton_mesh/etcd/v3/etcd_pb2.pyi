@@ -113,88 +113,6 @@ class DeleteRangeResponse(_message.Message):
     deleted: int
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., deleted: _Optional[int] = ...) -> None: ...
 
-class RequestOp(_message.Message):
-    __slots__ = ("request_range", "request_put", "request_delete_range")
-    REQUEST_RANGE_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_PUT_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_DELETE_RANGE_FIELD_NUMBER: _ClassVar[int]
-    request_range: RangeRequest
-    request_put: PutRequest
-    request_delete_range: DeleteRangeRequest
-    def __init__(self, request_range: _Optional[_Union[RangeRequest, _Mapping]] = ..., request_put: _Optional[_Union[PutRequest, _Mapping]] = ..., request_delete_range: _Optional[_Union[DeleteRangeRequest, _Mapping]] = ...) -> None: ...
-
-class ResponseOp(_message.Message):
-    __slots__ = ("response_range", "response_put", "response_delete_range")
-    RESPONSE_RANGE_FIELD_NUMBER: _ClassVar[int]
-    RESPONSE_PUT_FIELD_NUMBER: _ClassVar[int]
-    RESPONSE_DELETE_RANGE_FIELD_NUMBER: _ClassVar[int]
-    response_range: RangeResponse
-    response_put: PutResponse
-    response_delete_range: DeleteRangeResponse
-    def __init__(self, response_range: _Optional[_Union[RangeResponse, _Mapping]] = ..., response_put: _Optional[_Union[PutResponse, _Mapping]] = ..., response_delete_range: _Optional[_Union[DeleteRangeResponse, _Mapping]] = ...) -> None: ...
-
-class Compare(_message.Message):
-    __slots__ = ("result", "target", "key", "version", "create_revision", "mod_revision", "value", "lease")
-    class CompareResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        COMPARE_RESULT_EQUAL: _ClassVar[Compare.CompareResult]
-        COMPARE_RESULT_GREATER: _ClassVar[Compare.CompareResult]
-        COMPARE_RESULT_LESS: _ClassVar[Compare.CompareResult]
-        COMPARE_RESULT_NOT_EQUAL: _ClassVar[Compare.CompareResult]
-    COMPARE_RESULT_EQUAL: Compare.CompareResult
-    COMPARE_RESULT_GREATER: Compare.CompareResult
-    COMPARE_RESULT_LESS: Compare.CompareResult
-    COMPARE_RESULT_NOT_EQUAL: Compare.CompareResult
-    class CompareTarget(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        COMPARE_TARGET_VERSION: _ClassVar[Compare.CompareTarget]
-        COMPARE_TARGET_CREATE: _ClassVar[Compare.CompareTarget]
-        COMPARE_TARGET_MOD: _ClassVar[Compare.CompareTarget]
-        COMPARE_TARGET_VALUE: _ClassVar[Compare.CompareTarget]
-        COMPARE_TARGET_LEASE: _ClassVar[Compare.CompareTarget]
-    COMPARE_TARGET_VERSION: Compare.CompareTarget
-    COMPARE_TARGET_CREATE: Compare.CompareTarget
-    COMPARE_TARGET_MOD: Compare.CompareTarget
-    COMPARE_TARGET_VALUE: Compare.CompareTarget
-    COMPARE_TARGET_LEASE: Compare.CompareTarget
-    RESULT_FIELD_NUMBER: _ClassVar[int]
-    TARGET_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    CREATE_REVISION_FIELD_NUMBER: _ClassVar[int]
-    MOD_REVISION_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
-    LEASE_FIELD_NUMBER: _ClassVar[int]
-    result: Compare.CompareResult
-    target: Compare.CompareTarget
-    key: bytes
-    version: int
-    create_revision: int
-    mod_revision: int
-    value: bytes
-    lease: int
-    def __init__(self, result: _Optional[_Union[Compare.CompareResult, str]] = ..., target: _Optional[_Union[Compare.CompareTarget, str]] = ..., key: _Optional[bytes] = ..., version: _Optional[int] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., value: _Optional[bytes] = ..., lease: _Optional[int] = ...) -> None: ...
-
-class TxnRequest(_message.Message):
-    __slots__ = ("compare", "success", "failure")
-    COMPARE_FIELD_NUMBER: _ClassVar[int]
-    SUCCESS_FIELD_NUMBER: _ClassVar[int]
-    FAILURE_FIELD_NUMBER: _ClassVar[int]
-    compare: _containers.RepeatedCompositeFieldContainer[Compare]
-    success: _containers.RepeatedCompositeFieldContainer[RequestOp]
-    failure: _containers.RepeatedCompositeFieldContainer[RequestOp]
-    def __init__(self, compare: _Optional[_Iterable[_Union[Compare, _Mapping]]] = ..., success: _Optional[_Iterable[_Union[RequestOp, _Mapping]]] = ..., failure: _Optional[_Iterable[_Union[RequestOp, _Mapping]]] = ...) -> None: ...
-
-class TxnResponse(_message.Message):
-    __slots__ = ("header", "succeeded", "responses")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
-    RESPONSES_FIELD_NUMBER: _ClassVar[int]
-    header: ResponseHeader
-    succeeded: bool
-    responses: _containers.RepeatedCompositeFieldContainer[ResponseOp]
-    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., succeeded: _Optional[bool] = ..., responses: _Optional[_Iterable[_Union[ResponseOp, _Mapping]]] = ...) -> None: ...
-
 class CompactionRequest(_message.Message):
     __slots__ = ("revision", "physical")
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -344,22 +262,6 @@ class AuthEnableResponse(_message.Message):
     HEADER_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ...) -> None: ...
-
-class AuthenticateRequest(_message.Message):
-    __slots__ = ("name", "password")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    PASSWORD_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    password: str
-    def __init__(self, name: _Optional[str] = ..., password: _Optional[str] = ...) -> None: ...
-
-class AuthenticateResponse(_message.Message):
-    __slots__ = ("header", "token")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_FIELD_NUMBER: _ClassVar[int]
-    header: ResponseHeader
-    token: str
-    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., token: _Optional[str] = ...) -> None: ...
 
 class UserAddOptions(_message.Message):
     __slots__ = ("no_password",)
