@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from lepton_mesh.caller import Caller
 from lepton_mesh.config import InvalidConfiguration
 from lepton_storage import offline
+from lepton_storage.adapters import kek_file
 from lepton_storage.errors import BlobNotFound, StateInUse
 from lepton_storage.state_lock import lock_state
 from tests.unit.storage.conftest import Open
@@ -74,6 +76,33 @@ async def test_a_backup_opens_nothing_of_a_destroyed_workspace(
     with pytest.raises(InvalidConfiguration, match="belongs to this database"):
         reopen(database_url=f"sqlite:///{state / 'backup.db'}")
     assert await read(reopen(), eve, sha256(b"secret")) == b"secret"
+
+
+async def test_an_interrupted_destruction_is_ended_by_a_rotation(
+    reopen: Open,
+    ada: Caller,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The disk is full when kek.json changes: trying again tells what is left to do."""
+    await send(reopen(), ada, b"secret")
+    before = (state / "kek.json").read_bytes()
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kek_file, "write_private", full)
+        assert offline.main(["destroy-keys", "--workspace", "acme"]) == 1
+    assert "then try again" in capsys.readouterr().err
+    assert (state / "kek.json").read_bytes() == before
+    assert offline.main(["destroy-keys", "--workspace", "acme"]) == 1
+    assert "run rotate-kek" in capsys.readouterr().err
+    assert offline.main(["rotate-kek"]) == 0
+    assert not set(json.loads(before)["keys"]) & set(
+        json.loads((state / "kek.json").read_text())["keys"]
+    )
 
 
 async def test_not_beside_a_service(

@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lepton_mesh.config import InvalidConfiguration
+from lepton_mesh.disk import disk_errors
 from lepton_mesh.durable import write_private
 
 _NONCE_BYTES = 12
@@ -87,19 +88,18 @@ class FileKeyEncryption:
     def rotate(self) -> str:
         with self._lock:
             kek_id = os.urandom(8).hex()
-            self._keys = {**self._keys, kek_id: os.urandom(32)}
-            self._current = kek_id
-            self._save()
+            self._save(kek_id, {**self._keys, kek_id: os.urandom(32)})
         return kek_id
 
     def retire(self, needed: Collection[str]) -> None:
         with self._lock:
             kept = {self._current, *needed}
-            self._keys = {id: key for id, key in self._keys.items() if id in kept}
-            self._save()
+            self._save(self._current, {id: key for id, key in self._keys.items() if id in kept})
 
-    def _save(self) -> None:
-        keys = {id: base64.b64encode(key).decode() for id, key in self._keys.items()}
-        write_private(
-            self._path, json.dumps({"current": self._current, "keys": keys}, indent=1).encode()
-        )
+    def _save(self, current: str, keys: dict[str, bytes]) -> None:
+        """Raises DiskFull; nothing is wrapped with a key that is not in the file."""
+        encoded = {id: base64.b64encode(key).decode() for id, key in keys.items()}
+        content = json.dumps({"current": current, "keys": encoded}, indent=1).encode()
+        with disk_errors(self._path.parent):
+            write_private(self._path, content)
+        self._current, self._keys = current, keys
