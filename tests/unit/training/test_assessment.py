@@ -173,8 +173,9 @@ def test_every_row_is_in_one_slice_of_a_column(tmp_path: Path) -> None:
     """Missing values, values that are no numbers, and rare ones too."""
     values = ["1", "5", "?", "x", " 5 ", *(f"v{n}" for n in range(60))]
     lines = [f"{n},{value},{'ab'[n % 2]}" for n, value in enumerate(values)]
-    (tmp_path / "t.csv").write_text("\n".join(["n,v,y", *lines]))
-    data = {"test": "t.csv", "train": "t.csv", "target": "y"}
+    for name in ("t.csv", "v.csv"):
+        (tmp_path / name).write_text("\n".join(["n,v,y", *lines]))
+    data = {"test": "v.csv", "train": "t.csv", "target": "y"}
     for wanted in ("v", {"column": "v", "bins": [5.0]}):
         spec = dataclasses.replace(spec_of(data), evaluation=EvaluationSettings(slices=[wanted]))
         slices = {part.value: part.rows.tolist() for part in load_problem(tmp_path, spec).slices}
