@@ -32,6 +32,7 @@ from lepton_training.worker.data import cleaning
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.export_request import ExportRequest
+from lepton_training.worker.phases import enter
 from lepton_training.worker.platform import Platform, Publication
 from lepton_training.worker.trainer import Moment, Stopped, Trainer, predict
 from lepton_training.worker.tuning import Plan, choose_plan, fixed_plan
@@ -47,7 +48,6 @@ _BEGIN = {
     Phase.REGISTERING: 0.98,
 }
 """Progress of the whole job where each phase begins."""
-_PARITY_ROWS = 256
 
 
 class ExportFailed(Internal):
@@ -70,7 +70,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     torch.set_num_threads(cpus)
     torch.use_deterministic_algorithms(spec.deterministic)
 
-    _enter(events, Phase.PREPARING)
+    enter(events, Phase.PREPARING, _BEGIN)
     platform.fetch_dataset(spec.dataset, directory / "data")
     warm = WarmStart.fetch(platform, directory, spec, request.get("warm_files", {}))
     problem = load_problem(directory / "data", spec, warm.fitted if warm else None)
@@ -90,7 +90,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
         platform, directory, spec, problem=problem, network=network, plan=plan, warm=warm
     )
 
-    _enter(events, Phase.TRAINING)
+    enter(events, Phase.TRAINING, _BEGIN)
     trainer = Trainer(
         network,
         problem,
@@ -108,7 +108,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     epoch_seconds = train_until_stopped(trainer)
     retained = retention.check(network) if retention else {}
 
-    _enter(events, Phase.EVALUATING)
+    enter(events, Phase.EVALUATING, _BEGIN)
     # The exporter needs seconds to load what it needs: it does so while this one evaluates.
     exporter = _start_export(directory, spec, network, problem)
     try:
@@ -133,13 +133,13 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
             },
         )
         _write_json(directory / PAPERS_FILE, papers(spec, problem))
-        _enter(events, Phase.EXPORTING)
+        enter(events, Phase.EXPORTING, _BEGIN)
         parity = _finish_export(directory, exporter)
     finally:
         exporter.kill()
         exporter.wait()
 
-    _enter(events, Phase.REGISTERING)
+    enter(events, Phase.REGISTERING, _BEGIN)
     metrics = {
         **figures,
         **retained,
@@ -195,11 +195,6 @@ def train_until_stopped(trainer: Trainer) -> tuple[float, ...]:
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _enter(events: EventWriter, phase: Phase) -> None:
-    log.info("%s", phase.lower())
-    events.write("phase", phase=phase, progress=_BEGIN[phase])
 
 
 def _report(events: EventWriter, moment: Moment) -> None:

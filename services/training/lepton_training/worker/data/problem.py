@@ -15,6 +15,9 @@ from lepton_training.worker.objectives import Objective
 from lepton_training.worker.platform import TensorSpec
 from lepton_training.worker.slices import Slice
 
+PARITY_ROWS = 256
+"""Raw rows of the test split that the exported model is compared on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

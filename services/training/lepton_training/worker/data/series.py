@@ -19,13 +19,12 @@ from lepton_training.worker.data.files import Table, parse_numbers, read_tables,
 from lepton_training.worker.data.fitted import Fitted, WarmStartMismatch
 from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid
-from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.data.problem import PARITY_ROWS, Problem
 from lepton_training.worker.objectives import Regression
 from lepton_training.worker.platform import TensorSpec
 from lepton_training.worker.preprocessing import Graph, Preprocessor, scale_of, stand_in
 
 INPUT, WINDOWS, OUTPUT = "window", "windows", "forecast"
-_PARITY_ROWS = 256
 
 
 class _Steps(NamedTuple):
@@ -162,7 +161,7 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
             ),
         ),
         class_names=(),
-        raw_rows={INPUT: test.past[:_PARITY_ROWS]},
+        raw_rows={INPUT: test.past[:PARITY_ROWS]},
         test_digest=digest_of_arrays(test.after),
         columns=((settings.target, *settings.features),),
         preprocessing=content,

@@ -26,7 +26,7 @@ from lepton_training.worker.data.files import (
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_texts
 from lepton_training.worker.data.idx import DatasetInvalid
-from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.data.problem import PARITY_ROWS, Problem
 from lepton_training.worker.objectives import (
     Classification,
     Objective,
@@ -37,7 +37,6 @@ from lepton_training.worker.platform import TensorSpec
 from lepton_training.worker.preprocessing import Graph, Preprocessor, scale_of, stand_in
 from lepton_training.worker.slices import cut
 
-_PARITY_ROWS = 256
 _CLASSES_MAX = 10_000
 _UNKNOWN, _MISSING = 0, 1
 """Codes of categories."""
@@ -144,7 +143,7 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
         ),
         outputs=(output,),
         class_names=tuple(classes),
-        raw_rows={name: values[:_PARITY_ROWS] for name, values in test.raw.items()},
+        raw_rows={name: values[:PARITY_ROWS] for name, values in test.raw.items()},
         test_digest=digest_of_texts(test_table.columns),
         slices=slices,
         columns=sources,

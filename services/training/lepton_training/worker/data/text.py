@@ -24,7 +24,7 @@ from lepton_training.worker.data.files import divide, read_tables, split_of
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_texts
 from lepton_training.worker.data.idx import DatasetInvalid
-from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.data.problem import PARITY_ROWS, Problem
 from lepton_training.worker.objectives import Classification, class_weights
 from lepton_training.worker.platform import TensorSpec
 from lepton_training.worker.preprocessing import Graph, Preprocessor
@@ -37,7 +37,6 @@ _TOKEN = r"[\p{L}\p{N}]+(?:'[\p{L}]+)?|[^\p{L}\p{N}\s\p{Z}]"  # noqa: S105 - a p
 _TABLES = (".csv", ".tsv", ".parquet")
 _LARGEST = 16 << 20
 """Bytes of one text; an archive may be a thousand times smaller than what is in it."""
-_PARITY_ROWS = 256
 _ROWS_AT_ONCE = 256
 
 
@@ -160,7 +159,7 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
             TensorSpec("probabilities", "FP32", (-1, len(classes)), "probability of each class"),
         ),
         class_names=tuple(classes),
-        raw_rows={INPUT: test.texts[:_PARITY_ROWS]},
+        raw_rows={INPUT: test.texts[:PARITY_ROWS]},
         test_digest=digest_of_texts(
             {"text": test.texts[:, 0], "class": [classes[label] for label in test.labels]}
         ),

@@ -32,6 +32,7 @@ from lepton_training.worker.own.confinement import confined_command, landlock_ve
 from lepton_training.worker.own.environments import Environments
 from lepton_training.worker.own.errors import CodeModelInvalid, CodeUnconfined, MetricsInvalid
 from lepton_training.worker.own.program import Program, Stopping, become_subreaper
+from lepton_training.worker.phases import enter
 from lepton_training.worker.platform import Platform, Publication, TensorSpec
 
 log = logging.getLogger(__name__)
@@ -103,13 +104,13 @@ def run(
     spec = parse_spec(request["spec"], cores=request["cpus"])
     code = spec.code
     assert code is not None  # noqa: S101 - other jobs are run by the pipeline
-    _enter(events, Phase.PREPARING)
+    enter(events, Phase.PREPARING, _BEGIN)
     platform.fetch_dataset(spec.dataset, directory / "data")
     platform.fetch_artifact(code.artifact, code.sha256, directory / "code.zip")
     unpack(directory / "code.zip", directory / "code")
     become_subreaper()
     with environments.python(spec.requirements) as python:
-        _enter(events, Phase.TRAINING)
+        enter(events, Phase.TRAINING, _BEGIN)
         _run_code(
             directory=directory,
             request=request,
@@ -118,12 +119,12 @@ def run(
             python=python,
             reports=Reports(events),
         )
-    _enter(events, Phase.EVALUATING)
+    enter(events, Phase.EVALUATING, _BEGIN)
     verified = _verify(directory)
     parity: dict[str, Any] = json.loads((directory / "parity.json").read_text())
     metrics = verified["metrics"] | {"parity_max_abs_error": float(parity["max_abs_error"])}
     log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    _enter(events, Phase.REGISTERING)
+    enter(events, Phase.REGISTERING, _BEGIN)
     registered = platform.publish(
         _publication(
             directory=directory,
@@ -228,7 +229,7 @@ class Reports:
         if message["kind"] == "exporting" and not self._exporting:
             self._exporting = True
             self.flush()
-            _enter(self._events, Phase.EXPORTING)
+            enter(self._events, Phase.EXPORTING, _BEGIN)
             return
         if message["kind"] != "measurement":
             raise MetricsInvalid("the code reported what is no message of Lepton's")
@@ -393,8 +394,3 @@ def _tensors(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         TensorSpec(one["name"], one["datatype"], tuple(one["shape"]), one["description"])
         for one in values
     )
-
-
-def _enter(events: EventWriter, phase: Phase) -> None:
-    log.info("%s", phase.lower())
-    events.write("phase", phase=phase, progress=_BEGIN[phase])
