@@ -15,7 +15,7 @@ from lepton.cli.documents import read_json
 from lepton.cli.errors import InputError
 from lepton.cli.output import show_plain
 from lepton.cli.session import client
-from lepton.client import TensorError, tensors
+from lepton.client import tensors
 
 
 @click.command()
@@ -88,13 +88,14 @@ def _from_file(argument: str, expected: dict[str, Any]) -> tuple[str, tensors.Ar
         raise InputError(f"no input {name}; the endpoint has {', '.join(expected)}")
     path = Path(filename)
     if path.suffix == ".npy":
-        return name, _npy(path)
+        return name, read_npy(path)
     if path.suffix == ".json":
-        return name, _array(read_json(path), expected[name].datatype, str(path))
+        return name, tensors.from_plain(read_json(path), expected[name].datatype, str(path))
     raise InputError(f"{path} is neither .npy nor .json")
 
 
-def _npy(path: Path) -> tensors.Array:
+def read_npy(path: Path) -> tensors.Array:
+    """The array in an .npy file; raises InputError where it is none."""
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -108,9 +109,9 @@ def _from_body(path: Path) -> dict[str, tensors.Array]:
     document = read_json(path)
     try:
         return {
-            tensor["name"]: _array(tensor["data"], tensor["datatype"], tensor["name"]).reshape(
-                tensor["shape"]
-            )
+            tensor["name"]: tensors.from_plain(
+                tensor["data"], tensor["datatype"], tensor["name"]
+            ).reshape(tensor["shape"])
             for tensor in document["inputs"]
         }
     except (KeyError, TypeError) as error:
@@ -120,23 +121,6 @@ def _from_body(path: Path) -> dict[str, tensors.Array]:
         ) from None
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def _array(data: Any, datatype: str, what: str) -> tensors.Array:
-    try:
-        wanted = tensors.dtype(datatype)
-    except TensorError as error:
-        raise InputError(f"{what}: {error}") from None
-    try:
-        found, array = np.array(data), np.array(data, dtype=wanted)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise InputError(f"{what} does not make a {datatype} tensor: {error}") from None
-    # numpy would cut 0.5 to 0, and read "7" as 7, without a word.
-    whole = wanted.kind in "biu"
-    if wanted.kind != "O" and found.size and found.dtype.kind not in ("biu" if whole else "biuf"):
-        kind = "whole numbers" if whole else "numbers"
-        raise InputError(f"{what} does not make a {datatype} tensor: not all values are {kind}")
-    return array
 
 
 def _show(results: dict[str, tensors.Array], output: str) -> None:

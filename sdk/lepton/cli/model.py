@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lepton.cli import model_evaluation
+from lepton.cli import model_evaluation, model_explanation
 from lepton.cli.completion import names_of
 from lepton.cli.output import (
     confirm,
@@ -51,7 +51,7 @@ def model() -> None:
 
 model.add_command(model_evaluation.evaluation)
 model.add_command(model_evaluation.compare)
-model.add_command(model_evaluation.explain)
+model.add_command(model_explanation.explain)
 
 
 @model.command()

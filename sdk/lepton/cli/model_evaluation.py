@@ -1,4 +1,4 @@
-"""``lepton model evaluation``, ``compare`` and ``explain``: how good a model is, and why."""
+"""``lepton model evaluation`` and ``compare``: how good a model is."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import click
 
 from lepton.cli.completion import names_of
 from lepton.cli.errors import InputError
-from lepton.cli.output import Columns, document_option, note, printable, show_plain, table
+from lepton.cli.output import Columns, document_option, note, show_plain, table
 from lepton.cli.session import client
 from lepton.client import EvaluationError
 
-_PARTS_SHOWN = 10
-
 
 @contextmanager
-def _readable(version: str) -> Iterator[None]:
+def readable(version: str) -> Iterator[None]:
     """Tells of a document that is not as ours are in one line: any job may have written it.
 
     What is shown of it is taken apart in the block, and nothing else is done there.
@@ -56,15 +54,15 @@ def evaluation(ctx: click.Context, name: str, directory: Path | None, output: st
     if output != "table":
         show_plain(found, output)
         return
-    with _readable(version.name):
-        heading = _interval_heading(found)
+    with readable(version.name):
+        heading = interval_heading(found)
         intervals = found.get("intervals", {})
         table(
             sorted(version.metrics.items()),
             (
                 ("FIGURE", lambda figure: figure[0]),
                 ("VALUE", lambda figure: f"{figure[1]:.4f}"),
-                (heading, lambda figure: _interval(intervals.get(figure[0]))),
+                (heading, lambda figure: interval(intervals.get(figure[0]))),
             ),
         )
         if found.get("slices"):
@@ -125,7 +123,7 @@ def compare(
                 ("FIRST", lambda each: f"{each.first:.4f}"),
                 ("SECOND", lambda each: f"{each.second:.4f}"),
                 ("DIFFERENCE", lambda each: f"{each.difference:+.4f}"),
-                (f"{_percent(confidence)} INTERVAL", lambda each: _interval(each.interval)),
+                (f"{_percent(confidence)} INTERVAL", lambda each: interval(each.interval)),
                 ("P", lambda each: f"{each.p_value:.4f}"),
                 ("TEST", lambda each: each.test),
                 ("BETTER", lambda each: each.better),
@@ -144,77 +142,6 @@ def compare(
         ctx.exit(1)
 
 
-@click.command()
-@click.argument("name", shell_complete=names_of("models"))
-@click.option("--rows", is_flag=True, help="Show single test rows instead of the whole test split.")
-@document_option
-@click.pass_context
-def explain(ctx: click.Context, name: str, rows: bool, output: str) -> None:
-    """Show what a version (NAME, NAME/3, NAME/ALIAS) owes to each column of its input.
-
-    RISE is how much higher its loss on the test rows is when the column's values are shuffled.
-    With --rows the parts of single rows, by integrated gradients: ATTRIBUTION is the share of a
-    part in what the output differs by from that of the baseline.
-    """
-    with client(ctx) as lepton:
-        version = lepton.models.version(name)
-        if rows:
-            explained = lepton.models.explanations(version)
-            with _readable(version.name):
-                _show_rows(explained, output)
-            return
-        found = lepton.models.evaluation(version)
-    importance = found.get("importance")
-    if not importance:
-        raise InputError(
-            f"{version.name} has no importance of columns: it has no columns, or its job set "
-            "evaluation.importance_repeats to 0"
-        )
-    if output != "table":
-        show_plain(importance, output)
-        return
-    with _readable(version.name):
-        table(
-            importance,
-            (
-                ("COLUMN", lambda each: each["column"]),
-                ("FIGURE", lambda each: each["metric"]),
-                ("RISE", lambda each: f"{each['rise']:+.4f}"),
-                (_interval_heading(found), lambda each: _interval(each["interval"])),
-                (
-                    "ACCURACY",
-                    lambda each: (
-                        "" if each["accuracy_drop"] is None else f"{-each['accuracy_drop']:+.4f}"
-                    ),
-                ),
-            ),
-        )
-
-
-def _show_rows(rows: Sequence[Mapping[str, Any]], output: str) -> None:
-    if output != "table":
-        show_plain(rows, output)
-        return
-    for number, row in enumerate(rows):
-        if number:
-            click.echo()
-        click.echo(
-            f"row {row['row']}: predicted {printable(row['predicted'])}, true "
-            f"{printable(row['truth'])}; output {row['output']:.4f}, baseline {row['baseline']:.4f}"
-        )
-        if row["parts"]:
-            table(
-                row["parts"][:_PARTS_SHOWN],
-                (
-                    ("PART", lambda part: part["name"]),
-                    ("VALUE", lambda part: part["value"]),
-                    ("ATTRIBUTION", lambda part: f"{part['attribution']:+.4f}"),
-                ),
-            )
-    if rows and rows[0]["pixels"]:
-        note("explanations.png has the images: `lepton model evaluation NAME -d FOLDER` fetches it")
-
-
 def _slice_columns(slices: Sequence[Mapping[str, Any]], heading: str) -> Columns:
     """One figure with its interval: the accuracy of classes, the RMSE of numbers."""
     figure = "test_accuracy" if "test_accuracy" in slices[0]["metrics"] else "test_rmse"
@@ -223,15 +150,17 @@ def _slice_columns(slices: Sequence[Mapping[str, Any]], heading: str) -> Columns
         ("VALUE", lambda part: part["value"]),
         ("ROWS", lambda part: f"{int(part['rows'])}{' (few)' if part['small'] else ''}"),
         (figure.upper(), lambda part: f"{part['metrics'][figure]:.4f}"),
-        (heading, lambda part: _interval(part["intervals"].get(figure))),
+        (heading, lambda part: interval(part["intervals"].get(figure))),
     )
 
 
-def _interval(ends: Sequence[float] | None) -> str:
+def interval(ends: Sequence[float] | None) -> str:
+    """The ends of an interval, for people; empty where there is none."""
     return "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
 
 
-def _interval_heading(found: Mapping[str, Any]) -> str:
+def interval_heading(found: Mapping[str, Any]) -> str:
+    """The heading of a column of intervals, with their confidence."""
     return f"{_percent(found.get('bootstrap', {}).get('confidence', 0.95))} INTERVAL"
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
@@ -30,6 +30,10 @@ from lepton.client.profile import (
     load_profile,
 )
 from lepton.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+if TYPE_CHECKING:
+    from lepton.api.registry.v1 import registry_pb2
+    from lepton.client.explanations import Explanation
 
 _ABANDON_SECONDS = 1.0
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -109,6 +113,52 @@ class Client:
         self.jobs = JobClient(self.training)
         self.models = ModelClient(self.registry, self.storage)
         self.endpoints = EndpointClient(self.inference, self.open_inference)
+
+    def explain(
+        self,
+        version: registry_pb2.ModelVersion,
+        row: Any,
+        *,
+        baseline: Any = None,
+        target: str = "",
+        budget: int = 2000,
+        seed: int = 0,
+    ) -> Explanation:
+        """What makes a version answer a row as it does: Shapley values of the row's parts.
+
+        An endpoint that serves the version is asked about the row with some of its parts absent:
+        numbers and categories, for which the baseline's stand; the words of a text, which are left
+        out; the patches of an image, which are black.
+
+        Args:
+            version: As ``models.version`` returned it.
+            row: Values by input name, or the value alone where there is one input: plain values,
+                nested lists or arrays, without a batch or with one of one row.
+            baseline: As ``row``; the one kept with the version where None. Texts and images need
+                none.
+            target: The class whose probability is explained; the predicted one if empty. Without
+                class names the place of a number in the output, or their mean.
+            budget: Most rows to ask about, though at least 4 for each part. Values are exact where
+                that is enough for every choice of parts, else of random orders of them.
+            seed: Of the orders.
+
+        Raises:
+            ApiError: The endpoint did not answer.
+            EvaluationError: No endpoint serves the version, or it has no baseline or such class.
+            TensorError: The row does not go with the version.
+        """
+        from lepton.client import explanations  # noqa: PLC0415  numpy takes 0.1 s to import
+
+        return explanations.explain(
+            self.models,
+            self.endpoints,
+            version,
+            row,
+            baseline=baseline,
+            target=target,
+            budget=budget,
+            seed=seed,
+        )
 
     def close(self) -> None:
         """Closes the channel; calls in flight are cancelled."""

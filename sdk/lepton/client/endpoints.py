@@ -195,6 +195,7 @@ class EndpointClient:
         endpoint: str,
         inputs: Mapping[str, tensors.Array],
         *,
+        version: str = "",
         sequence: SequenceStep | None = None,
         timeout: float = 60.0,
     ) -> dict[str, tensors.Array]:
@@ -203,6 +204,8 @@ class EndpointClient:
         Args:
             endpoint: Its id.
             inputs: Arrays by input name, batch first, in the dtypes of the model.
+            version: The one of the endpoint's versions that answers, such as ``3``; one by weight
+                where empty.
             sequence: Where the request belongs, for a model that keeps states.
             timeout: Seconds.
 
@@ -217,6 +220,7 @@ class EndpointClient:
         from lepton.client import tensors  # noqa: PLC0415  numpy takes 0.1 s to import
 
         request = tensors.infer_request(endpoint.removeprefix("endpoints/"), inputs)
+        request.model_version = version
         if sequence is not None:
             sequence.put_in(request)
         with translated():

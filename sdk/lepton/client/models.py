@@ -22,6 +22,7 @@ from lepton.client.specs import plain_struct
 if TYPE_CHECKING:
     from lepton.evaluation import Comparison, Predictions
 
+_PAPERS = "training.json"
 _EXPLAINED = {"row", "predicted", "truth", "output", "baseline", "parts", "pixels"}
 
 
@@ -175,6 +176,15 @@ class ModelClient:
                 f"explanations.json of {version.name} lacks what explains its rows"
             )
         return rows
+
+    def papers(self, version: pb.ModelVersion) -> dict[str, Any]:
+        """What a later job or an explanation begins with, of a version that a job trained by a
+        recipe: with ``columns`` and the ``baseline`` that rows are compared with. Empty of others.
+
+        Raises:
+            EvaluationError: They are not readable.
+        """
+        return self._document(version, _PAPERS) if _PAPERS in version.attachments else {}
 
     def predictions(self, version: pb.ModelVersion) -> Predictions:
         """What a version said of the rows of its test split.

@@ -69,6 +69,31 @@ def dtype(name: str) -> np.dtype[Any]:
     return _DTYPES[name]
 
 
+def from_plain(data: Any, datatype: str, what: str) -> Array:
+    """The array that nested lists, or a plain value, make of a protocol type.
+
+    Args:
+        what: Its name in messages.
+
+    Raises:
+        TensorError: They make none without a value being changed, or numpy has no such type.
+    """
+    try:
+        wanted = dtype(datatype)
+    except TensorError as error:
+        raise TensorError(f"{what}: {error}") from None
+    try:
+        found, array = np.array(data), np.array(data, dtype=wanted)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise TensorError(f"{what} does not make a {datatype} tensor: {error}") from None
+    # numpy would cut 0.5 to 0, and read "7" as 7, without a word.
+    whole = wanted.kind in "biu"
+    if wanted.kind != "O" and found.size and found.dtype.kind not in ("biu" if whole else "biuf"):
+        kind = "whole numbers" if whole else "numbers"
+        raise TensorError(f"{what} does not make a {datatype} tensor: not all values are {kind}")
+    return array
+
+
 def encode(array: Array) -> bytes:
     """An array's raw contents.
 

@@ -84,6 +84,10 @@ class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self, load: Callable[[str, Any], None]) -> None:
         self.answer: Callable[[Any], Any] = self._doubled
+        self.any_inputs = False
+        """Whether `answer` takes other inputs than those of `digits`."""
+        self.versions: set[str] = set()
+        """Those that were asked for."""
         self._load = load
         self.parameters: dict[str, Any] = {}
         """Of the last inference."""
@@ -114,7 +118,10 @@ class OpenInference(oip_grpc.GRPCInferenceServiceServicer):
         }
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.versions.add(request.model_version)
         self._note(request, context)
+        if self.any_inputs:
+            return self.answer(request)
         (given,) = request.inputs
         if given.datatype != "UINT8" or len(given.shape) != 2 or given.shape[1] != 2:
             refuse(

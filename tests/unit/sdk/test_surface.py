@@ -61,6 +61,7 @@ METHODS = {
         "fetch",
         "get",
         "list",
+        "papers",
         "predictions",
         "push",
         "set_alias",

@@ -39,7 +39,8 @@ class Forgotten(FailedPrecondition):
 
 
 def papers(spec: JobSpec, problem: Problem) -> dict[str, Any]:
-    """What a later job must know to begin with this one's weights, beside weights and graph."""
+    """What a later job must know to begin with this one's weights, beside weights and graph; and
+    what a row is compared with to explain it."""
     return {
         "recipe": spec.recipe,
         "shape": asdict(problem.shape),
@@ -49,6 +50,7 @@ def papers(spec: JobSpec, problem: Problem) -> dict[str, Any]:
         "columns": [list(names) for names in problem.columns],
         "dataset": spec.dataset,
         "test_digest": problem.test_digest,
+        "baseline": {name: row.tolist() for name, row in problem.baseline.items()} or None,
     }
 
 

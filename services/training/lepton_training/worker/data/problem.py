@@ -58,3 +58,7 @@ class Problem:
     """Of texts, those that codes from 2 on stand for."""
     raw_test: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """All raw rows of the test split by column, of tables: what explanations show."""
+    baseline: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """A row that stands for nothing in particular, by input name, without the batch: what rows are
+    compared with whose predictions are explained. Empty of texts and images, for which an empty
+    text and black stand."""

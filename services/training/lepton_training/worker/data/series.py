@@ -164,6 +164,7 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
         raw_rows={INPUT: test.past[:PARITY_ROWS]},
         test_digest=digest_of_arrays(test.after),
         columns=((settings.target, *settings.features),),
+        baseline={INPUT: _typical(steps.values[:first_held], settings.window)},
         preprocessing=content,
         report={
             "cleaning": cleaning,
@@ -267,6 +268,13 @@ def _fit(values: npt.NDArray[np.float32], settings: SeriesSettings) -> _Fitted:
     )
     shift, width = scale_of(_filled(values, fill), settings.scaling)
     return _Fitted(fill, shift.astype(np.float32), width.astype(np.float32))
+
+
+def _typical(values: npt.NDArray[np.float32], window: int) -> npt.NDArray[np.float32]:
+    """A window ``[window, features]`` of which each step is the mean of ``values``."""
+    columns = values.astype(np.float64).T
+    means = [stand_in(column[~np.isnan(column)], "mean", 0.0) for column in columns]
+    return np.tile(np.array(means, np.float32), (window, 1))
 
 
 def _filled(

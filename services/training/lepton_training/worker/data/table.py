@@ -148,6 +148,7 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
         slices=slices,
         columns=sources,
         raw_test=test.raw,
+        baseline={name: _typical(values) for name, values in train.raw.items()},
         preprocessing=preprocessing,
         report={"cleaning": cleaning, **report},
     )
@@ -258,6 +259,15 @@ def _clean(
             raw[name] = values
         raw[name] = raw[name].reshape(-1, 1)
     return _Split(raw, result), found
+
+
+def _typical(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Of a raw column ``[N, 1]`` the median or the commonest category, ``[1]``."""
+    if values.dtype == object:
+        counts = Counter(values[:, 0])
+        return np.array([max(sorted(counts), key=lambda text: counts[text])], object)
+    known = values[~np.isnan(values)].astype(np.float64)
+    return np.array([stand_in(known, "median", 0.0)], np.float32)
 
 
 def _fit(
