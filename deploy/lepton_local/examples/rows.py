@@ -63,7 +63,8 @@ def _anomalies(
     spec: JobSpec, files: Mapping[str, Path], model: registry_pb2.ModelVersion
 ) -> RawRows:
     images, labels = read_test_images(next(iter(files.values())).parent)
-    strange = np.isin(labels, cast(AnomalySettings, spec.data).anomalies)
+    anomalies = [int(label) for label in cast(AnomalySettings, spec.data).anomalies]
+    strange = np.isin(labels, anomalies)
     return RawRows(
         {_input(model): images}, lambda outputs: {"roc_auc": _roc_auc(strange, outputs[:, 0])}
     )

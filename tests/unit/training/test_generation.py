@@ -20,6 +20,7 @@ from lepton_training.worker.trainer import predict
 from lepton_training.worker.tuning import ThreadTuner
 from tests.training_jobs import PLAN, exported, spec_of, trained
 from tests.unit.training.resumption import assert_resumed_alike
+from tests.unit.training.test_image_files import pictures, write
 
 SMALL = {"batch_size": 16, "latent": 4, "width": 4}
 
@@ -140,3 +141,38 @@ def test_the_judge_keeps_its_threads(data: Path, monkeypatch: pytest.MonkeyPatch
     samples = np.random.default_rng(0).uniform(0, 255, (20, 8, 8)).astype(np.float32)
     problem.objective.evaluate(np.zeros(20), samples)
     assert made == [True]
+
+
+def test_files_are_learnt_too(tmp_path: Path) -> None:
+    """Brought to one size and to grey; their classes are called by their folders."""
+    write(tmp_path / "data", pictures(80, sizes=((12, 16), (16, 12)), rgb=True))
+    spec = spec_of({"height": 8, "width": 8}, "dcgan", epochs=1, judge_epochs=0, **SMALL)
+    problem = load_problem(tmp_path / "data", spec)
+    assert len(problem.train) == 64  # the others are for a judge
+    assert "the greatest of the first 2 draws left, right" in problem.inputs[0].description
+    assert problem.preprocessing is None
+    network = trained(problem, spec)
+    assert predict(network, problem.test, problem.objective, PLAN).shape == (1000, 8, 8)
+    assert exported(tmp_path / "export", problem, spec, network)["agrees"]
+
+    chosen = spec_of({"height": 8, "width": 8, "labels": ["right"]}, "dcgan", **SMALL)
+    images = load_problem(tmp_path / "data", chosen).train.inputs(slice(None))[0]
+    assert (images[..., 4:].mean(dim=(1, 2, 3)) > images[..., :4].mean(dim=(1, 2, 3))).all()
+
+
+def test_a_single_folder_is_learnt_without_a_judge(tmp_path: Path) -> None:
+    """Who is told so when there is one: there is nothing to tell apart."""
+    files = {path: content for path, content in pictures(40).items() if path.startswith("left")}
+    write(tmp_path, files)
+    with pytest.raises(JobSpecInvalid) as caught:
+        load_problem(tmp_path, spec_of({}, "dcgan", **SMALL))
+    assert [fault.path for fault in caught.value.faults] == ["spec.hyperparameters.judge_epochs"]
+    problem = load_problem(tmp_path, spec_of({}, "dcgan", judge_epochs=0, **SMALL))
+    assert (len(problem.train), problem.shape.classes) == (16, 1)
+
+
+def test_files_of_several_sizes_need_one(tmp_path: Path) -> None:
+    """A generator has but one."""
+    write(tmp_path, pictures(20, sizes=((8, 8), (9, 8))))
+    with pytest.raises(DatasetInvalid, match=r"data\.height and data\.width"):
+        load_problem(tmp_path, spec_of({}, "dcgan", **SMALL))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lepton_training.recipes.hyperparameters import DataSettings, Fault
 
@@ -95,25 +95,6 @@ class CleanedSettings(DataSettings):
     )
 
 
-class AnomalySettings(CleanedSettings):
-    """Which images are anomalies."""
-
-    anomalies: list[int] = Field(
-        min_length=1,
-        max_length=255,
-        description="Labels that are anomalies: left out of training, and to be found in the test "
-        "split.",
-    )
-
-
-class GenerationSettings(CleanedSettings):
-    """Which images are generated."""
-
-    labels: list[int] = Field(
-        [], max_length=256, description="Labels whose images are learnt; empty takes all."
-    )
-
-
 class SplitSettings(CleanedSettings):
     """Which files hold which split."""
 
@@ -164,7 +145,7 @@ class FileSettings(SplitSettings):
             yield Fault("header", "has a name twice")
 
 
-class ImageSettings(FileSettings):
+class ImageFileSettings(FileSettings):
     """Images with a class each: the four IDX files; or PNG and JPEG files in a folder a class,
     also inside of archives; or such files and a table of their paths and classes."""
 
@@ -183,6 +164,18 @@ class ImageSettings(FileSettings):
         description="Of images with other proportions: stretch changes them; fit shows all of the "
         "image, with black beside it; fill cuts off what is too much, as much at either side.",
     )
+
+    def conflicts(self) -> Iterator[Fault]:
+        yield from super().conflicts()
+        if bool(self.height) != bool(self.width):
+            yield Fault("width" if self.height else "height", "must be given with the other side")
+        if self.resize != "stretch" and not self.height:
+            yield Fault("resize", "has no effect without height and width")
+
+
+class ImageSettings(ImageFileSettings):
+    """Images that are told apart by their classes."""
+
     color: Literal["auto", "grey", "rgb"] = Field(
         "auto",
         description="What images are read as; auto is rgb where any training image has colors. "
@@ -205,12 +198,38 @@ class ImageSettings(FileSettings):
 
     def conflicts(self) -> Iterator[Fault]:
         yield from super().conflicts()
-        if bool(self.height) != bool(self.width):
-            yield Fault("width" if self.height else "height", "must be given with the other side")
-        if self.resize != "stretch" and not self.height:
-            yield Fault("resize", "has no effect without height and width")
         if len(set(self.features)) != len(self.features):
             yield Fault("features", "has a name twice")
+
+
+def _label(value: Any) -> Any:
+    """A label as text: IDX files number theirs, and numbers of a protobuf Struct are doubles."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Label = Annotated[str, BeforeValidator(_label)]
+"""The name of a class, which IDX files number from 0."""
+
+
+class AnomalySettings(ImageFileSettings):
+    """Which images are anomalies."""
+
+    anomalies: list[Label] = Field(
+        min_length=1,
+        max_length=255,
+        description="Labels that are anomalies: left out of training, and to be found in the test "
+        "split.",
+    )
+
+
+class GenerationSettings(ImageFileSettings):
+    """Which images are generated."""
+
+    labels: list[Label] = Field(
+        [], max_length=256, description="Labels whose images are learnt; empty takes all."
+    )
 
 
 class TableSettings(FileSettings):
@@ -341,8 +360,10 @@ _FILES = ("DATASET_FORMAT_RAW",)
 _TABLES = ("DATASET_FORMAT_CSV", *_FILES)
 
 IMAGES = DataKind("images", ImageSettings, (*_IDX, *_FILES), ImageShape, raw_images=True)
-IMAGE_ANOMALIES = DataKind("image_anomalies", AnomalySettings, _IDX, ImageShape, raw_images=True)
-IMAGE_GENERATION = DataKind("image_generation", GenerationSettings, _IDX, ImageShape)
+IMAGE_ANOMALIES = DataKind(
+    "image_anomalies", AnomalySettings, (*_IDX, *_FILES), ImageShape, raw_images=True
+)
+IMAGE_GENERATION = DataKind("image_generation", GenerationSettings, (*_IDX, *_FILES), ImageShape)
 TABLE = DataKind("table", TableSettings, _TABLES, TableShape)
 TEXT = DataKind("text", TextSettings, _TABLES, TextShape)
 SERIES = DataKind("series", SeriesSettings, _TABLES, SeriesShape)

@@ -56,6 +56,11 @@ class ImageData:
     names: tuple[str, ...] = ()
     """Of the classes; empty where they are called by their numbers."""
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called."""
+        return self.names or tuple(str(label) for label in range(self.classes))
+
 
 def load(directory: Path) -> ImageData:
     """Both splits in ``directory``.

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lepton_training.recipes.data import ImageSettings
+from lepton_training.recipes.data import ImageFileSettings
 from lepton_training.worker.data.archives import ARCHIVES, unpacked
 from lepton_training.worker.data.cleaning import BLANK, UNKNOWN, LeftOut
 from lepton_training.worker.data.files import divide, read_tables, split_of
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.image_resizing import Resizer
+from lepton_training.worker.data.image_sources import Reading
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -71,27 +72,40 @@ class FoundImages:
     left_out: Mapping[str, LeftOut]
 
 
-def load(directory: Path, settings: ImageSettings, resizers: Resizers, seed: int) -> FoundImages:
+def load(
+    directory: Path, settings: ImageFileSettings, resizers: Resizers, seed: int, reading: Reading
+) -> FoundImages:
     """The images below ``directory``.
 
     Raises:
-        DatasetInvalid: There are none of two classes, or of several sizes where none is wanted,
-            or an archive or table is damaged.
+        DatasetInvalid: There are none of two classes (of one, with ``reading.open_classes``), or
+            of several sizes where none is wanted, or an archive or table is damaged.
     """
     left_out = {"train": LeftOut(), "test": LeftOut()}
     named = _named(directory, settings, left_out)
-    train, test = divide(named, settings, seed=seed, noun="image")
+    divided = divide(named, settings, seed=seed, noun="image")
     decoded = {
-        "train": _decoded(train, settings, resizers, left_out["train"]),
-        "test": _decoded(test, settings, resizers, left_out["test"]),
+        name: _decoded(
+            side,
+            resizers,
+            left_out[name],
+            color=reading.color,
+            keep_blank=name in reading.keep_blank,
+        )
+        for name, side in zip(("train", "test"), divided, strict=True)
     }
-    names = tuple(sorted(set(decoded["train"].labels)))
-    _drop_unknown(decoded["test"], names, left_out["test"])
-    if len(names) < 2 or not decoded["test"].images:
+    trained = set(decoded["train"].labels)
+    if reading.open_classes:
+        names = tuple(sorted(trained | set(decoded["test"].labels)))
+    else:
+        names = tuple(sorted(trained))
+        _drop_unknown(decoded["test"], names, left_out["test"])
+    if len(trained) < (1 if reading.open_classes else 2) or not decoded["test"].images:
         told = ", ".join(f"{name}: {lost.told() or 'none'}" for name, lost in left_out.items())
+        needed = "an image" if reading.open_classes else "two classes"
         raise DatasetInvalid(
-            f"there are {len(decoded['train'].images)} training images of {len(names)} classes and "
-            f"{len(decoded['test'].images)} test images; training needs two classes, and one to "
+            f"there are {len(decoded['train'].images)} training images of {len(trained)} classes "
+            f"and {len(decoded['test'].images)} test images; training needs {needed}, and one to "
             f"test with. Images lie in a folder for each class, or in a table named in data.path "
             f"and data.target. Left out: {told}"
         )
@@ -108,7 +122,7 @@ def load(directory: Path, settings: ImageSettings, resizers: Resizers, seed: int
 class Resizers:
     """Brings single images to the size of the spec; one graph for grey ones, one for colors."""
 
-    def __init__(self, name: str, settings: ImageSettings) -> None:
+    def __init__(self, name: str, settings: ImageFileSettings) -> None:
         """``name`` is the input of the graphs."""
         self._name, self._settings = name, settings
         self._made: dict[bool, Resizer] = {}
@@ -155,7 +169,7 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _named(
-    directory: Path, settings: ImageSettings, left_out: dict[str, LeftOut]
+    directory: Path, settings: ImageFileSettings, left_out: dict[str, LeftOut]
 ) -> Iterator[tuple[str, _Named]]:
     """All images, in order; each with the path by which its split is chosen."""
     files = {
@@ -188,7 +202,7 @@ def _of_table(
     name: str,
     path: Path,
     found: Mapping[str, Path | bytes],
-    settings: ImageSettings,
+    settings: ImageFileSettings,
     left_out: dict[str, LeftOut],
     *,
     several: Collection[str],
@@ -218,13 +232,18 @@ def _of_table(
 
 
 def _decoded(
-    named: Sequence[_Named], settings: ImageSettings, resizers: Resizers, left_out: LeftOut
+    named: Sequence[_Named],
+    resizers: Resizers,
+    left_out: LeftOut,
+    *,
+    color: str,
+    keep_blank: bool,
 ) -> _Decoded:
     split = _Decoded()
     kept_bytes = 0
     for one in named:
         try:
-            pixels = _pixels(one, settings)
+            pixels = _pixels(one, color, keep_blank=keep_blank)
         except _Unusable as why:
             left_out.add(str(why), one.place)
             continue
@@ -238,14 +257,14 @@ def _decoded(
     return split
 
 
-def _pixels(one: _Named, settings: ImageSettings) -> Bytes:
+def _pixels(one: _Named, color: str, *, keep_blank: bool) -> Bytes:
     if not one.label:
         raise _Unusable("no label")
     if one.content is None:
         raise _Unusable("no such file")
     content = one.content if isinstance(one.content, bytes) else one.content.read_bytes()
-    pixels = decode(content, settings.color)
-    if settings.blank == "leave_out" and pixels.min() == pixels.max():
+    pixels = decode(content, color)
+    if not keep_blank and pixels.min() == pixels.max():
         raise _Unusable(BLANK)
     return pixels
 

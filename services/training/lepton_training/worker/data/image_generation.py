@@ -1,4 +1,4 @@
-"""Grey images of IDX files, for recipes that generate more of them."""
+"""Grey images, for recipes that generate more of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from lepton_training.recipes import RECIPES
 from lepton_training.recipes.data import GenerationSettings, ImageShape
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpec, JobSpecInvalid
-from lepton_training.worker.data import idx, images
-from lepton_training.worker.data.cleaning import LeftOut, settle
+from lepton_training.worker.data import images
 from lepton_training.worker.data.examples import ArrayExamples
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
-from lepton_training.worker.data.image_cleaning import cleaned
+from lepton_training.worker.data.image_sources import Reading, labels_of, read
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.evaluation import Judgement, variety
 from lepton_training.worker.objectives import Generation
@@ -39,35 +38,35 @@ def load(directory: Path, spec: JobSpec, _fitted: Fitted | None = None) -> Probl
     """The images in ``directory``, to be generated; samples are drawn beside it.
 
     Raises:
-        TooManyInvalid: More images have one color throughout than the spec allows.
+        TooManyInvalid: More images cannot be used than the spec allows.
         DatasetInvalid: The files are damaged, the images too small, or none has such a label.
-        JobSpecInvalid: The noise has fewer numbers than there are labels to tell by them.
+        JobSpecInvalid: The noise has fewer numbers than there are labels to tell by them, there
+            are no two labels to judge by, or settings have no effect on the files that there are.
     """
     settings, hyperparameters = cast(GenerationSettings, spec.data), cast(Any, spec.hyperparameters)
-    data = idx.load(directory)
-    left_out = LeftOut()
-    whole = cleaned(data.train, "train", left_out)
-    cleaning = settle(
-        {"train": (len(whole.labels), left_out)},
-        max_invalid_fraction=settings.max_invalid_fraction,
-    )
+    # The test split is only there for the judge, who has none where there is one class.
+    reading = Reading(keep_blank=("test",), open_classes=True)
+    source = read(directory, settings, spec.seed, reading)
+    data = source.data
+    if hyperparameters.judge_epochs and len(np.unique(data.train.labels)) < 2:
+        fault = "must be 0: all images have one label, and there is nothing to judge by"
+        raise JobSpecInvalid([Fault("spec.hyperparameters.judge_epochs", fault)])
     smallest = RECIPES[spec.recipe].smallest_side
     if min(data.train.images.shape[1:]) < smallest:
         raise DatasetInvalid(f"{spec.dataset} has images with a side below {smallest}")
+    train = data.train
     if settings.labels:
-        wanted = np.isin(whole.labels, settings.labels)
+        wanted = np.isin(train.labels, labels_of(data, settings.labels, "data.labels"))
         if not wanted.any():
             raise DatasetInvalid("no training image has one of the labels in data.labels")
-        train = LabelledImages(whole.images[wanted], whole.labels[wanted])
-    else:
-        train = whole
+        train = LabelledImages(train.images[wanted], train.labels[wanted])
     return prepare(
         train,
         data,
         hyperparameters,
         seed=spec.seed,
         samples=directory.parent / SAMPLES_FILE,
-        report={"cleaning": cleaning},
+        report=source.report,
     )
 
 
@@ -83,6 +82,7 @@ def prepare(
     """``train``, to be generated; a judge knows the classes of ``data``."""
     height, width = train.images.shape[1:]
     labels, codes = np.unique(train.labels, return_inverse=True)
+    names = [data.class_names[label] for label in labels]
     told = len(labels) if hyperparameters.conditional and len(labels) > 1 else 0
     if told > hyperparameters.latent:
         fault = f"must be {told} or more, as many as there are labels; or set conditional to false"
@@ -94,7 +94,8 @@ def prepare(
     def after_epoch(network: nn.Module, epoch: int) -> Mapping[str, float]:
         network.eval()
         with torch.inference_mode():
-            shown = network(shown_noise).numpy()
+            device = next(network.parameters()).device
+            shown = network(shown_noise.to(device)).cpu().numpy()
         _draw(samples, shown, epoch)
         return {"samples_mean": float(shown.mean()), "samples_deviation": float(shown.std())}
 
@@ -115,11 +116,7 @@ def prepare(
                 "FP32",
                 (-1, hyperparameters.latent),
                 "standard normal numbers"
-                + (
-                    f"; the greatest of the first {told} draws {', '.join(map(str, labels))}"
-                    if told
-                    else ""
-                ),
+                + (f"; the greatest of the first {told} draws {', '.join(names)}" if told else ""),
             ),
         ),
         outputs=(TensorSpec(OUTPUT, "FP32", (-1, height, width), "grey pixels, 0 to 255"),),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,27 +13,22 @@ import torch
 from torch import Tensor
 
 from lepton_training.recipes import ImageShape
-from lepton_training.recipes.data import FileSettings, ImageSettings
-from lepton_training.recipes.hyperparameters import Fault
-from lepton_training.spec import JobSpec, JobSpecInvalid
+from lepton_training.recipes.data import ImageSettings
+from lepton_training.spec import JobSpec
 from lepton_training.worker.augmentation import Augmentation
-from lepton_training.worker.data import idx
-from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.examples import held_out
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.identity import digest_of_arrays
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
-from lepton_training.worker.data.image_cleaning import cleaned
+from lepton_training.worker.data.image_sources import INPUT, Reading, Source, raw_rows, read
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.networks import scale
 from lepton_training.worker.objectives import Classification, class_weights
 from lepton_training.worker.platform import TensorSpec
 
-INPUT, OUTPUT = "images", "probabilities"
+OUTPUT = "probabilities"
 _SHIFT_MIN_SIDE = 18
 """Moving a smaller image would push its content out."""
-_PARITY_ROWS = 256
-_SIZES_COMPARED = 3
 _IMAGES_AT_ONCE = 1024
 _SEEDS = 1 << 62
 
@@ -90,18 +85,6 @@ class ImageExamples:
         return scale(self._images[rows][:, down : down + height, right : right + width])
 
 
-@dataclass(frozen=True)
-class Source:
-    """Images as they were read, and how an endpoint's are brought to the same size."""
-
-    data: ImageData
-    resizing: bytes | None = None
-    """ONNX from raw images to UINT8 of the network's size."""
-    raw: Sequence[Bytes] = ()
-    """Test images of the sizes that they had before."""
-    report: Mapping[str, Any] = field(default_factory=dict)
-
-
 def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Problem:
     """The images in ``directory``, to be classified.
 
@@ -111,10 +94,8 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
         WarmStartMismatch: There are classes that ``fitted`` does not know.
     """
     settings = cast(ImageSettings, spec.data)
-    if any((directory / name).exists() for name in idx.FILES):
-        source = _of_idx(directory, settings)
-    else:
-        source = _of_files(directory, settings, spec.seed)
+    blank = ("train", "test") if settings.blank == "keep" else ()
+    source = read(directory, settings, spec.seed, Reading(settings.color, blank))
     data = source.data if fitted is None else _with_classes(source.data, fitted)
     smallest_side = spec.smallest_side
     height, width = data.train.images.shape[1:3]
@@ -137,7 +118,7 @@ def _with_classes(data: ImageData, fitted: Fitted) -> ImageData:
     """``data`` with the classes of ``fitted``, where it has any, and their numbers."""
     if not fitted.class_names:
         return data
-    names = data.names or tuple(str(label) for label in range(data.classes))
+    names = data.class_names
     fitted.require_known(names[label] for label in np.unique(data.train.labels))
     # Images of the test split whose label training lacks were left out.
     numbers = np.array(
@@ -186,7 +167,7 @@ def prepare(
     else:
         mean, deviation = tuple(fitted.shape["mean"]), tuple(fitted.shape["deviation"])
     augmentation = Augmentation.of(hyperparameters)
-    names = data.names or tuple(str(label) for label in range(data.classes))
+    names = data.class_names
     kind = "colored" if rgb else "grey"
     shape = (-1, -1, -1) if source.resizing else (-1, height, width)
     return Problem(
@@ -229,7 +210,7 @@ def prepare(
         class_names=names,
         preprocessing=source.resizing,
         report={**source.report, "mean": list(mean), "deviation": list(deviation)},
-        **_raw_rows(source),
+        **raw_rows(source),
         test_digest=digest_of_arrays(data.test.images, data.test.labels),
     )
 
@@ -244,73 +225,6 @@ def split_off(
     return (
         LabelledImages(split.images[kept], split.labels[kept]),
         LabelledImages(split.images[out], split.labels[out]),
-    )
-
-
-def _of_idx(directory: Path, settings: ImageSettings) -> Source:
-    """Grey images of the four files; they say the splits themselves."""
-    names = {*FileSettings.model_fields, "path", "target"} - {"max_invalid_fraction"}
-    faults = [
-        Fault(f"spec.data.{name}", "has no effect on IDX files; leave it out")
-        for name in sorted(names)
-        if getattr(settings, name) != ImageSettings.model_fields[name].get_default()
-    ]
-    if settings.color == "rgb":
-        faults.append(Fault("spec.data.color", "IDX files are grey; leave it out"))
-    if faults:
-        raise JobSpecInvalid(faults)
-    data = idx.load(directory)
-    left_out = {"train": LeftOut(), "test": LeftOut()}
-    known = np.unique(data.train.labels)
-    keep_blank = settings.blank == "keep"
-    train = cleaned(data.train, "train", left_out["train"], keep_blank=keep_blank)
-    test = cleaned(data.test, "t10k", left_out["test"], keep_blank=keep_blank, known=known)
-    cleaning = settle(
-        {
-            "train": (len(train.labels), left_out["train"]),
-            "test": (len(test.labels), left_out["test"]),
-        },
-        max_invalid_fraction=settings.max_invalid_fraction,
-    )
-    if not len(test.labels) or not len(train.labels):
-        raise DatasetInvalid("no image of a split can be used; the job's log says why")
-    report = {"cleaning": cleaning, "format": "idx"}
-    if not settings.height:
-        return Source(ImageData(train, test, data.classes), report=report)
-    from lepton_training.worker.data.image_resizing import Resizer  # noqa: PLC0415 - loads ONNX
-
-    resizer = Resizer(INPUT, settings.height, settings.width, how=settings.resize, rgb=False)
-
-    def brought(split: LabelledImages) -> LabelledImages:
-        return LabelledImages(resizer(split.images), split.labels)
-
-    return Source(
-        ImageData(brought(train), brought(test), data.classes),
-        resizing=resizer.graph,
-        raw=list(test.images[:_PARITY_ROWS]),
-        report=report,
-    )
-
-
-def _of_files(directory: Path, settings: ImageSettings, seed: int) -> Source:
-    from lepton_training.worker.data import image_files  # noqa: PLC0415 - loads ONNX and Pillow
-
-    resizers = image_files.Resizers(INPUT, settings)
-    found = image_files.load(directory, settings, resizers, seed)
-    data = found.data
-    cleaning = settle(
-        {
-            name: (len(split.labels), found.left_out[name])
-            for name, split in (("train", data.train), ("test", data.test))
-        },
-        max_invalid_fraction=settings.max_invalid_fraction,
-    )
-    resizer = resizers.of(found.rgb)
-    return Source(
-        data,
-        resizing=None if resizer is None else resizer.graph,
-        raw=found.raw,
-        report={"cleaning": cleaning, "format": "files"},
     )
 
 
@@ -334,26 +248,3 @@ def _scaling(images: Bytes, scaling: str) -> tuple[tuple[float, ...], tuple[floa
         for mean, count in zip(means, counts, strict=True)
     ]
     return tuple(means), tuple(deviations)
-
-
-def _raw_rows(source: Source) -> dict[str, Any]:
-    """Test images by which the exported model is compared: of the network's size, and of others.
-
-    Where an endpoint takes any size and all files have that of the network, parts of them are
-    another.
-    """
-    images = source.data.test.images
-    # From all over the split: it may be in order of the classes.
-    rows = {INPUT: images[:: max(1, len(images) // _PARITY_ROWS)][:_PARITY_ROWS]}
-    if source.resizing is None:
-        return {"raw_rows": rows}
-    height, width = images.shape[1:3]
-    by_size: dict[tuple[int, int], list[Bytes]] = {}
-    for image in source.raw:
-        by_size.setdefault((image.shape[0], image.shape[1]), []).append(image)
-    by_size.pop((height, width), None)
-    groups = sorted(by_size.values(), key=len, reverse=True)[:_SIZES_COMPARED]
-    others = [np.stack(group) for group in groups]
-    if not others:
-        others = [rows[INPUT][:, : max(1, height * 3 // 4), : max(1, width * 2 // 3)]]
-    return {"raw_rows": rows, "more_rows": tuple({INPUT: one} for one in others)}
