@@ -103,8 +103,8 @@ bench-inference: setup-dev ## Measure the inference service beside its peers; wr
 bench-training: setup-dev ## Measure training beside plain PyTorch: make bench-training DATA=<folder>; writes bench/results/training.{json,png}
 	$(BIN)/python -m bench.training $(if $(DATA),--data '$(DATA)') $(ARGS)
 
-bench-gpu: setup-dev ## Compare the CPU with a GPU; exit code 2 says what is missing; writes bench/results/gpu.json
-	$(BIN)/python -m bench.gpu $(ARGS)
+bench-gpu: setup-dev ## Compare the CPU with a GPU, with DATA=<folder with MNIST> in training too; exit code 2 says what is missing; writes bench/results/gpu.json
+	$(BIN)/python -m bench.gpu $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 # Both builds of onnxruntime are pinned, whichever of them is installed.
 lock: setup-dev ## Pin what is installed now into the constraints file

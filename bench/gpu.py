@@ -1,14 +1,15 @@
 """``make bench-gpu``: models on the CPU and on a GPU, and whether both say the same.
 
-    python -m bench.gpu [--models mlp,cnn,resnet50] [--seconds 2]
+    python -m bench.gpu [--models mlp,cnn,resnet50] [--seconds 2] [--data FOLDER [--epochs 3]]
 
 Runs on any machine with an NVIDIA GPU and needs no stack. It loads each model as an endpoint does,
 on the CPU, with CUDA, with CUDA graphs, and with TensorRT where it is installed, and runs batches
-of 1, 16 and 64 rows of random numbers. It prints a line for each and writes
+of 1, 16 and 64 rows of random numbers. With a folder that has MNIST it also trains the cnn on both,
+for the seconds of an epoch and the test accuracy. It prints a line for each and writes
 ``bench/results/gpu.json``.
 
-Exit codes: 0 when everything was measured and agrees, 1 when outputs differ, 2 when this machine
-lacks something, which is then said.
+Exit codes: 0 when everything was measured and agrees, 1 when outputs or accuracies differ, 2 when
+this machine lacks something, which is then said.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bench import resnet
+from bench import gpu_training, resnet
 from lepton_inference.adapters import devices, onnx_runtime
 from lepton_inference.model_errors import ProviderMissing
 from lepton_inference.settings import (
@@ -37,7 +38,7 @@ from lepton_inference.settings import (
     Isolation,
     ModelSettings,
 )
-from lepton_mesh.errors import LeptonError
+from lepton_mesh.errors import FailedPrecondition, LeptonError
 
 _RESULTS = Path(__file__).parent / "results" / "gpu.json"
 _ROWS = (1, 16, 64)
@@ -68,24 +69,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.gpu")
     parser.add_argument("--models", default="mlp,cnn,resnet50")
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--data", type=Path, help="folder with MNIST, to train on it too")
+    parser.add_argument("--epochs", type=int, default=3, help="of the training")
     options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    lacking = [_serving(options.models.split(","), options.seconds, rows)]
+    if options.data is not None:
+        lacking.append(_training(options.data, options.epochs, rows))
+    for message in filter(None, lacking):
+        sys.stderr.write(f"nothing to measure: {message}\n")
+    if rows:
+        _RESULTS.parent.mkdir(exist_ok=True)
+        _RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    if not all(row["agrees"] for row in rows):
+        sys.exit(1)
+    if any(lacking):
+        sys.exit(2)
+
+
+def _serving(names: list[str], seconds: float, rows: list[dict[str, Any]]) -> str:
+    """Adds the rows of models that are served; returns what the machine lacks for it."""
     try:
         # As an endpoint that asks for a GPU would be refused.
         devices.choose(ExecutionSettings(devices=(0,)))
+        with tempfile.TemporaryDirectory() as folder:
+            models = [build(name, Path(folder)) for name in names]
+            rows += [row for model in models for row in measure(model, seconds)]
     except ProviderMissing as error:
-        sys.stderr.write(f"nothing to measure: {error.message}\n")
-        sys.exit(2)
-    with tempfile.TemporaryDirectory() as folder:
-        models = [build(name, Path(folder)) for name in options.models.split(",")]
-        try:
-            rows = [row for model in models for row in measure(model, options.seconds)]
-        except ProviderMissing as error:
-            sys.stderr.write(f"nothing to measure: {error.message}\n")
-            sys.exit(2)
-    _RESULTS.parent.mkdir(exist_ok=True)
-    _RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
-    if not all(row["agrees"] for row in rows):
-        sys.exit(1)
+        return error.message
+    return ""
+
+
+def _training(data: Path, epochs: int, rows: list[dict[str, Any]]) -> str:
+    """Adds the rows of the training; returns what the machine lacks for it, or nothing."""
+    try:
+        for row in gpu_training.measure(data, epochs=epochs):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    except FailedPrecondition as error:
+        return error.message
+    return ""
 
 
 def measure(model: Model, seconds: float) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lepton_training.worker.devices import CPU
 from lepton_training.worker.tuning import Plan
 
 
@@ -67,7 +68,8 @@ def load(path: Path) -> Checkpoint | None:
     """The checkpoint at ``path``, or None without one."""
     if not path.exists():
         return None
-    content = torch.load(path, weights_only=True)
+    # Wherever it was written: it may be gone on with on a machine without a GPU.
+    content = torch.load(path, weights_only=True, map_location=CPU)
     content["epoch_seconds"] = tuple(content["epoch_seconds"])
     plan, watched = content.pop("plan"), content.pop("watched", ())
     return Checkpoint(plan=Plan(*plan), watched=Watched(*watched), **content)

@@ -91,7 +91,7 @@ class AdversarialLearner:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         (real,) = inputs
-        noise = torch.randn(len(real), self._pair.latent)
+        noise = torch.randn(len(real), self._pair.latent).to(real.device)
         asked, fake = self._pair.asked(noise), self._pair.generator(noise)
 
         told_real = self._pair.discriminator(real, targets)

@@ -92,20 +92,19 @@ class Classification:
         return Activation("sigmoid" if self._loss == "bce" else "softmax")
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        weights = None if self._weights is None else self._weights.to(outputs.device)
         if self._loss == "bce":
             classes = outputs.shape[1]
             whole = F.one_hot(targets, classes) if targets.dim() == 1 else targets
             wanted = whole.to(outputs.dtype)
             wanted = wanted * (1 - self._smoothing) + self._smoothing / classes
             each = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(1)
-            if self._weights is not None:
+            if weights is not None:
                 # What an example of its class counts; a weight for each output would weigh the
                 # rare class up where it is not, too.
-                each = each * (whole * self._weights).sum(1)
+                each = each * (whole * weights).sum(1)
             return each.mean()
-        return F.cross_entropy(
-            outputs, targets, weight=self._weights, label_smoothing=self._smoothing
-        )
+        return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=self._smoothing)
 
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
         classes = targets if targets.dim() == 1 else targets.argmax(1)

@@ -27,10 +27,12 @@ from lepton_training.spec import JobSpec, parse_spec
 from lepton_training.warm_start import PAPERS_FILE, PREPROCESSING_FILE, WEIGHTS_FILE
 from lepton_training.worker import checkpoint as checkpoints
 from lepton_training.worker.assessment import Assessment, assess
+from lepton_training.worker.checkpoint import Checkpoint
 from lepton_training.worker.code_version import code_version
 from lepton_training.worker.data import cleaning
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.devices import CPU, device_for
 from lepton_training.worker.export_request import ExportRequest
 from lepton_training.worker.phases import enter
 from lepton_training.worker.platform import Platform, Publication
@@ -69,6 +71,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     spec = parse_spec(request["spec"], cores=cpus)
     torch.set_num_threads(cpus)
     torch.use_deterministic_algorithms(spec.deterministic)
+    device = device_for(spec.resources.gpus)
 
     enter(events, Phase.PREPARING, _BEGIN)
     platform.fetch_dataset(spec.dataset, directory / "data")
@@ -84,10 +87,12 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     if warm is not None:
         warm.load_into(network)
     state = checkpoints.load(directory / CHECKPOINT_FILE)
-    plan = state.plan if state else _plan(network, problem, spec, cpus)
+    plan = _plan(network, problem, spec, state, cpus=cpus, device=device)
+    # Only training is on a GPU: before and after it the network is on the CPU.
+    on_cpu = replace(plan, device=CPU)
 
     retention = Retention.begin(
-        platform, directory, spec, problem=problem, network=network, plan=plan, warm=warm
+        platform, directory, spec, problem=problem, network=network, plan=on_cpu, warm=warm
     )
 
     enter(events, Phase.TRAINING, _BEGIN)
@@ -115,10 +120,10 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
         assessment = assess(
             directory,
             problem,
-            predict(network, problem.test, problem.objective, plan),
+            predict(network, problem.test, problem.objective, on_cpu),
             spec.evaluation,
             network=network,
-            plan=plan,
+            plan=on_cpu,
             seed=spec.seed,
         )
         figures = assessment.evaluation.metrics()
@@ -171,9 +176,23 @@ def with_batch_size(spec: JobSpec, examples: int) -> JobSpec:
     return replace(spec, hyperparameters=hyperparameters.model_copy(update=chosen))
 
 
-def _plan(network: nn.Module, problem: Problem, spec: JobSpec, cpus: int) -> Plan:
-    if spec.deterministic:
-        return fixed_plan(network, cpus=cpus)
+def _plan(
+    network: nn.Module,
+    problem: Problem,
+    spec: JobSpec,
+    state: Checkpoint | None,
+    *,
+    cpus: int,
+    device: str,
+) -> Plan:
+    """The plan of an earlier attempt, on this one's device; without one the better plan."""
+    if device != CPU:
+        log.info("trains on %s", torch.cuda.get_device_name())
+    if state is not None:
+        return replace(state.plan, device=device)
+    # Steps on a GPU return before they are done: there is nothing to time by.
+    if spec.deterministic or device != CPU:
+        return fixed_plan(network, cpus=cpus, device=device)
     hyperparameters: Any = spec.hyperparameters
     plan, milliseconds = choose_plan(network, problem, hyperparameters, cpus=cpus)
     measured = "; ".join(

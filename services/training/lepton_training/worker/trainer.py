@@ -28,6 +28,7 @@ from lepton_training.worker import checkpoint as checkpoints
 from lepton_training.worker.checkpoint import Checkpoint, Watched
 from lepton_training.worker.data.examples import Examples
 from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.devices import CPU
 from lepton_training.worker.learner import make_learner
 from lepton_training.worker.objectives import Objective
 from lepton_training.worker.optimization import learning_rate_at
@@ -81,7 +82,8 @@ class Trainer:
         report_seconds: float = 0.5,
         checkpoint_seconds: float = 10.0,
     ) -> None:
-        """The network is brought into the plan's memory format before the optimizer is built.
+        """The network is brought to the plan's device and memory format before the optimizer is
+        built.
 
         Args:
             cpus: Cores that the job has; threads beyond the plan's are tried while it runs.
@@ -89,11 +91,12 @@ class Trainer:
             report: Called in the training thread, so it should return quickly.
             checkpoint_path: Where to keep checkpoints, and what to resume from if it exists.
         """
-        self._threads = ThreadTuner(plan.threads, cpus, fixed=fixed_threads)
+        on_gpu = plan.device != CPU  # its steps return before they are done: nothing to time
+        self._threads = ThreadTuner(plan.threads, cpus, fixed=fixed_threads or on_gpu)
         # Gradients of a nearly trained network are full of denormal numbers, which are slow.
         torch.set_flush_denormal(True)
         self._plan = plan
-        self._network = network.to(memory_format=plan.memory_format)  # type: ignore[call-overload]  # Module.to's stub lacks this form
+        self._network = network.to(plan.device, memory_format=plan.memory_format)  # type: ignore[call-overload]  # Module.to's stub lacks this form
         self._learner = make_learner(network, problem.objective, hyperparameters)
         self._average = _averaged(network, hyperparameters.ema)
         self._hyperparameters = hyperparameters
@@ -136,7 +139,7 @@ class Trainer:
         self._watched, self._best = state.watched, state.best
 
     def run(self) -> tuple[float, ...]:
-        """Trains to the end, which leaves the network as it is to be exported.
+        """Trains to the end, which leaves the network as it is to be exported, on the CPU.
 
         Returns:
             The seconds of each epoch.
@@ -174,6 +177,7 @@ class Trainer:
             if self._stopping:
                 raise Stopped
         self._settle()
+        self._network.to(CPU)
         return self._epoch_seconds
 
     def _train_epoch(self, epoch: int) -> None:
@@ -189,6 +193,7 @@ class Trainer:
         for index in range(self._step % self._steps_per_epoch, self._steps_per_epoch):
             rows = order[index * batch_size : (index + 1) * batch_size]
             targets = self._train.augmented_targets(rows, augmentations[index])
+            targets = targets.to(self._plan.device)
             started = time.perf_counter()
             loss, outputs = self._learn(rows, targets, augmentations[index])
             losses.append(loss * len(rows))
@@ -217,7 +222,10 @@ class Trainer:
     def _learn(self, rows: Tensor, targets: Tensor, augmentation: Any) -> tuple[Tensor, Tensor]:
         inputs = self._plan.arranged(self._train.augmented(rows, augmentation))
         # What a step draws, for dropout and for noise, is of the step alone.
-        torch.default_generator.manual_seed(_mix(self._seed, _FIRST_STEP + self._step))
+        seed = _mix(self._seed, _FIRST_STEP + self._step)
+        torch.default_generator.manual_seed(seed)
+        if self._plan.device != CPU:
+            torch.cuda.manual_seed(seed)
         learned = self._learner.step(inputs, targets, rate=self._rate())
         if self._average is not None:
             self._average.update_parameters(self._network)
@@ -351,13 +359,14 @@ class Trainer:
 
 
 def outputs_of(network: nn.Module, examples: Examples, plan: Plan, *, rows: int = 1000) -> Tensor:
-    """The network's outputs ``[N, ...]`` for all ``examples``, ``rows`` at a time."""
+    """The network's outputs ``[N, ...]`` for all ``examples``, ``rows`` at a time, on the CPU; the
+    network is on the plan's device."""
     network.eval()
     parts = []
     with torch.inference_mode():
         for begin in range(0, len(examples), rows):
             inputs = examples.inputs(slice(begin, begin + rows))
-            parts.append(network(*plan.arranged(inputs)))
+            parts.append(network(*plan.arranged(inputs)).cpu())
     return torch.cat(parts)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lepton_training.recipes.fitting import FitHyperparameters
 from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.devices import CPU
 from lepton_training.worker.learner import make_learner
 
 log = logging.getLogger(__name__)
@@ -35,26 +36,32 @@ class Plan:
 
     threads: int
     channels_last: bool
+    device: str = CPU
+    """Where the network is while it is trained, and so what it is given."""
 
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def arranged(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """A network's inputs; images in the plan's memory format."""
-        return tuple(
-            tensor.contiguous(memory_format=self.memory_format) if tensor.dim() == 4 else tensor
-            for tensor in inputs
-        )
+        """A network's inputs on the plan's device; images in its memory format."""
+
+        def placed(tensor: Tensor) -> Tensor:
+            if tensor.dim() == 4:
+                tensor = tensor.contiguous(memory_format=self.memory_format)
+            return tensor.to(self.device)
+
+        return tuple(placed(tensor) for tensor in inputs)
 
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
-        return f"{layout}, {self.threads} thread{'s' * (self.threads > 1)}"
+        where = f", on {self.device}" if self.device != CPU else ""
+        return f"{layout}, {self.threads} thread{'s' * (self.threads > 1)}{where}"
 
 
-def fixed_plan(network: nn.Module, *, cpus: int) -> Plan:
+def fixed_plan(network: nn.Module, *, cpus: int, device: str = CPU) -> Plan:
     """The plan that usually wins, without a measurement, whose outcome would vary."""
-    return Plan(cpus, _has_convolutions(network))
+    return Plan(cpus, _has_convolutions(network), device)
 
 
 def choose_plan(
