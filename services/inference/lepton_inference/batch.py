@@ -39,7 +39,7 @@ class EndableRunner(Runner, Protocol):
     ) -> list[np.ndarray[Any, Any]]:
         """As :meth:`run`; raises RunUnwanted if it found ``wanted`` to say no before the end.
 
-        ``wanted`` is asked now and then, on the thread that this is called on.
+        ``wanted`` is asked now and then, on any thread.
         """
         ...
 
@@ -139,17 +139,21 @@ class BatchRunner:
         self._padding = padding
         self._batched = batched
 
-    def run(self, works: list[Work], rows: int) -> Ran:
-        """One batch of ``works``, which have ``rows`` together."""
+    def run(self, works: list[Work], rows: int, *, inline: bool = False) -> Ran:
+        """One batch of ``works``, which have ``rows`` together.
+
+        Args:
+            inline: It is over before anybody could end it.
+        """
         started = time.perf_counter_ns()
         try:
             tails = works[0].tails
             if self._padding is not None and any(work.tails != tails for work in works):
-                return self._run_padded(self._padding, works, rows, started)
+                return self._run_padded(self._padding, works, rows, started, inline)
             columns = list(zip(*[work.columns for work in works], strict=True))
             feeds = self._runner.join(columns, rows, tails)
             joined = time.perf_counter_ns()
-            arrays = self._infer(feeds, works)
+            arrays = self._infer(feeds, works, inline)
             times = Times(started, joined, time.perf_counter_ns())
             batch = Batch(arrays, rows, self._batched, times)
         # ONNX Runtime raises its own kinds, some of them bare Exception; whatever it is, it
@@ -159,12 +163,12 @@ class BatchRunner:
         return batch, times
 
     def _run_padded(
-        self, padding: Padding, works: list[Work], rows: int, started: int
+        self, padding: Padding, works: list[Work], rows: int, started: int, inline: bool
     ) -> tuple[list[Outcome], Times]:
         columns, tails = padding.pad([(work.columns, work.rows, work.tails) for work in works])
         feeds = self._runner.join(columns, rows, tails)
         joined = time.perf_counter_ns()
-        arrays = self._infer(feeds, works)
+        arrays = self._infer(feeds, works, inline)
         inferred = time.perf_counter_ns()
         times = Times(started, joined, inferred)
         outcomes: list[Outcome] = []
@@ -176,9 +180,9 @@ class BatchRunner:
         return outcomes, times
 
     def _infer(
-        self, feeds: dict[str, np.ndarray[Any, Any]], works: list[Work]
+        self, feeds: dict[str, np.ndarray[Any, Any]], works: list[Work], inline: bool
     ) -> list[np.ndarray[Any, Any]]:
-        if self._endable is None:
+        if inline or self._endable is None:
             return self._runner.run(feeds)
         return self._endable.run_while(feeds, partial(_wanted, works))
 

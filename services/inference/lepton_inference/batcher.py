@@ -202,7 +202,7 @@ class Batcher:
                     self._timer = self._loop.call_later(due_ns / 1e9, self._tick)
                 break
             if rows <= self._inline_rows:
-                self._settle(works, rows, self._run(works, rows))
+                self._settle(works, rows, self._run(works, rows, inline=True))
                 if self._queue.waiting and not self._scheduled:
                     self._schedule()
                 break

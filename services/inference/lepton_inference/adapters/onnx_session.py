@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from lepton_inference.adapters.bfloat16 import Bfloat16Session, has_bfloat16, ta
 from lepton_inference.adapters.devices import Providers
 from lepton_inference.adapters.measurement import is_memory_error, samples
 from lepton_inference.adapters.model_limits import return_free_memory
-from lepton_inference.model_errors import InputRefused, ModelInvalid, ProviderMissing
+from lepton_inference.adapters.run_watch import RunWatch
+from lepton_inference.model_errors import (
+    InputRefused,
+    ModelInvalid,
+    ProviderMissing,
+    RunUnwanted,
+)
 from lepton_inference.placement import Placement
 from lepton_inference.settings import EndpointInvalid
 from lepton_inference.signature import Signature, Tails
@@ -46,6 +52,7 @@ class OnnxSession:
         self, session: ort.InferenceSession, signature: Signature, placement: Placement
     ) -> None:
         self._session: ort.InferenceSession | None = session
+        self._watch = RunWatch()
         self.signature = signature
         self.placement = placement
 
@@ -57,10 +64,27 @@ class OnnxSession:
 
     def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         """See :class:`lepton_inference.batch.Runner`."""
+        return self._run(feeds, None)
+
+    def run_while(
+        self, feeds: dict[str, np.ndarray[Any, Any]], wanted: Callable[[], bool]
+    ) -> list[np.ndarray[Any, Any]]:
+        """See :class:`lepton_inference.batch.EndableRunner`: it ends between two nodes."""
+        with self._watch.during(wanted) as options:
+            try:
+                return self._run(feeds, options)
+            except Exception:
+                if options.terminate:
+                    raise RunUnwanted from None
+                raise
+
+    def _run(
+        self, feeds: dict[str, np.ndarray[Any, Any]], options: ort.RunOptions | None
+    ) -> list[np.ndarray[Any, Any]]:
         if self._session is None:
             raise RuntimeError("the session was closed while its queue was not empty")
         try:
-            return self._session.run(None, feeds)  # type: ignore[no-any-return]  # untyped library
+            return self._session.run(None, feeds, options)  # type: ignore[no-any-return]  # untyped library
         # ONNX Runtime's exceptions have no common base.
         except Exception as error:
             raise run_failure(error) from error
