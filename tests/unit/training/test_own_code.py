@@ -17,6 +17,7 @@ from lepton_training.requirements import environment_digest, requirement_faults
 from lepton_training.spec import JobSpecInvalid, parse_spec
 from lepton_training.worker.own import archive
 from lepton_training.worker.own import job as own_job
+from lepton_training.worker.own.entry import _described
 from lepton_training.worker.own.errors import CodeInvalid, MetricsInvalid
 from lepton_training.worker.own.job import Reports
 
@@ -382,3 +383,16 @@ def test_what_is_told_of_a_value_is_short(tmp_path: Path) -> None:
         with pytest.raises(MetricsInvalid) as caught:
             Reports(EventWriter(tmp_path)).take(measurement(1) | change)
         assert len(caught.value.message) < 250
+
+
+class Mute(Exception):
+    """What a user may raise."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_an_error_without_a_text_has_a_reason(tmp_path: Path) -> None:
+    """Its class is told, and the job does not fail with another one."""
+    reason, message = _described(Mute(), tmp_path)
+    assert (reason, message) == ("CODE_FAILED", "Mute: (its text cannot be had)")

@@ -150,13 +150,12 @@ def _described(error: BaseException, code: Path) -> tuple[str, str]:
         log.error("%s: %s", error.reason, error.message)
         return error.reason, error.message + where
     _tell(error, code)
-    reason, message = describe_failure(error)
+    try:
+        (reason, message), text = describe_failure(error), str(error)[:_TEXT_MAX]
+    except Exception:  # a user's own class
+        reason, message, text = UNEXPECTED, "", "(its text cannot be had)"
     if reason != UNEXPECTED:
         return reason, message + where
-    try:
-        text = str(error)[:_TEXT_MAX]
-    except Exception:  # a user's own class
-        text = "(its text cannot be had)"
     return "CODE_FAILED", f"{type(error).__name__}: {text}" + where
 
 
