@@ -21,7 +21,7 @@ from lepton_training.worker.data.examples import ArrayExamples
 from lepton_training.worker.data.fitted import Fitted
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.image_sources import Reading, labels_of, read
-from lepton_training.worker.data.problem import Problem
+from lepton_training.worker.data.problem import PARITY_ROWS, Problem
 from lepton_training.worker.evaluation import Judgement, variety
 from lepton_training.worker.objectives import Generation
 from lepton_training.worker.platform import TensorSpec
@@ -30,7 +30,6 @@ INPUT, OUTPUT = "noise", "images"
 SAMPLES_FILE = "samples.png"
 _SAMPLES = 1000
 _SHOWN = 10
-_PARITY_ROWS = 256
 _JUDGE_BATCH = 64
 
 
@@ -121,7 +120,7 @@ def prepare(
         ),
         outputs=(TensorSpec(OUTPUT, "FP32", (-1, height, width), "grey pixels, 0 to 255"),),
         class_names=(),
-        raw_rows={INPUT: noise[:_PARITY_ROWS].numpy()},
+        raw_rows={INPUT: noise[:PARITY_ROWS].numpy()},
         attachments=(SAMPLES_FILE,),
         report=report,
         after_epoch=after_epoch,

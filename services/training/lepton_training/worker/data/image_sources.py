@@ -17,9 +17,9 @@ from lepton_training.worker.data import idx
 from lepton_training.worker.data.cleaning import LeftOut, settle
 from lepton_training.worker.data.idx import DatasetInvalid, ImageData, LabelledImages
 from lepton_training.worker.data.image_cleaning import cleaned
+from lepton_training.worker.data.problem import PARITY_ROWS
 
 INPUT = "images"
-_PARITY_ROWS = 256
 _SIZES_COMPARED = 3
 
 Bytes = npt.NDArray[np.uint8]
@@ -73,7 +73,7 @@ def raw_rows(source: Source) -> dict[str, Any]:
     """
     images = source.data.test.images
     # From all over the split: it may be in order of the classes.
-    rows = {INPUT: images[:: max(1, len(images) // _PARITY_ROWS)][:_PARITY_ROWS]}
+    rows = {INPUT: images[:: max(1, len(images) // PARITY_ROWS)][:PARITY_ROWS]}
     if source.resizing is None:
         return {"raw_rows": rows}
     height, width = images.shape[1:3]
@@ -155,7 +155,7 @@ def _of_idx(directory: Path, settings: ImageFileSettings, reading: Reading) -> S
     return Source(
         ImageData(brought(train), brought(test), data.classes),
         resizing=resizer.graph,
-        raw=list(test.images[:_PARITY_ROWS]),
+        raw=list(test.images[:PARITY_ROWS]),
         report=report,
     )
 
