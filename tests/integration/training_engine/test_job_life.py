@@ -126,11 +126,13 @@ async def test_files_of_jobs_that_another_node_ended_go(
         for name in ("job.json", "access-token", "log.txt"):
             (directory / name).touch()
 
-    async def until_gone(path: Path) -> None:
+    async def until(path: Path, *, there: bool) -> None:
         async with asyncio.timeout(30):
-            while path.exists():  # noqa: ASYNC240 - the service removes it
+            while path.exists() != there:  # noqa: ASYNC240 - the service makes and removes it
                 await asyncio.sleep(0.02)
 
+    # A job is RUNNING before its files are written.
+    await until(training.files.directory("w", "runs") / "access-token", there=True)
     jobs = [await training.create(name) for name in names[:2]]
     for directory in directories:
         leave(directory)
@@ -138,9 +140,9 @@ async def test_files_of_jobs_that_another_node_ended_go(
     await training.repository.change(jobs[0], [State.QUEUED], ended)
     monkeypatch.setattr(supervisor, "_SWEEP_SECONDS", 0.0)
     training.supervisor.wake()
-    await until_gone(directories[2])
-    await until_gone(directories[0] / "access-token")
-    await until_gone(directories[0] / "job.json")
+    await until(directories[2], there=False)
+    await until(directories[0] / "access-token", there=False)
+    await until(directories[0] / "job.json", there=False)
     assert (directories[0] / "log.txt").exists()
     assert (directories[1] / "access-token").exists()
     assert (training.files.directory("w", "runs") / "access-token").exists()
