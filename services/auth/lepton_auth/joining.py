@@ -100,6 +100,9 @@ class Joining:
     ) -> NewToken:
         """A token for the certificate of job id ``job`` in ``workspace``.
 
+        Certificates that the job already has are renewed as long: a process that runs for longer
+        than an access token holds gets a new access token, and does not join again.
+
         Args:
             renewable_until: When its access token runs out; the certificate goes on no longer.
 
@@ -164,6 +167,8 @@ class Joining:
                 require_standing(records, caller, Role.ADMIN)
             records.join_grants.delete_expired(now - timedelta(days=1))
             records.join_grants.add(grant)
+            if renewable_until is not None:
+                records.certificates.renew_until(str(names.spiffe_id), renewable_until)
             return NewToken(token.encode(), expires)
 
         return await self._auditor.change(attempt, created)

@@ -145,6 +145,9 @@ class Certificates(Protocol):
     def revoked(self, now: datetime) -> Sequence[CertificateRecord]:
         """Those revoked that end after ``now``, the oldest revocation first."""
 
+    def renew_until(self, spiffe_id: str, until: datetime) -> None:
+        """Puts off to ``until`` the end of renewal of those of ``spiffe_id`` that end before it."""
+
     def delete_expired(self, now: datetime) -> None:
         """Forgets those that ended before ``now``."""
 

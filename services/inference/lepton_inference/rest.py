@@ -34,7 +34,6 @@ Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 Headers = dict[bytes, bytes]
 
 _JSON = [(b"content-type", b"application/json")]
-_WITH_RETRY_AFTER = (429, 503)
 _SHORT_JSON = 64 << 10
 """Bytes of the JSON that describes a region, and more than enough."""
 
@@ -149,7 +148,7 @@ class Rest:
         """The answer that carries ``error``."""
         body = json.dumps(rest_json.failure(error)).encode()
         headers = _JSON
-        if error.wire.http_status in _WITH_RETRY_AFTER:
+        if error.wire.retryable:
             # Whole seconds are all that the header can say (RFC 9110, 10.2.3).
             seconds = max(1, math.ceil(error.retry_after_seconds))
             headers = [*_JSON, (b"retry-after", str(seconds).encode())]

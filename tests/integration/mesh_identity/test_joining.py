@@ -354,7 +354,12 @@ async def test_a_jobs_certificate_ends_with_its_token(auth: Auth, tmp_path: Path
         auth.later = timedelta(minutes=31)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await identity.renew(renewer_over(channel))
-    assert reason(raised.value) == "CERTIFICATE_RENEWAL_ENDED"
+        assert reason(raised.value) == "CERTIFICATE_RENEWAL_ENDED"
+
+        longer = until + timedelta(minutes=30)
+        await auth.joining.create_job_token("services/training", "vision", "mnist-1", longer)
+        await auth.joining.create_job_token("services/training", "vision", "mnist-1", until)
+        await identity.renew(renewer_over(channel))
 
 
 async def test_an_ended_certificate_is_replaced_by_joining_again(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lepton_inference.batcher import QueueFull
+from lepton_inference.model_errors import ModelCrashed, RunTooLong
 from lepton_inference.open_inference import OpenInference
 from lepton_inference.rest import Rest
 from lepton_inference.serving import EndpointNotReady, Serving
@@ -20,6 +21,8 @@ from tests.unit.inference.test_asgi import OpenGate
         (QueueFull("full"), 2.1, b"3"),
         (EndpointNotReady("loading"), 1.0, b"1"),
         (TensorInvalid("wrong"), 1.0, None),
+        (ModelCrashed("it ended the process"), 1.0, None),
+        (RunTooLong("over max_run"), 1.0, None),
     ],
 )
 def test_what_may_succeed_later_says_when(

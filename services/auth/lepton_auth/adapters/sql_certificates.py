@@ -87,6 +87,14 @@ class SqlCertificates:
         )
         return [_record(row) for row in rows]
 
+    def renew_until(self, spiffe_id: str, until: datetime) -> None:
+        # NULL, which is without end, is before nothing.
+        self._session.execute(
+            update(CertificateRow)
+            .where(CertificateRow.spiffe_id == spiffe_id, CertificateRow.renewable_until < until)
+            .values(renewable_until=until)
+        )
+
     def delete_expired(self, now: datetime) -> None:
         self._session.execute(delete(CertificateRow).where(CertificateRow.expires < now))
 
