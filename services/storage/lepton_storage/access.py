@@ -34,7 +34,8 @@ TABLE = AuthorizationTable(
             "CreateArtifact": _BRINGS,
             "GetArtifact": Rule(min_role=Role.VIEWER, jobs=True, services=frozenset({"inference"})),
             "ListArtifacts": _SEES,
-            "DeleteArtifact": _CHANGES,
+            # Of jobs that have a newer checkpoint, or are over.
+            "DeleteArtifact": Rule(min_role=Role.DEVELOPER, services=frozenset({"training"})),
             "ReadArtifact": Rule(
                 min_role=Role.VIEWER, jobs=True, services=frozenset({"inference"})
             ),

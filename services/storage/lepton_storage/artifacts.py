@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from lepton_mesh.authorization import RoleTooLow
+from lepton_mesh.authorization import CallerNotAllowed, RoleTooLow
 from lepton_mesh.caller import Caller, Role
 from lepton_mesh.resources import Page
 from lepton_storage.blobs import Blobs
@@ -20,6 +20,8 @@ from lepton_storage.threads import IoThreads
 from lepton_storage.uploads import Uploads
 
 _HOLD_ID = re.compile(r"[0-9a-f]{32}")
+CHECKPOINT_MEDIA_TYPE = "application/vnd.lepton.checkpoint"
+"""Of what a job goes on from; the training service stores nothing else under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,15 @@ class Artifacts:
     async def delete(self, caller: Caller, id: str) -> None:
         """Deletes an artifact, and soon its bytes if nothing else uses them.
 
-        What a job made it may be about to register, so only admins delete it.
+        What a job made it may be about to register, so only admins delete it. A service, on its own
+        behalf, deletes checkpoints of jobs and nothing else.
 
-        Raises ArtifactNotFound, ArtifactHeld, RoleTooLow.
+        Raises ArtifactNotFound, ArtifactHeld, RoleTooLow, CallerNotAllowed.
         """
         artifact = await self._threads.run(self._records.get, caller.workspace, id)
-        if artifact is not None and artifact.source.startswith("jobs/"):
+        if artifact is not None and caller.kind == "service":
+            _require_checkpoint(caller, artifact)
+        elif artifact is not None and artifact.source.startswith("jobs/"):
             _require_admin(caller, artifact)
         if not await self._threads.run(self._records.delete, caller.workspace, id):
             raise artifact_not_found(id)
@@ -121,6 +126,17 @@ class Artifacts:
                 labels=new.labels,
                 create_time=datetime.now(UTC),
             )
+        )
+
+
+def _require_checkpoint(caller: Caller, artifact: Artifact) -> None:
+    of_job = artifact.source.startswith("jobs/")
+    if not of_job or artifact.media_type != CHECKPOINT_MEDIA_TYPE:
+        raise CallerNotAllowed(
+            f"'{artifact.name}' is no checkpoint of a job, and '{caller.subject}' may delete "
+            "nothing else on its own behalf",
+            artifact=artifact.name,
+            caller_kind=caller.kind,
         )
 
 

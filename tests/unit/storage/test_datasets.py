@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from lepton_mesh.authorization import RoleTooLow
+from lepton_mesh.authorization import CallerNotAllowed, RoleTooLow
 from lepton_mesh.caller import Caller, ResourceNotGranted, Role
 from lepton_mesh.config import InvalidConfiguration
 from lepton_mesh.errors import LeptonError
 from lepton_mesh.resources import Page
-from lepton_storage.artifacts import NewArtifact
+from lepton_storage.artifacts import CHECKPOINT_MEDIA_TYPE, NewArtifact
 from lepton_storage.bootstrap import Storage
 from lepton_storage.datasets import LATEST, NewFile, NewVersion
 from lepton_storage.errors import (
@@ -308,6 +308,38 @@ async def test_admins_alone_delete_what_jobs_made(
     await storage.artifacts.delete(replace(ada, role=Role.ADMIN), made.id)
     with pytest.raises(ArtifactNotFound):
         await storage.artifacts.get(ada, made.id)
+
+
+async def test_the_training_service_deletes_checkpoints_alone(
+    storage: Storage, ada: Caller, job: Caller, tmp_path: Path
+) -> None:
+    """Of jobs, in the workspace that it acts in, with their bytes; no model, no file of a user."""
+    training = Caller("service", "services/training", "acme")
+
+    async def make(caller: Caller, data: bytes, media_type: str) -> Artifact:
+        sent = await send(storage, caller, data)
+        made = await storage.artifacts.create(
+            caller, NewArtifact(sha256(data), media_type, "checkpoint.pt", "", {})
+        )
+        await storage.uploads.delete(caller, sent.upload.id)
+        return made
+
+    kept = [
+        await make(job, b"model", "application/onnx"),
+        await make(ada, b"of ada", CHECKPOINT_MEDIA_TYPE),
+    ]
+    for one in kept:
+        with pytest.raises(CallerNotAllowed, match="no checkpoint of a job"):
+            await storage.artifacts.delete(training, one.id)
+    checkpoint = await make(job, b"checkpoint", CHECKPOINT_MEDIA_TYPE)
+    with pytest.raises(ArtifactNotFound):
+        await storage.artifacts.delete(replace(training, workspace="other"), checkpoint.id)
+    assert len(stored(tmp_path)) == 3
+    await storage.artifacts.delete(training, checkpoint.id)
+    with pytest.raises(ArtifactNotFound):
+        await storage.artifacts.delete(training, checkpoint.id)
+    storage.blobs.collect()
+    assert len(stored(tmp_path)) == len(kept)
 
 
 async def test_artifacts_are_listed_newest_first(storage: Storage, ada: Caller) -> None:

@@ -30,6 +30,7 @@ def test_nobody_but_those_the_api_names_acts_for_itself() -> None:
         if rule.services or rule.public or rule.peers
     } == {
         "GetDatasetVersion": ["training"],
+        "DeleteArtifact": ["training"],
         "GetArtifact": ["inference"],
         "ReadArtifact": ["inference"],
         "HoldArtifacts": ["registry"],
