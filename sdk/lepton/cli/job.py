@@ -178,10 +178,28 @@ def resume(ctx: click.Context, name: str, output: str) -> None:
 
 @job.command()
 @click.argument("name", shell_complete=names_of("jobs"))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.pass_context
+def checkpoint(ctx: click.Context, name: str, file: Path) -> None:
+    """Write a job's checkpoint to FILE, as storage has it.
+
+    `torch.load(FILE, weights_only=True)` reads it. A job that has run for a while has one; one
+    that failed keeps it.
+    """
+    with client(ctx) as lepton:
+        found = lepton.jobs.get(name)
+        if not found.HasField("checkpoint"):
+            raise InputError(f"{found.name} has no checkpoint in storage")
+        lepton.data.fetch_artifact(found.checkpoint.artifact, file)
+    note(f"wrote {file}, of {moment(found.checkpoint.store_time)}")
+
+
+@job.command()
+@click.argument("name", shell_complete=names_of("jobs"))
 @yes_option
 @click.pass_context
 def delete(ctx: click.Context, name: str, yes: bool) -> None:
-    """Delete the record and files of a job that has ended; its models stay."""
+    """Delete the record, files and checkpoint of a job that has ended; its models stay."""
     confirm(f"Delete {job_name(name)} with its files?", yes)
     with client(ctx) as lepton:
         lepton.jobs.delete(name)
@@ -221,7 +239,7 @@ def _tell(recipe: pb.Recipe) -> None:
 
 
 def _explain(found: pb.Job) -> None:
-    """Why it waits, what became of its attempts, and how it failed."""
+    """Why it waits, what became of its attempts, what it left, and how it failed."""
     if found.queue_position:
         reason = found.waiting_reason or "about to start"
         note(f"number {found.queue_position} in the queue: {printable(reason)}")
@@ -229,6 +247,9 @@ def _explain(found: pb.Job) -> None:
         if attempt.reason not in ("", "CANCELLED") and len(found.history) > 1:
             told = f"attempt {attempt.number}, {moment(attempt.start_time)}: {attempt.reason}"
             note(told + (f": {printable(attempt.message)}" if attempt.message else ""))
+    if found.HasField("checkpoint"):
+        stored = found.checkpoint
+        note(f"checkpoint of {moment(stored.store_time)}: {printable(stored.artifact)}")
     if found.failure_message:
         note(found.failure_message)
 

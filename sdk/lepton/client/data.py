@@ -142,6 +142,16 @@ class DataClient:
         with translated():
             return self._stub.CreateArtifact(request, timeout=60)
 
+    def fetch_artifact(self, name: str, target: Path) -> None:
+        """Writes ``artifacts/{artifact}`` to ``target``.
+
+        Raises:
+            TransferError: The file cannot be written, or is not what was stored.
+        """
+        with translated():
+            artifact = self._stub.GetArtifact(pb.GetArtifactRequest(name=name), timeout=30)
+        transfer.download_artifact(self._stub, artifact, target)
+
     def delete(self, dataset: str) -> None:
         """Deletes a dataset with its versions."""
         self._delete(dataset_name(dataset))

@@ -63,7 +63,7 @@ class JobClient:
             return self._stub.ResumeJob(pb.ResumeJobRequest(name=job_name(job)), timeout=30)
 
     def delete(self, job: str) -> None:
-        """Deletes the record and files of a job that has ended; its models stay."""
+        """Deletes the record, files and checkpoint of a job that has ended; its models stay."""
         with translated():
             self._stub.DeleteJob(pb.DeleteJobRequest(name=job_name(job)), timeout=60)
 

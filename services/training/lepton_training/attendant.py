@@ -16,27 +16,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lepton_mesh.errors import LeptonError
 from lepton_training import process
 from lepton_training.engine import Engine
-from lepton_training.events import WorkerEvent, read_events
+from lepton_training.events import WorkerEvent, events_bytes, read_events
 from lepton_training.exits import Stop, describe, wait_any, watch_exit
 from lepton_training.failure import UNEXPECTED, describe_failure, disk_full, memory_exceeded
-from lepton_training.job import (
-    EPOCHS_MAX,
-    HISTORY_MAX,
-    METRICS_MAX,
-    WITH_PROCESS,
-    Attempt,
-    Job,
-    Measurement,
-    Phase,
-    State,
-)
+from lepton_training.intake import absorb
+from lepton_training.job import HISTORY_MAX, WITH_PROCESS, Attempt, Job, Measurement, Phase, State
 from lepton_training.job_credentials import JobKeys
 from lepton_training.job_files import JOIN_TOKEN_FILE
 from lepton_training.process import ProcessId
@@ -85,8 +75,8 @@ class Attendant:
         directory = self._engine.files.directory(job.workspace, job.id)
         if job.state is not State.RUNNING:
             self.interrupt(job.state)
-        # Before its first attempt nothing in its directory is its own.
-        found = await asyncio.to_thread(process.recorded, directory) if job.attempts else None
+        mine = not self._new_here()
+        found = await asyncio.to_thread(process.recorded, directory) if mine else None
         # RUNNING, and no process: the machine or the service died around its start.
         seen_alive = found is not None and await asyncio.to_thread(process.is_alive, found)
         while True:
@@ -113,10 +103,16 @@ class Attendant:
                 await self._end(directory, None, failure)
                 return
 
+    def _new_here(self) -> bool:
+        """Whether its directory has nothing of it: it never ran, or ran on another node last."""
+        *_, last = self.job.history or (None,)
+        elsewhere = last is not None and last.node not in ("", self._engine.node)
+        return elsewhere or not self.job.attempts
+
     async def _start(self, directory: Path) -> ProcessId | None:
         """Starts the process with fresh credentials; None when that must be tried again."""
         engine, job = self._engine, self.job
-        if not job.attempts:
+        if self._new_here():
             await asyncio.to_thread(self._clear, directory)
         try:
             issued = await self._keys.issue(job)
@@ -130,9 +126,11 @@ class Attendant:
             )
             await self._pause(_RETRY_SECONDS)
             return None
-        begun = Attempt(job.attempts + 1, datetime.now(UTC))
+        begun = Attempt(job.attempts + 1, datetime.now(UTC), node=engine.node)
         history = (*self._history("INTERRUPTED"), begun)[-HISTORY_MAX:]
-        await self._change({"attempts": begun.number, "history": history})
+        # A directory that is new, or was lost, has no events that are in the record already.
+        offset = min(job.events_offset, await asyncio.to_thread(events_bytes, directory))
+        await self._change({"attempts": begun.number, "history": history, "events_offset": offset})
         environment = {
             **engine.environment,
             "LEPTON_JOB_DIR": str(directory),
@@ -162,9 +160,10 @@ class Attendant:
             return None
 
     def _clear(self, directory: Path) -> None:
-        """Makes room where an earlier job with this id left its files, or even its process.
+        """Makes room where an earlier job with this id, or this one before it went to another node
+        and came back, left its files, or even its process.
 
-        Its events would be taken for those of this job.
+        Its events would be taken for new ones, and an old checkpoint for the newest.
         """
         earlier = process.recorded(directory)
         if earlier is not None:
@@ -312,6 +311,8 @@ class Attendant:
         changes = {"history": self._history(reason, message), **changes, "phase": Phase.NONE}
         if state.ended:
             await asyncio.to_thread(self._engine.files.clean, self.job, state)
+            if state is not State.FAILED:  # which somebody may want to go on from
+                changes["checkpoint"] = None
             changes["end_time"] = datetime.now(UTC)
         elif self._final is not None:  # the next attempt has its own last word
             changes["events_offset"] = self._final.end
@@ -334,29 +335,7 @@ class Attendant:
             self._final = events.pop()
         if not events:
             return False
-        # Up to the first change of phase: each has an event of its own in the record.
-        turn = next((i for i, one in enumerate(events) if one.kind == "phase"), len(events))
-        events = events[: turn + 1]
-        changes: dict[str, Any] = {"events_offset": events[-1].end}
-        measurements = []
-        metrics = dict(self.job.metrics)
-        epochs = self.job.epoch_seconds
-        for event in events:
-            if event.kind == "phase":
-                changes |= {
-                    "phase": Phase(event.content["phase"]),
-                    "progress": event.content["progress"],
-                }
-            elif event.kind == "measurement":
-                measurement = Measurement(**event.content)
-                measurements.append(measurement)
-                metrics = dict(islice({**metrics, **measurement.metrics}.items(), METRICS_MAX))
-                changes["progress"] = measurement.progress
-                if measurement.epoch_end:
-                    # A resumed job may report the epoch before its checkpoint again.
-                    epochs = (*epochs[: measurement.epoch - 1], measurement.epoch_seconds)
-                    epochs = epochs[:EPOCHS_MAX]
-        await self._change({**changes, "metrics": metrics, "epoch_seconds": epochs}, measurements)
+        await self._change(*absorb(self.job, events))
         return True
 
     async def _change(

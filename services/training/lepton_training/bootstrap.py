@@ -17,6 +17,7 @@ from lepton_mesh.runtime import MeshRuntime
 from lepton_training.adapters.machine import describe_machine
 from lepton_training.adapters.mesh import (
     MeshArtifacts,
+    MeshCheckpoints,
     MeshCredentials,
     MeshDatasets,
     MeshModels,
@@ -24,6 +25,7 @@ from lepton_training.adapters.mesh import (
 from lepton_training.adapters.sql_jobs import SqlJobs
 from lepton_training.changes import Changes
 from lepton_training.config import TrainingSettings
+from lepton_training.disposal import Disposal
 from lepton_training.engine import Engine
 from lepton_training.job_files import JobFiles
 from lepton_training.job_queue import Queue
@@ -93,7 +95,14 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
         stopping=runtime.draining,
     )
 
+    disposal = Disposal(repository, MeshCheckpoints(runtime))
+
+    async def start() -> None:
+        await supervisor.start()
+        disposal.start()
+
     async def close() -> None:
+        await disposal.close()
         await supervisor.close()
         await asyncio.to_thread(database.close)
 
@@ -106,7 +115,7 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
             )
         ],
         table=TABLE,
-        start=supervisor.start,
+        start=start,
         close=close,
         capacity=machine.cores,
     )
@@ -127,6 +136,9 @@ def _worker_environment(settings: TrainingSettings) -> dict[str, str]:
         "LEPTON_ENVIRONMENTS_DIR": str(settings.state_dir / "environments"),
         "LEPTON_ENVIRONMENTS_MIB": str(settings.job_environments_mib),
         "LEPTON_ALLOW_UNCONFINED_CODE": str(settings.allow_unconfined_code),
+        "LEPTON_CHECKPOINT_SECONDS": str(settings.job_checkpoint_seconds),
+        "LEPTON_CHECKPOINT_MIB": str(settings.job_checkpoint_mib),
+        "LEPTON_KILL_GRACE_SECONDS": str(settings.job_kill_grace_seconds),
     }
 
 

@@ -22,6 +22,10 @@ class TrainingSettings(DatabaseSettings):
     """A job that has waited so long rises by one priority, and again for each time more."""
     job_kill_grace_seconds: float = Field(default=10.0, ge=0)
     """How long a job that is told to stop may take before it is killed."""
+    job_checkpoint_seconds: float = Field(default=60.0, gt=0)
+    """How often a running job's checkpoint is copied to storage, where it is a new one."""
+    job_checkpoint_mib: int = Field(default=4096, ge=1)
+    """The largest checkpoint that is copied, MiB; a larger one stays on the job's node alone."""
     job_crashes_max: int = Field(default=3, ge=1)
     """Failed attempts after which a job fails, where its spec has no `retry.max_attempts`."""
     job_environments_mib: int = Field(default=20_480, ge=1)
@@ -42,3 +46,9 @@ class WorkerSettings(MeshSettings):
     """What they may take together, MiB."""
     allow_unconfined_code: bool = False
     """Whether users' code runs where the kernel cannot confine it."""
+    checkpoint_seconds: float
+    """How often the checkpoint is copied to storage, where it is a new one."""
+    checkpoint_mib: int
+    """The largest that is copied, MiB."""
+    kill_grace_seconds: float
+    """How long this process may take to end when it is told to."""

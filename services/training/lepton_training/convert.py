@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.api.training.v1 import training_pb2 as pb
-from lepton_training.job import Attempt, Event, Job, Measurement
+from lepton_training.job import Attempt, Event, Job, Measurement, StoredCheckpoint
 from lepton_training.job_queue import Place
 from lepton_training.jobs import LogLine
 from lepton_training.recipes import CARDS, Recipe
@@ -112,6 +112,7 @@ def job_message(job: Job, waiting: Mapping[tuple[str, str], Place] | None = None
         queue_position=place.position if place else 0,
         waiting_reason=place.reason if place else "",
         history=[_attempt_message(attempt) for attempt in job.history],
+        checkpoint=_checkpoint_message(job.checkpoint) if job.checkpoint else None,
     )
 
 
@@ -177,6 +178,12 @@ def _attempt_message(attempt: Attempt) -> pb.Attempt:
         end_time=_timestamp(attempt.end_time) if attempt.end_time else None,
         reason=attempt.reason,
         message=attempt.message,
+    )
+
+
+def _checkpoint_message(stored: StoredCheckpoint) -> pb.StoredCheckpoint:
+    return pb.StoredCheckpoint(
+        artifact=stored.artifact, sha256=stored.sha256, store_time=_timestamp(stored.time)
     )
 
 

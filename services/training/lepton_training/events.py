@@ -6,6 +6,7 @@ neither a restart of the service nor a late watcher misses a line.
 
     {"time": ..., "kind": "phase", "phase": "TRAINING", "progress": 0.05}
     {"time": ..., "kind": "measurement", "step": ..., "metrics": {...}, ...}
+    {"time": ..., "kind": "checkpoint", "artifact": "artifacts/...", "sha256": ...}
     {"time": ..., "kind": "succeeded", "model_version": ..., "metrics": {...}}
     {"time": ..., "kind": "failed", "reason": ..., "message": ..., "retryable": ...}
 """
@@ -23,7 +24,7 @@ from lepton_training.failure import cut
 
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "log.txt"
-DURABLE = frozenset({"phase", "succeeded", "failed"})
+DURABLE = frozenset({"phase", "checkpoint", "succeeded", "failed"})
 """Kinds that are on disk before the process goes on."""
 _READ_MAX = 1 << 20
 
@@ -69,6 +70,14 @@ class EventWriter:
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             with self._path.open("ab") as file:
                 file.write(b"\n")
+
+
+def events_bytes(directory: Path) -> int:
+    """Length of the event file; 0 without one."""
+    try:
+        return (directory / EVENTS_FILE).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def read_events(directory: Path, offset: int) -> list[WorkerEvent]:

@@ -124,6 +124,19 @@ class Attempt:
     reason: str = ""
     """Why it ended; empty while it runs and when it succeeded."""
     message: str = ""
+    node: str = ""
+    """Where it ran; empty in records of before this was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A copy of a job's checkpoint in storage."""
+
+    artifact: str
+    """``artifacts/{artifact}``; another one for every copy."""
+    sha256: str
+    time: datetime
+    """When it was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +186,17 @@ class Job:
     """File name -> artifact and SHA-256 of what it begins with; empty where that is nothing."""
     gpu_ids: tuple[str, ...] = ()
     """GPUs that are its own, as CUDA_VISIBLE_DEVICES names them."""
+    checkpoint: StoredCheckpoint | None = None
+    """The copy that a node takes which has none of its own; None without one."""
 
     @property
     def name(self) -> str:
         """Resource name."""
         return f"jobs/{self.id}"
+
+    def left(self, node: str) -> bool:
+        """Whether it ran on ``node``, and has gone to another since."""
+        return self.node != node and any(attempt.node == node for attempt in self.history)
 
     @property
     def waits_since(self) -> datetime:

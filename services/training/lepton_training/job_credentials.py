@@ -69,8 +69,9 @@ def _token_seconds(job: Job) -> int:
 
 
 def _reads(job: Job) -> list[str]:
-    """What the job's process may read: its data, its own code, and what it begins with."""
+    """What the job's process may read: data, its own code, what it begins with or goes on from."""
     warm, code = job.spec.get("warm_start") or {}, job.spec.get("code")
     also = [warm["retain"]["dataset"]] if warm.get("retain") else []
     also += [code["artifact"]] if code else []
+    also += [job.checkpoint.artifact] if job.checkpoint else []
     return [job.spec["dataset"], *also, *(artifact for artifact, _ in job.warm_files.values())]

@@ -53,6 +53,7 @@ class JobFiles:
         """Writes what a new attempt of ``job`` reads; everything is its owner's alone."""
         directory = self.directory(job.workspace, job.id)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stored = job.checkpoint
         request = {
             "workspace": job.workspace,
             "job": job.name,
@@ -61,6 +62,7 @@ class JobFiles:
             "cpus": job.cpus,
             "events_offset": job.events_offset,
             "warm_files": {name: list(file) for name, file in job.warm_files.items()},
+            "checkpoint": [stored.artifact, stored.sha256] if stored else None,
         }
         write_private(directory / JOB_FILE, json.dumps(request).encode())
         write_private(directory / JOIN_TOKEN_FILE, join_token.encode())

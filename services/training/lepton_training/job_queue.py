@@ -20,6 +20,10 @@ from datetime import datetime, timedelta
 from lepton_training.job import Job, State
 from lepton_training.ports import JobRepository
 
+MOVES_AFTER = timedelta(minutes=1)
+"""How long a job whose checkpoint is in storage waits for the node that it ran on, where what
+lies there may be newer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -203,18 +207,34 @@ def _whole(machine: Machine) -> Amount:
 def _unable(job: Job, machine: Machine, node: str, now: datetime) -> str:
     """Why ``job`` does not start here now, however much is free; empty where it may."""
     needs = needs_of(job, machine)
-    return _elsewhere(job, needs, _whole(machine), node) or _later(job, now)
+    return _elsewhere(job, needs, _whole(machine), node, now) or _later(job, now)
 
 
-def _elsewhere(job: Job, needs: Amount, whole: Amount, node: str) -> str:
+def _elsewhere(job: Job, needs: Amount, whole: Amount, node: str, now: datetime) -> str:
     """Why this node leaves ``job`` to another; empty where it does not."""
     if job.node not in ("", node):
-        return f"waits for node {job.node}, which has its checkpoint"
+        moves_at = _moves_at(job)
+        if moves_at is None:
+            return f"waits for node {job.node}, which has its checkpoint"
+        if now < moves_at:
+            return (
+                f"waits for node {job.node}, which has its checkpoint; that is in storage too, and "
+                f"any node takes the job from {moves_at:%Y-%m-%dT%H:%M:%SZ} on"
+            )
     lacking = whole.lacks(needs)
     if lacking:
         told = " and ".join(one.replace("are free", "exist") for one in lacking)
         return f"waits for a larger machine than this one: it needs {told}"
     return ""
+
+
+def _moves_at(job: Job) -> datetime | None:
+    """From when on any node may take it; None where its checkpoint is on its own node alone."""
+    if job.checkpoint is None:
+        return None
+    last_end = job.history[-1].end_time if job.history else None
+    waits_for_room = (job.waits_since, job.not_before, last_end)
+    return max(time for time in waits_for_room if time is not None) + MOVES_AFTER
 
 
 def _later(job: Job, now: datetime) -> str:

@@ -293,7 +293,8 @@ class Jobs:
         while True:
             job = await self.get(workspace, name)
             if job.state in (State.QUEUED, State.PAUSED):
-                changes: dict[str, Any] = {"state": State.CANCELLED, "end_time": datetime.now(UTC)}
+                changes: dict[str, Any] = {"state": State.CANCELLED, "checkpoint": None}
+                changes["end_time"] = datetime.now(UTC)
             elif job.state in (State.RUNNING, State.PAUSING):
                 changes = {"state": State.CANCELLING}
             else:

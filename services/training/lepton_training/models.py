@@ -60,3 +60,12 @@ class EventRow(Base):
     sequence: Mapped[int] = mapped_column(Integer, primary_key=True)
     time: Mapped[datetime] = mapped_column(UtcDateTime())
     content: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class DiscardedCheckpointRow(Base):
+    """A checkpoint in storage that no job's record names any more, until it is deleted there."""
+
+    __tablename__ = "discarded_checkpoints"
+
+    workspace: Mapped[str] = mapped_column(String(63), primary_key=True)
+    artifact: Mapped[str] = mapped_column(String(128), primary_key=True)

@@ -40,6 +40,8 @@ class JobRepository(Protocol):
 
         What ``run_seconds`` grows by counts as its workspace's usage.
 
+        A stored checkpoint that the record names no longer is ``discarded`` from then on.
+
         Adds an event for each measurement, and one with the record where state or phase
         changed. Returns the new record, or None when the job was in another state.
 
@@ -63,10 +65,17 @@ class JobRepository(Protocol):
         """Events with a sequence above ``after``, in order."""
 
     async def delete(self, job: Job) -> bool:
-        """Removes the record of a job that has ended, with its events.
+        """Removes the record of a job that has ended, with its events; its stored checkpoint is
+        ``discarded``.
 
         False where it has not, or is another: an id may be used again once a job is deleted.
         """
+
+    async def discarded(self, limit: int) -> list[tuple[str, str]]:
+        """Workspace and artifact of checkpoints that are to be deleted; at most ``limit``."""
+
+    async def forget_discarded(self, workspace: str, artifact: str) -> None:
+        """Takes note that it was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +152,10 @@ class Artifacts(Protocol):
 
     async def resolve(self, name: str) -> StoredArtifact:
         """Raises what the storage service answers, such as NotFound."""
+
+
+class Checkpoints(Protocol):
+    """Jobs' checkpoints in the storage service, asked on the training service's own behalf."""
+
+    async def delete(self, workspace: str, artifact: str) -> None:
+        """Deletes one; one that is not there counts as deleted. Raises LeptonError."""

@@ -110,7 +110,8 @@ class Supervisor:
                 await self._begin(place)
 
     async def _sweep(self, *, unfinished: bool) -> None:
-        """Cleans up after jobs that have ended and are not attended to, removes those forgotten.
+        """Cleans up after jobs that have ended and are not attended to; removes the files of those
+        that are forgotten or went on elsewhere.
 
         Their data and tokens lie here where another node's service cancelled or deleted them. No
         job begins meanwhile: that is done by the same task.
@@ -126,7 +127,9 @@ class Supervisor:
                 forgotten.append((workspace, job_id))
                 continue
             known = True
-            if job.state.ended:
+            if job.left(self._engine.node):
+                forgotten.append((workspace, job_id))
+            elif job.state.ended:
                 await asyncio.to_thread(files.clean, job, job.state)
         if forgotten and not known:
             # A setting that names another database must not cost anybody a job.

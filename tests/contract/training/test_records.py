@@ -23,6 +23,7 @@ from lepton_training.job import (
     Measurement,
     Phase,
     State,
+    StoredCheckpoint,
 )
 from lepton_training.models import Base, JobRow
 
@@ -42,6 +43,10 @@ def make(job_id: str = "a", **values: object) -> Job:
         "cpus": 1,
     }
     return Job(**(defaults | values))
+
+
+def checkpoint(number: int) -> StoredCheckpoint:
+    return StoredCheckpoint(f"artifacts/{number}", f"{number:064}", datetime.now(UTC))
 
 
 @dataclasses.dataclass
@@ -108,10 +113,11 @@ async def test_a_record_is_read_back_as_it_was(jobs: SqlJobs) -> None:
         epoch_seconds=(1.5, 2.5),
         metrics={"train_loss": 0.25},
         request_id="r",
-        history=(Attempt(1, datetime.now(UTC), datetime.now(UTC), "PAUSED", "by ada"),),
+        history=(Attempt(1, datetime.now(UTC), datetime.now(UTC), "PAUSED", "by ada", "here"),),
         queue_time=datetime.now(UTC),
         core_ids=(0, 1),
         gpu_ids=("0",),
+        checkpoint=checkpoint(1),
     )
     await jobs.create(job)
     assert await jobs.get("w", "a") == job
@@ -234,9 +240,46 @@ async def test_a_record_from_before_attempts_were_kept_is_read(
     def forget(session: Session) -> None:
         row = session.get(JobRow, ("w", "a"))
         assert row is not None
-        new = {"history", "queue_time", "not_before", "core_ids", "gpu_ids"}
+        new = {"history", "queue_time", "not_before", "core_ids", "gpu_ids", "checkpoint"}
         row.record = {name: value for name, value in row.record.items() if name not in new}
 
     await database.write(forget)
     job = await jobs.get("w", "a")
     assert (job.history, job.core_ids, job.waits_since) == ((), (), job.create_time)
+    assert job.checkpoint is None
+
+
+async def test_a_checkpoint_that_no_record_names_is_discarded(jobs: SqlJobs) -> None:
+    """Replaced, given up or deleted with its job, until it is said to be gone."""
+    running = [State.RUNNING]
+    job = await jobs.create(make(state=State.RUNNING))
+    first, second = checkpoint(1), checkpoint(2)
+    await jobs.change(job, running, {"checkpoint": first})
+    await jobs.change(job, running, {"progress": 0.5})
+    assert await jobs.change(job, [State.QUEUED], {"checkpoint": second}) is None
+    assert (await jobs.get("w", "a")).checkpoint == first
+    assert await jobs.discarded(10) == []
+    await jobs.change(job, running, {"checkpoint": second})
+    assert await jobs.discarded(10) == [("w", "artifacts/1")]
+    await jobs.change(job, running, {"checkpoint": None, "state": State.SUCCEEDED})
+    failed = make("b", workspace="other", state=State.FAILED, checkpoint=checkpoint(3))
+    assert await jobs.delete(await jobs.create(failed))
+    assert await jobs.delete(job)
+    assert sorted(await jobs.discarded(10)) == [
+        ("other", "artifacts/3"),
+        ("w", "artifacts/1"),
+        ("w", "artifacts/2"),
+    ]
+    assert len(await jobs.discarded(2)) == 2
+    await jobs.forget_discarded("w", "artifacts/1")
+    assert sorted(await jobs.discarded(10)) == [("other", "artifacts/3"), ("w", "artifacts/2")]
+
+
+async def test_a_checkpoint_is_discarded_with_what_replaces_it(database: Database) -> None:
+    """In one transaction: one that fails changes neither."""
+    jobs = SqlJobs(database)
+    job = await jobs.create(make(checkpoint=checkpoint(1)))
+    with pytest.raises(ValueError, match="cannot become"):
+        await jobs.change(job, [State.QUEUED], {"checkpoint": None, "state": State.SUCCEEDED})
+    assert await jobs.discarded(10) == []
+    assert (await jobs.get("w", "a")).checkpoint is not None

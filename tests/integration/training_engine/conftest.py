@@ -21,7 +21,7 @@ from lepton_training import process
 from lepton_training.adapters.sql_jobs import SqlJobs
 from lepton_training.changes import Changes
 from lepton_training.engine import Engine
-from lepton_training.job import Event, Job
+from lepton_training.job import Event, Job, StoredCheckpoint
 from lepton_training.job_files import JobFiles
 from lepton_training.job_queue import Machine, Queue
 from lepton_training.jobs import Jobs
@@ -114,6 +114,15 @@ class Training:
                 return event.content
         raise AssertionError("the watch ended before the job")
 
+    async def stored(self, job_id: str, artifact: str = "") -> StoredCheckpoint:
+        """The checkpoint in the job's record, once it has one; once it is ``artifact``."""
+        async with asyncio.timeout(30):
+            while True:
+                found = (await self.jobs.get("w", f"jobs/{job_id}")).checkpoint
+                if found is not None and artifact in ("", found.artifact):
+                    return found
+                await asyncio.sleep(0.02)
+
     async def until(self, job_id: str, condition: Callable[[Event], bool]) -> Event:
         """The first event that fulfils ``condition``."""
         async for event in self.jobs.watch("w", f"jobs/{job_id}", 0):
@@ -175,11 +184,15 @@ def write_dataset() -> Callable[..., None]:
 
 @pytest.fixture
 async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
-    """Starts a life of the service; the next one ends the one before it."""
+    """Starts a life of the service, on the node `here` or `there`; the next one ends the one before
+    it."""
     platform = tmp_path / "platform"
     platform.mkdir()
     (platform / "dataset").symlink_to(digits)
     lives: list[tuple[Training, Database]] = []
+
+    def root_of(node: str) -> Path:
+        return tmp_path / "nodes" / node
 
     async def end_last() -> None:
         if lives:
@@ -193,10 +206,11 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
         grace: float = 5.0,
         crashes_max: int = 3,
         machine: Machine | None = None,
+        node: str = "here",
     ) -> Training:
         await end_last()
         database = Database.open(f"sqlite:///{tmp_path}/training.db", "lepton_training.migrations")
-        repository, files, changes = SqlJobs(database), JobFiles(tmp_path / "jobs"), Changes()
+        repository, files, changes = SqlJobs(database), JobFiles(root_of(node)), Changes()
         credentials = FakeCredentials()
         names = ("PATH", "HOME", "PYTHONPATH", "PIP_NO_INDEX", "PIP_FIND_LINKS")
         inherited = {name: os.environ[name] for name in names if name in os.environ}
@@ -207,13 +221,13 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
             changes=changes,
             command=command,
             environment=inherited | {"PLATFORM_DIR": str(platform)},
-            node="here",
+            node=node,
             kill_grace_seconds=grace,
             crashes_max=crashes_max,
         )
         stopping = asyncio.Event()
         machine = machine or Machine(cores, memory_mib=8192)
-        queue = Queue(repository, machine, "here", timedelta(hours=1))
+        queue = Queue(repository, machine, node, timedelta(hours=1))
         supervisor = Supervisor(engine, queue, machine, stopping)
         jobs = Jobs(
             repository=repository,
@@ -225,7 +239,7 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
             changes=changes,
             machine=machine,
             queue=queue,
-            node="here",
+            node=node,
             stopping=stopping,
         )
         training = Training(jobs, supervisor, repository, files, credentials, platform)
@@ -235,4 +249,5 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
 
     yield begin
     await end_last()
-    process.stop_recorded(tmp_path / "jobs", 0.0)
+    for node in ("here", "there"):
+        process.stop_recorded(root_of(node), 0.0)

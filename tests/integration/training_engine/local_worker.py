@@ -1,8 +1,9 @@
 """A job's process whose storage and registry are directories: the real training, no mesh.
 
-Started as the service starts its own worker. ``PLATFORM_DIR`` holds ``dataset/`` and
-takes ``published.json``; where ``PLATFORM_DIR/freeze`` exists, the first attempt stops
-taking steps after its first checkpoint until it is told to stop or killed.
+Started as the service starts its own worker. ``PLATFORM_DIR`` holds ``dataset/`` and takes
+``published.json`` and ``artifacts/``; where ``PLATFORM_DIR/freeze`` exists, the first attempt stops
+taking steps after its first checkpoint until it is told to stop or killed. Checkpoints are copied
+to ``artifacts/`` soon, or where ``PLATFORM_DIR/seldom`` exists when the process ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
+from lepton_training.worker.checkpoint_keeper import Keeping
 from lepton_training.worker.execution import execute
 from lepton_training.worker.own.environments import Environments
 from lepton_training.worker.platform import Publication
@@ -30,6 +33,13 @@ class LocalPlatform:
 
     def fetch_artifact(self, name: str, sha256: str, target: Path) -> None:
         shutil.copy(self._root / name, target)
+
+    def store_checkpoint(self, file: BinaryIO, size_bytes: int, sha256: str) -> str:
+        name = f"artifacts/{sha256}"
+        file.seek(0)
+        (self._root / "artifacts").mkdir(exist_ok=True)
+        (self._root / name).write_bytes(file.read(size_bytes))
+        return name
 
     def publish(self, publication: Publication) -> str:
         name = f"{publication.model}/versions/1"
@@ -61,8 +71,12 @@ def main() -> int:
     job_dir, root = Path(os.environ["LEPTON_JOB_DIR"]), Path(os.environ["PLATFORM_DIR"])
     if (root / "freeze").exists():
         _freeze_after_first_checkpoint(root)
+    seconds = 3600.0 if (root / "seldom").exists() else 0.05
     return execute(
-        job_dir, lambda: LocalPlatform(root), lambda: Environments(root / "environments", 1 << 30)
+        job_dir,
+        lambda: LocalPlatform(root),
+        lambda: Environments(root / "environments", 1 << 30),
+        lambda: Keeping(seconds, max_bytes=1 << 30, last_seconds=5.0),
     )
 
 

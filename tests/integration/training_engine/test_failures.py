@@ -125,7 +125,7 @@ async def test_a_record_does_not_grow_without_end(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of ever new metrics and epochs, over all attempts, the first are kept."""
-    monkeypatch.setattr("lepton_training.attendant.EPOCHS_MAX", 20)
+    monkeypatch.setattr("lepton_training.intake.EPOCHS_MAX", 20)
     body = (
         "from lepton_training.events import EventWriter\n"
         "for n in range(1, 101): EventWriter(d).write('measurement', step=n, epoch=n, epochs=n,"

@@ -186,7 +186,7 @@ async def test_what_may_pass_is_tried_again(start: Start) -> None:
         "def away(): raise Unavailable('storage is away')\n"
         "n = len(list(d.glob('try*'))); (d / f'try{n}').touch()\n"
         "if n == 1: os.kill(os.getpid(), 9)\n"
-        "if n < 3: sys.exit(execute(d, away, away))\n" + DONE
+        "if n < 3: sys.exit(execute(d, away, away, away))\n" + DONE
     )
     training = await start(script(body), cores=1)
     retry = {"max_attempts": 4, "initial_backoff_seconds": 0.05, "max_backoff_seconds": 0.1}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
+import shutil
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from lepton.api.training.v1 import training_pb2 as pb
 from lepton.api.training.v1 import training_pb2_grpc
 from lepton.client.code import pack_code
 from lepton_mesh.authorization import check_complete
-from lepton_mesh.errors import LeptonError
+from lepton_mesh.errors import LeptonError, NotFound
 from lepton_registry import bootstrap as registry_bootstrap
 from lepton_registry.config import RegistrySettings
 from lepton_storage import bootstrap as storage_bootstrap
@@ -48,6 +50,28 @@ class Stack:
     storage: Any
     registry: Any
     metadata: Any
+    root: Path
+    """Of the services' state directories."""
+
+    async def read(self, artifact: str) -> bytes:
+        """The bytes of an artifact."""
+        request = storage_pb2.ReadArtifactRequest(name=artifact)
+        stream = self.storage.ReadArtifact(request, metadata=self.metadata)
+        return b"".join([chunk.data async for chunk in stream])
+
+    def largest_object(self) -> int:
+        """Bytes of the largest file that storage has."""
+        stored = (self.root / "storage" / "objects" / "stored").rglob("*")
+        return max(path.stat().st_size for path in stored if path.is_file())
+
+    async def until(self, job: str, condition: Callable[[pb.JobEvent], bool]) -> pb.JobEvent:
+        """The first event that fulfils ``condition``."""
+        request = pb.WatchJobRequest(name=job)
+        async for event in self.training.WatchJob(request, metadata=self.metadata):
+            if condition(event):
+                found: pb.JobEvent = event
+                return found
+        raise AssertionError("the job ended before the event came")
 
     async def push(self, path: str, content: bytes) -> storage_pb2.DataFile:
         """Uploads one file."""
@@ -84,6 +108,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         storage_pb2_grpc.StorageServiceStub(gateway.channel("storage")),
         registry_pb2_grpc.RegistryServiceStub(gateway.channel("registry")),
         bearer(answer.access_token),
+        mesh.root,
     )
     await _push_digits(found)
     yield found
@@ -181,15 +206,52 @@ async def test_a_job_ends_as_a_registered_model(stack: Stack, tmp_path: Path) ->
     )
     assert checked.spec.warm_start.model_version == version.name
     assert checked.spec.warm_start.retain.dataset == DATASET
-    content = b"".join(
-        [
-            chunk.data
-            async for chunk in stack.storage.ReadArtifact(
-                storage_pb2.ReadArtifactRequest(name=version.artifact), metadata=stack.metadata
-            )
-        ]
-    )
+    content = await stack.read(version.artifact)
     assert hashlib.sha256(content).hexdigest() == version.sha256
+
+
+async def test_a_job_outlives_its_directory(stack: Stack) -> None:
+    """Paused, it leaves its checkpoint in storage. With its files gone it goes on from that, and
+    the service deletes what was stored once it has ended."""
+    hyperparameters = Struct()
+    hyperparameters.update({"epochs": 30, "hidden": 512})  # more than a piece of an upload
+    wanted = spec(
+        recipe="mlp",
+        model="models/kept",
+        hyperparameters=hyperparameters,
+        resources=pb.Resources(cpus=1),
+    )
+    asked = {"name": "jobs/kept"}
+    directory = stack.root / "training" / "jobs" / "default" / "kept"
+    await stack.training.CreateJob(
+        pb.CreateJobRequest(job_id="kept", spec=wanted), metadata=stack.metadata
+    )
+    await stack.until("jobs/kept", lambda event: event.measurement.epoch_end)
+    await stack.training.PauseJob(pb.PauseJobRequest(**asked), metadata=stack.metadata)
+    await stack.until("jobs/kept", lambda event: event.job.state == pb.Job.PAUSED)
+    paused = await stack.training.GetJob(pb.GetJobRequest(**asked), metadata=stack.metadata)
+    get_artifact = storage_pb2.GetArtifactRequest(name=paused.checkpoint.artifact)
+    artifact = await stack.storage.GetArtifact(get_artifact, metadata=stack.metadata)
+    assert (artifact.source, artifact.sha256) == ("jobs/kept", paused.checkpoint.sha256)
+    local = (directory / "checkpoint.pt").read_bytes()
+    assert await stack.read(artifact.name) == local
+    assert stack.largest_object() >= len(local)
+
+    shutil.rmtree(directory)
+    await stack.training.ResumeJob(pb.ResumeJobRequest(**asked), metadata=stack.metadata)
+    ended = (await stack.until("jobs/kept", lambda event: event.job.HasField("end_time"))).job
+    assert ended.state == pb.Job.SUCCEEDED, ended.failure_message
+    assert not ended.HasField("checkpoint")
+    log = stack.training.StreamLogs(pb.StreamLogsRequest(**asked), metadata=stack.metadata)
+    said = [line.text async for line in log]
+    assert "fetched the checkpoint from storage" in said
+    assert any(line.startswith("resuming at step ") for line in said)
+
+    async with asyncio.timeout(30):
+        while stack.largest_object() >= len(local):
+            await asyncio.sleep(0.1)
+    with pytest.raises(NotFound):
+        await stack.storage.GetArtifact(get_artifact, metadata=stack.metadata)
 
 
 async def test_a_module_of_ones_own_is_trained(stack: Stack, tmp_path: Path) -> None:

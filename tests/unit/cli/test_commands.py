@@ -126,6 +126,25 @@ def test_why_a_job_waits_and_what_became_of_its_attempts(
     assert told.endswith(": WORKER_KILLED: SIGKILL without a word\n")
 
 
+def test_a_stored_checkpoint_is_shown_and_written(
+    gateway: Gateway, lepton: Command, spec: Path, tmp_path: Path
+) -> None:
+    """Its artifact beside the job; the file as storage has it."""
+    lepton("job", "create", "-f", spec, "--id", "mine")
+    target = tmp_path / "mine.pt"
+    without = lepton("job", "checkpoint", "mine", target)
+    assert (without.code, target.exists()) == (2, False)
+    assert "jobs/mine has no checkpoint in storage" in without.err
+    stored = gateway.training.jobs["jobs/mine"].checkpoint
+    stored.artifact = "artifacts/7f"
+    stored.store_time.FromJsonString("2026-01-02T03:04:05Z")
+    gateway.storage.artifacts["artifacts/7f"] = b"weights"
+    assert lepton.ok("job", "get", "mine").err.endswith(": artifacts/7f\n")
+    assert lepton.json("job", "get", "mine")["checkpoint"]["artifact"] == "artifacts/7f"
+    assert lepton.ok("job", "checkpoint", "mine", target).err.startswith(f"wrote {target}, of ")
+    assert target.read_bytes() == b"weights"
+
+
 def test_a_job_from_standard_input(gateway: Gateway, lepton: Command) -> None:
     done = lepton.ok("job", "create", "-f", "-", "-o", "name", stdin=json.dumps({"recipe": "cnn"}))
     assert done.out == "jobs/j1\n"

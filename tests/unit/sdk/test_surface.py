@@ -39,7 +39,16 @@ SURFACE = {
     "spec_from_mapping",
 }
 METHODS = {
-    "data": {"delete", "fetch", "list", "push", "push_artifact", "version", "versions"},
+    "data": {
+        "delete",
+        "fetch",
+        "fetch_artifact",
+        "list",
+        "push",
+        "push_artifact",
+        "version",
+        "versions",
+    },
     "jobs": {
         "cancel",
         "create",

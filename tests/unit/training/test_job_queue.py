@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lepton_training.job import Attempt, Job, State
+from lepton_training.job import Attempt, Job, State, StoredCheckpoint
 from lepton_training.job_queue import Machine, Place, in_order, placed
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -176,3 +176,38 @@ def test_who_cannot_start_here_keeps_nothing() -> None:
         job("a/small", cpus=4),
     ]
     assert [one.starts for one in places(waiting)] == [False, False, False, True]
+
+
+STORED = StoredCheckpoint("artifacts/7f", "a" * 64, NOW - HOUR)
+
+
+@pytest.mark.parametrize(
+    ("record", "moves_at"),
+    [
+        ({"waited": 61}, NOW - timedelta(seconds=1)),
+        ({"waited": 59}, NOW + timedelta(seconds=1)),
+        ({"waited": 3600, "queue_time": NOW}, NOW + timedelta(minutes=1)),
+        (
+            {"waited": 3600, "history": (Attempt(1, NOW - HOUR, NOW, "WORKER_KILLED"),)},
+            NOW + timedelta(minutes=1),
+        ),
+        (
+            {"waited": 3600, "not_before": NOW - timedelta(seconds=30)},
+            NOW + timedelta(seconds=30),
+        ),
+    ],
+    ids=["long", "not long", "resumed", "attempt ended", "back-off"],
+)
+def test_a_stored_checkpoint_lets_a_job_move(record: dict[str, Any], moves_at: datetime) -> None:
+    """Once its own node did not take it for a minute, in which it could have started."""
+    (place,) = places([job("a/1", node="there", checkpoint=STORED, **record)])
+    assert place.starts is (moves_at <= NOW)
+    if not place.starts:
+        assert place.reason == (
+            "waits for node there, which has its checkpoint; that is in storage too, and any node "
+            f"takes the job from {moves_at:%Y-%m-%dT%H:%M:%SZ} on"
+        )
+    (place,) = places([job("a/1", node="there", **record)])
+    assert place.reason == "waits for node there, which has its checkpoint"
+    (place,) = places([job("a/1", node="here", checkpoint=STORED, waited=1)])
+    assert place.starts

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from lepton.api.auth.v1 import auth_pb2, auth_pb2_grpc
 from lepton.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from lepton.api.storage.v1 import storage_pb2, storage_pb2_grpc
 from lepton_mesh.caller import acting_as_service
-from lepton_mesh.errors import Unavailable
+from lepton_mesh.errors import NotFound, Unavailable
 from lepton_mesh.runtime import MeshRuntime
 from lepton_training.ports import (
     DatasetVersion,
@@ -83,6 +84,19 @@ class MeshArtifacts:
             storage_pb2.GetArtifactRequest(name=name), timeout=_CALL_SECONDS
         )
         return StoredArtifact(found.name, found.sha256, found.size_bytes, found.media_type)
+
+
+class MeshCheckpoints:
+    """``Checkpoints``: the storage service, asked on the training service's own behalf."""
+
+    def __init__(self, runtime: MeshRuntime) -> None:
+        self._stub: Any = storage_pb2_grpc.StorageServiceStub(runtime.channel("storage"))
+
+    async def delete(self, workspace: str, artifact: str) -> None:
+        with acting_as_service(workspace), suppress(NotFound):
+            await self._stub.DeleteArtifact(
+                storage_pb2.DeleteArtifactRequest(name=artifact), timeout=_CALL_SECONDS
+            )
 
 
 class MeshCredentials:

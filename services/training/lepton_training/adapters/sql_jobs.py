@@ -23,8 +23,9 @@ from lepton_training.job import (
     Measurement,
     Phase,
     State,
+    StoredCheckpoint,
 )
-from lepton_training.models import EventRow, JobRow, UsageRow
+from lepton_training.models import DiscardedCheckpointRow, EventRow, JobRow, UsageRow
 
 _TIMES = ("create_time", "start_time", "end_time", "queue_time", "not_before")
 _ATTEMPT_TIMES = ("start_time", "end_time")
@@ -109,6 +110,7 @@ class SqlJobs:
             updated = dataclasses.replace(current, **changes)
             if updated.state != current.state and updated.state not in TRANSITIONS[current.state]:
                 raise ValueError(f"{current.state} cannot become {updated.state}")
+            _discard(session, current, updated.checkpoint)
             _store(row, updated)
             _count(session, updated, updated.run_seconds - current.run_seconds)
             for number in numbers:
@@ -167,11 +169,30 @@ class SqlJobs:
             if row is None or row.create_time != job.create_time or not _job(row).state.ended:
                 return False
             key = (EventRow.workspace == job.workspace, EventRow.job_id == job.id)
+            _discard(session, _job(row), None)
             session.execute(delete(EventRow).where(*key))
             session.delete(row)
             return True
 
         return await self._database.write(remove)
+
+    async def discarded(self, limit: int) -> list[tuple[str, str]]:
+        def read(session: Session) -> list[tuple[str, str]]:
+            query = select(DiscardedCheckpointRow).limit(limit)
+            return [(row.workspace, row.artifact) for row in session.scalars(query)]
+
+        return await self._database.read(read)
+
+    async def forget_discarded(self, workspace: str, artifact: str) -> None:
+        def remove(session: Session) -> None:
+            session.execute(
+                delete(DiscardedCheckpointRow).where(
+                    DiscardedCheckpointRow.workspace == workspace,
+                    DiscardedCheckpointRow.artifact == artifact,
+                )
+            )
+
+        await self._database.write(remove)
 
 
 def _row(session: Session, workspace: str, job_id: str) -> JobRow:
@@ -183,6 +204,13 @@ def _row(session: Session, workspace: str, job_id: str) -> JobRow:
 
 def _store(row: JobRow, job: Job) -> None:
     row.state, row.node, row.record = job.state, job.node, _record(job)
+
+
+def _discard(session: Session, job: Job, kept: StoredCheckpoint | None) -> None:
+    """Writes down that the copy which ``job`` has is to be deleted, unless it is ``kept``."""
+    if job.checkpoint is None or (kept and kept.artifact == job.checkpoint.artifact):
+        return
+    session.merge(DiscardedCheckpointRow(workspace=job.workspace, artifact=job.checkpoint.artifact))
 
 
 def _count(session: Session, job: Job, seconds: float) -> None:
@@ -225,6 +253,8 @@ def _record(job: Job) -> dict[str, Any]:
         for name in _ATTEMPT_TIMES:
             if attempt[name] is not None:
                 attempt[name] = attempt[name].isoformat()
+    if job.checkpoint is not None:
+        record["checkpoint"]["time"] = job.checkpoint.time.isoformat()
     return record
 
 
@@ -243,6 +273,10 @@ def _from_record(workspace: str, record: dict[str, Any]) -> Job:
     for name in ("core_ids", "gpu_ids"):
         values[name] = tuple(values.get(name, ()))
     values["history"] = tuple(_attempt(one) for one in values.get("history", ()))
+    if values.get("checkpoint") is not None:
+        stored = values["checkpoint"]
+        time = datetime.fromisoformat(stored["time"])
+        values["checkpoint"] = StoredCheckpoint(**{**stored, "time": time})
     return Job(workspace=workspace, **values)
 
 

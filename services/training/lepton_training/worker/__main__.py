@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lepton_training.config import WorkerSettings
+from lepton_training.worker.checkpoint_keeper import Keeping
 from lepton_training.worker.execution import execute
 from lepton_training.worker.mesh_platform import MeshPlatform
 from lepton_training.worker.own.environments import Environments
@@ -21,10 +22,17 @@ def main() -> int:
         check_confinement(allow_unconfined=settings.allow_unconfined_code)
         return Environments(settings.environments_dir, settings.environments_mib << 20)
 
+    def keeping() -> Keeping:
+        settings = WorkerSettings.load("job")
+        return Keeping(
+            settings.checkpoint_seconds, settings.checkpoint_mib << 20, settings.kill_grace_seconds
+        )
+
     return execute(
         Path(os.environ["LEPTON_JOB_DIR"]),
         lambda: MeshPlatform(WorkerSettings.load("job")),
         environments,
+        keeping,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from lepton_training.events import EventWriter, WorkerEvent, read_events
 from lepton_training.failure import UNEXPECTED, describe_failure, worth_another_attempt
 from lepton_training.job_files import read_request
+from lepton_training.worker.checkpoint_keeper import CheckpointKeeper, Keeping
 from lepton_training.worker.memory import keep_freed_memory
 from lepton_training.worker.own.environments import Environments
 from lepton_training.worker.own.job import run as run_own
@@ -28,12 +29,14 @@ def execute(
     directory: Path,
     connect: Callable[[], Platform],
     environments: Callable[[], Environments],
+    keeping: Callable[[], Keeping],
 ) -> int:
     """Does the job in ``directory``; returns the process's exit status.
 
     Args:
         connect: Begins to connect and returns at once: PyTorch loads meanwhile.
         environments: Where Python environments of users' code are kept.
+        keeping: When the checkpoint is copied to storage.
     """
     _configure_log()
     keep_freed_memory()
@@ -46,12 +49,16 @@ def execute(
         try:
             _limit_memory(directory)
             platform = connect()
-            if read_request(directory)["spec"].get("code"):
-                run_own(directory, platform, events, environments())
-            else:
-                from lepton_training.worker.pipeline import run  # noqa: PLC0415 - loads PyTorch
+            with CheckpointKeeper(directory, platform, events, keeping()) as keeper:
+                if read_request(directory)["spec"].get("code"):
+                    registered, metrics = run_own(
+                        directory, platform, events, keeper, environments()
+                    )
+                else:
+                    from lepton_training.worker.pipeline import run  # noqa: PLC0415 - loads PyTorch
 
-                run(directory, platform, events)
+                    registered, metrics = run(directory, platform, events, keeper)
+            events.write("succeeded", model_version=registered, metrics=metrics)
         except Exception as error:  # every failure has a reason and reaches the service
             reason, message = describe_failure(error)
             # A traceback helps only where the message does not say it all.

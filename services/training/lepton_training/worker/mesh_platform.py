@@ -11,11 +11,14 @@ import hashlib
 import itertools
 import logging
 import mimetypes
+import os
 import secrets
 import threading
 import zlib
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -30,13 +33,15 @@ from lepton_mesh.identity import WorkloadIdentity
 from lepton_mesh.runtime import MeshRuntime
 from lepton_mesh.spiffe import SpiffeId
 from lepton_training.config import WorkerSettings
-from lepton_training.job_files import TOKEN_FILE, read_request
+from lepton_training.job_files import CHECKPOINT_FILE, TOKEN_FILE, read_request
 from lepton_training.worker.platform import Publication, TensorSpec
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_CHECKPOINT_MEDIA_TYPE = "application/vnd.lepton.checkpoint"
+"""By which storage knows what the training service may delete."""
 _CALL_SECONDS = 60.0
 _TRANSFER_SECONDS = 3600.0
 _CHUNK = 1 << 20
@@ -48,6 +53,23 @@ _LONGEST_PAUSE_SECONDS = 30.0
 
 class DatasetDamaged(DataLoss):
     reason = "TRAINING_DATA_DAMAGED"
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The beginning of a file that is sent, read piece by piece."""
+
+    file: BinaryIO
+    size_bytes: int
+    sha256: str
+
+    @classmethod
+    def whole(cls, file: BufferedReader) -> _Content:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(file, file.tell(), sha256)
+
+    def piece(self, offset: int) -> bytes:
+        return os.pread(self.file.fileno(), min(_CHUNK, self.size_bytes - offset), offset)
 
 
 class MeshPlatform:
@@ -85,6 +107,9 @@ class MeshPlatform:
         with temporary.open("wb") as out:
             self._run(self._again(partial(self._read_artifact, name, sha256, out)))
         temporary.replace(target)
+
+    def store_checkpoint(self, file: BinaryIO, size_bytes: int, sha256: str) -> str:
+        return self._run(self._store_checkpoint(_Content(file, size_bytes, sha256)))
 
     def publish(self, publication: Publication) -> str:
         return self._run(self._publish(publication))
@@ -194,43 +219,65 @@ class MeshPlatform:
         return str(version.name)
 
     async def _upload(self, path: Path, media_type: str) -> storage_pb2.Artifact:
-        content = await asyncio.to_thread(path.read_bytes)
-        sha256 = hashlib.sha256(content).hexdigest()
-        await self._again(lambda: self._send(content, sha256))
+        with await asyncio.to_thread(path.open, "rb") as file:
+            content = await asyncio.to_thread(_Content.whole, file)
+            await self._again(lambda: self._send(content))
         artifact: storage_pb2.Artifact = await self._again(
-            lambda: self._storage.CreateArtifact(
-                storage_pb2.CreateArtifactRequest(
-                    artifact=storage_pb2.Artifact(
-                        sha256=sha256, media_type=media_type, filename=path.name, source=self._job
-                    )
-                ),
-                timeout=_CALL_SECONDS,
-            )
+            lambda: self._artifact(content, media_type, path.name)
         )
         return artifact
 
-    async def _send(self, content: bytes, sha256: str) -> None:
+    async def _store_checkpoint(self, content: _Content) -> str:
+        upload = await self._send(content)
+        artifact = await self._artifact(content, _CHECKPOINT_MEDIA_TYPE, CHECKPOINT_FILE)
+        try:
+            # Otherwise the bytes stay for as long as the upload, though the artifact is replaced.
+            await self._storage.DeleteUpload(
+                storage_pb2.DeleteUploadRequest(name=upload.name), timeout=_CALL_SECONDS
+            )
+        except LeptonError as error:
+            log.warning("%s is not forgotten before its time: %s", upload.name, error)
+        return str(artifact.name)
+
+    async def _artifact(
+        self, content: _Content, media_type: str, filename: str
+    ) -> storage_pb2.Artifact:
+        artifact: storage_pb2.Artifact = await self._storage.CreateArtifact(
+            storage_pb2.CreateArtifactRequest(
+                artifact=storage_pb2.Artifact(
+                    sha256=content.sha256,
+                    media_type=media_type,
+                    filename=filename,
+                    source=self._job,
+                )
+            ),
+            timeout=_CALL_SECONDS,
+        )
+        return artifact
+
+    async def _send(self, content: _Content) -> storage_pb2.Upload:
         """Sends what storage does not have yet: it says where to go on."""
-        upload = await self._storage.CreateUpload(
+        upload: storage_pb2.Upload = await self._storage.CreateUpload(
             storage_pb2.CreateUploadRequest(
-                size_bytes=len(content),
-                sha256=sha256,
-                request_id=f"{self._job}-{sha256}".replace("/", "-")[:128],
+                size_bytes=content.size_bytes,
+                sha256=content.sha256,
+                request_id=f"{self._job}-{content.sha256}".replace("/", "-")[:128],
             ),
             timeout=_CALL_SECONDS,
         )
         if upload.complete:
-            return
+            return upload
 
         async def pieces() -> AsyncIterator[storage_pb2.WriteUploadRequest]:
-            for offset in range(upload.committed_bytes, max(len(content), 1), _CHUNK):
-                data = content[offset : offset + _CHUNK]
+            for offset in range(upload.committed_bytes, max(content.size_bytes, 1), _CHUNK):
+                data = await asyncio.to_thread(content.piece, offset)
                 yield storage_pb2.WriteUploadRequest(
                     name=upload.name,
                     chunk=storage_pb2.DataChunk(offset=offset, data=data, crc32=zlib.crc32(data)),
                 )
 
         await self._storage.WriteUpload(pieces(), timeout=_TRANSFER_SECONDS)
+        return upload
 
     async def _again(self, call: Any) -> Any:
         """The call's answer; a failure that may pass is retried: the work of hours waits here.

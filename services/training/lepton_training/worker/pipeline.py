@@ -8,7 +8,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lepton_training.warm_start import PAPERS_FILE, PREPROCESSING_FILE, WEIGHTS_
 from lepton_training.worker import checkpoint as checkpoints
 from lepton_training.worker.assessment import Assessment, assess
 from lepton_training.worker.checkpoint import Checkpoint
+from lepton_training.worker.checkpoint_keeper import CheckpointKeeper
 from lepton_training.worker.code_version import code_version
 from lepton_training.worker.data import cleaning
 from lepton_training.worker.data.loading import load_problem
@@ -60,8 +61,13 @@ class ParityFailed(Internal):
     reason = "PARITY_FAILED"
 
 
-def run(directory: Path, platform: Platform, events: EventWriter) -> None:
-    """Does the job in ``directory``; its last event is ``succeeded``.
+def run(
+    directory: Path, platform: Platform, events: EventWriter, keeper: CheckpointKeeper
+) -> tuple[str, dict[str, float]]:
+    """Does the job in ``directory``.
+
+    Returns:
+        The version that it registered, and its metrics.
 
     Raises:
         LeptonError: With the reason that the job fails with.
@@ -86,6 +92,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     network = RECIPES[spec.recipe].build(hyperparameters, problem.shape)
     if warm is not None:
         warm.load_into(network)
+    keeper.restore()
     state = checkpoints.load(directory / CHECKPOINT_FILE)
     plan = _plan(network, problem, spec, state, cpus=cpus, device=device)
     # Only training is on a GPU: before and after it the network is on the CPU.
@@ -110,7 +117,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
     if state is not None:
         log.info("resuming at step %d", state.step)
         trainer.resume(state)
-    epoch_seconds = train_until_stopped(trainer)
+    epoch_seconds = train_until_stopped(trainer, lambda: keeper.close(last=True))
     retained = retention.check(network) if retention else {}
 
     enter(events, Phase.EVALUATING, _BEGIN)
@@ -163,7 +170,7 @@ def run(directory: Path, platform: Platform, events: EventWriter) -> None:
         )
     )
     log.info("registered %s", registered)
-    events.write("succeeded", model_version=registered, metrics=metrics)
+    return registered, metrics
 
 
 def with_batch_size(spec: JobSpec, examples: int) -> JobSpec:
@@ -202,13 +209,20 @@ def _plan(
     return plan
 
 
-def train_until_stopped(trainer: Trainer) -> tuple[float, ...]:
-    """Trains to the end, or until SIGTERM: then the checkpoint is of the last step taken."""
+def train_until_stopped(
+    trainer: Trainer, before_end: Callable[[], None] = lambda: None
+) -> tuple[float, ...]:
+    """Trains to the end, or until SIGTERM: then the checkpoint is of the last step taken.
+
+    Args:
+        before_end: Called in the latter case, before this process ends.
+    """
     signal.signal(signal.SIGTERM, lambda *_: trainer.stop())
     try:
         return trainer.run()
     except Stopped:
         log.info("told to stop; the checkpoint is written")
+        before_end()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)  # so that the status says what ended the process
         raise

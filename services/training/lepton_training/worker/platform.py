@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,12 @@ class Platform(Protocol):
 
     def fetch_artifact(self, name: str, sha256: str, target: Path) -> None:
         """Writes an artifact to ``target``, checked against that digest."""
+
+    def store_checkpoint(self, file: BinaryIO, size_bytes: int, sha256: str) -> str:
+        """Keeps the first bytes of ``file``; returns ``artifacts/{artifact}``.
+
+        Tries once, unlike the others: a later checkpoint is as good. Raises LeptonError.
+        """
 
     def publish(self, publication: Publication) -> str:
         """Uploads and registers; returns ``models/{model}/versions/{n}``.

@@ -264,7 +264,8 @@ class StorageServiceServicer:
 
     def DeleteArtifact(self, request, context):
         """Deletes an artifact. Role developer; admin for one whose source is
-        `jobs/{job}`, which the job may be about to register. The file of a
+        `jobs/{job}`, which the job may be about to register; the training service for
+        checkpoints of jobs, `application/vnd.lepton.checkpoint`. The file of a
         registered model goes with the model: FAILED_PRECONDITION (ARTIFACT_HELD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -89,7 +89,8 @@ class StorageServiceStub:
     """Lists artifacts, newest first. Role viewer."""
     DeleteArtifact: _grpc.UnaryUnaryMultiCallable[_storage_pb2.DeleteArtifactRequest, _empty_pb2.Empty]
     """Deletes an artifact. Role developer; admin for one whose source is
-    `jobs/{job}`, which the job may be about to register. The file of a
+    `jobs/{job}`, which the job may be about to register; the training service for
+    checkpoints of jobs, `application/vnd.lepton.checkpoint`. The file of a
     registered model goes with the model: FAILED_PRECONDITION (ARTIFACT_HELD).
     """
     ReadArtifact: _grpc.UnaryStreamMultiCallable[_storage_pb2.ReadArtifactRequest, _storage_pb2.DataChunk]
@@ -164,7 +165,8 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """Lists artifacts, newest first. Role viewer."""
     DeleteArtifact: _aio.UnaryUnaryMultiCallable[_storage_pb2.DeleteArtifactRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an artifact. Role developer; admin for one whose source is
-    `jobs/{job}`, which the job may be about to register. The file of a
+    `jobs/{job}`, which the job may be about to register; the training service for
+    checkpoints of jobs, `application/vnd.lepton.checkpoint`. The file of a
     registered model goes with the model: FAILED_PRECONDITION (ARTIFACT_HELD).
     """
     ReadArtifact: _aio.UnaryStreamMultiCallable[_storage_pb2.ReadArtifactRequest, _storage_pb2.DataChunk]  # type: ignore[assignment]
@@ -332,7 +334,8 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes an artifact. Role developer; admin for one whose source is
-        `jobs/{job}`, which the job may be about to register. The file of a
+        `jobs/{job}`, which the job may be about to register; the training service for
+        checkpoints of jobs, `application/vnd.lepton.checkpoint`. The file of a
         registered model goes with the model: FAILED_PRECONDITION (ARTIFACT_HELD).
         """
 

@@ -145,8 +145,9 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJob(self, request, context):
-        """Deletes the record and files of a job that has ended; FAILED_PRECONDITION
-        (JOB_ACTIVE) otherwise. Models it registered stay. Role developer.
+        """Deletes the record, files and stored checkpoint of a job that has ended;
+        FAILED_PRECONDITION (JOB_ACTIVE) otherwise. Models it registered stay. Role
+        developer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

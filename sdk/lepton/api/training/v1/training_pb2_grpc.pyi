@@ -61,8 +61,9 @@ class TrainingServiceStub:
     is about to end or has ended. Role developer.
     """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.DeleteJobRequest, _empty_pb2.Empty]
-    """Deletes the record and files of a job that has ended; FAILED_PRECONDITION
-    (JOB_ACTIVE) otherwise. Models it registered stay. Role developer.
+    """Deletes the record, files and stored checkpoint of a job that has ended;
+    FAILED_PRECONDITION (JOB_ACTIVE) otherwise. Models it registered stay. Role
+    developer.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchJobRequest, _training_pb2.JobEvent]
     """Streams what happens to a job, from its first event on for a watcher who
@@ -107,8 +108,9 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     is about to end or has ended. Role developer.
     """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_training_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes the record and files of a job that has ended; FAILED_PRECONDITION
-    (JOB_ACTIVE) otherwise. Models it registered stay. Role developer.
+    """Deletes the record, files and stored checkpoint of a job that has ended;
+    FAILED_PRECONDITION (JOB_ACTIVE) otherwise. Models it registered stay. Role
+    developer.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_training_pb2.WatchJobRequest, _training_pb2.JobEvent]  # type: ignore[assignment]
     """Streams what happens to a job, from its first event on for a watcher who
@@ -192,8 +194,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.DeleteJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes the record and files of a job that has ended; FAILED_PRECONDITION
-        (JOB_ACTIVE) otherwise. Models it registered stay. Role developer.
+        """Deletes the record, files and stored checkpoint of a job that has ended;
+        FAILED_PRECONDITION (JOB_ACTIVE) otherwise. Models it registered stay. Role
+        developer.
         """
 
     @_abc_1.abstractmethod

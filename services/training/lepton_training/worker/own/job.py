@@ -26,6 +26,7 @@ from lepton_training.job_files import OWN_DIRECTORY, read_request, remove
 from lepton_training.own_code import Code
 from lepton_training.process import MARK
 from lepton_training.spec import JobSpec, parse_spec
+from lepton_training.worker.checkpoint_keeper import CheckpointKeeper
 from lepton_training.worker.code_version import code_version
 from lepton_training.worker.own.archive import unpack
 from lepton_training.worker.own.confinement import confined_command, landlock_version
@@ -91,11 +92,18 @@ def check_confinement(*, allow_unconfined: bool) -> None:
 
 
 def run(
-    directory: Path, platform: Platform, events: EventWriter, environments: Environments
-) -> None:
-    """Does the job in ``directory``; its last event is ``succeeded``.
+    directory: Path,
+    platform: Platform,
+    events: EventWriter,
+    keeper: CheckpointKeeper,
+    environments: Environments,
+) -> tuple[str, dict[str, float]]:
+    """Does the job in ``directory``.
 
     Whether code may run here at all is asked of :func:`check_confinement` before.
+
+    Returns:
+        The version that it registered, and its metrics.
 
     Raises:
         LeptonError, ToldFailure: With the reason that the job fails with.
@@ -108,6 +116,7 @@ def run(
     platform.fetch_dataset(spec.dataset, directory / "data")
     platform.fetch_artifact(code.artifact, code.sha256, directory / "code.zip")
     unpack(directory / "code.zip", directory / "code")
+    keeper.restore()
     become_subreaper()
     with environments.python(spec.requirements) as python:
         enter(events, Phase.TRAINING, _BEGIN)
@@ -118,6 +127,7 @@ def run(
             code=code,
             python=python,
             reports=Reports(events),
+            keeper=keeper,
         )
     enter(events, Phase.EVALUATING, _BEGIN)
     verified = _verify(directory)
@@ -137,7 +147,7 @@ def run(
         )
     )
     log.info("registered %s", registered)
-    events.write("succeeded", model_version=registered, metrics=metrics)
+    return registered, metrics
 
 
 def _run_code(
@@ -148,6 +158,7 @@ def _run_code(
     code: Code,
     python: Path,
     reports: Reports,
+    keeper: CheckpointKeeper,
 ) -> None:
     own = directory / OWN_DIRECTORY
     own.mkdir(mode=0o700, exist_ok=True)
@@ -190,6 +201,7 @@ def _run_code(
         program.run(command, own, environment)
     except Stopping:
         log.info("told to stop")
+        keeper.close(last=True)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)  # so that the status says what ended the process
         raise
