@@ -41,26 +41,35 @@ class Target:
     http1: bool = False
 
     def load(self, in_flight: int, seconds: float, rate: float = 0.0) -> Load:
-        """Loads it, once it has nothing left to do; raises LoadError.
+        """Loads it while it has nothing else to do; returns when it has nothing left to do.
+
+        A server works on for seconds at requests whose callers are gone, which would be taken
+        from whoever is loaded next.
 
         Args:
             in_flight: 1, 32 or 256.
             seconds: How long.
             rate: Requests a second at most; 0 for as many as are answered.
+
+        Raises:
+            LoadError: A request failed.
         """
         headers = self.headers()
         answered(self.url, self.body, headers, http1=self.http1)
-        return drive(
-            self.url,
-            self.body,
-            headers,
-            in_flight=in_flight,
-            seconds=seconds,
-            answer_bytes=self.answer_bytes,
-            warm_up=0,
-            http1=self.http1,
-            rate=rate,
-        )
+        try:
+            return drive(
+                self.url,
+                self.body,
+                headers,
+                in_flight=in_flight,
+                seconds=seconds,
+                answer_bytes=self.answer_bytes,
+                warm_up=0,
+                http1=self.http1,
+                rate=rate,
+            )
+        finally:
+            answered(self.url, self.body, headers, http1=self.http1)
 
 
 class Model:
