@@ -6,6 +6,8 @@ CONSTRAINTS := constraints.txt
 PACKAGES := sdk/lepton services/mesh/lepton_mesh services/auth/lepton_auth services/storage/lepton_storage \
   services/registry/lepton_registry services/training/lepton_training \
   services/inference/lepton_inference gateway/lepton_gateway deploy/lepton_local
+# For tests and benchmarks that import ONNX Runtime before our packages, which turn it off as well.
+export ORT_DISABLE_TELEMETRY := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help

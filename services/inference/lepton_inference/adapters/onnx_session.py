@@ -144,8 +144,6 @@ def open_session(path: Path, providers: Providers, threads: int) -> ort.Inferenc
     # A thread that spins for its next batch takes the core from whoever brings it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        # Whose models run here, and on what, is nobody else's business.
-        ort.disable_telemetry_events()
         session = ort.InferenceSession(str(path), options, providers=list(providers))
     # ONNX Runtime's exceptions have no common base.
     except Exception as error:

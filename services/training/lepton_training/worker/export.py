@@ -152,7 +152,6 @@ def compare(
     preprocessor: Preprocessor | None = None,
 ) -> dict[str, Any]:
     """PyTorch against ONNX Runtime on raw ``rows``: a batch of each size, from different rows."""
-    onnxruntime.disable_telemetry_events()
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (output,) = (tensor.name for tensor in session.get_outputs())
     batches, begin = [], 0

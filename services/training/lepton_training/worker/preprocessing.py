@@ -103,7 +103,6 @@ class Preprocessor:
     """A preprocessing graph that runs."""
 
     def __init__(self, content: bytes) -> None:
-        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1

@@ -288,7 +288,6 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 def main() -> None:
     """Entry point of the verifying process."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    onnxruntime.disable_telemetry_events()
     directory = Path(sys.argv[1])
     try:
         verified = verify(directory)
