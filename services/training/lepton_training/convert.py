@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.api.training.v1 import training_pb2 as pb
@@ -26,9 +25,9 @@ def spec_document(spec: pb.JobSpec) -> dict[str, Any]:
         "python": {"requirements": spec.python.requirements} if spec.HasField("python") else None,
         "dataset": spec.dataset,
         "model": spec.model,
-        "hyperparameters": json_format.MessageToDict(spec.hyperparameters),
-        "data": json_format.MessageToDict(spec.data),
-        "evaluation": json_format.MessageToDict(spec.evaluation),
+        "hyperparameters": _plain(spec.hyperparameters),
+        "data": _plain(spec.data),
+        "evaluation": _plain(spec.evaluation),
         "seed": spec.seed,
         "resources": {
             "cpus": spec.resources.cpus,
@@ -54,9 +53,24 @@ def _code_document(code: pb.Code) -> dict[str, Any]:
         "entry_point": code.entry_point,
         "module": code.module,
         "data_kind": code.data_kind,
-        "arguments": json_format.MessageToDict(code.arguments),
+        "arguments": _plain(code.arguments),
         "processes": code.processes,
     }
+
+
+def _plain(struct: Struct) -> dict[str, Any]:
+    """A Struct as plain data, with NaN and infinities, which protobuf's own conversion refuses
+    without a word of where they are: they are faults of the spec."""
+    return {name: _plain_value(value) for name, value in struct.fields.items()}
+
+
+def _plain_value(value: Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return _plain(value.struct_value)
+    if kind == "list_value":
+        return [_plain_value(one) for one in value.list_value.values]
+    return None if kind in (None, "null_value") else getattr(value, kind)
 
 
 def spec_message(spec: Mapping[str, Any]) -> pb.JobSpec:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 from lepton_mesh.errors import InvalidArgument
@@ -22,6 +23,7 @@ from lepton_training.own_code import Code
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.data import DataKind
 from lepton_training.recipes.hyperparameters import (
+    FAULTS_MAX,
     DataSettings,
     Fault,
     Hyperparameters,
@@ -31,6 +33,7 @@ from lepton_training.spec_fields import (
     integer_of,
     known_names,
     mapping_of,
+    not_finite,
     settings_of,
     text_of,
     unknown_names,
@@ -267,6 +270,10 @@ def parse_spec(
     deterministic = document.get("deterministic") or False
     if not isinstance(deterministic, bool):
         faults.append(Fault("spec.deterministic", f"expected true or false, got {deterministic!r}"))
+    # Where nothing says which values there may be, only this looks at them.
+    told = {fault.path for fault in faults}
+    wrong = (fault for fault in not_finite("spec", document) if fault.path not in told)
+    faults += islice(wrong, FAULTS_MAX)
     if faults or hyperparameters is None or data is None or evaluation is None:
         raise JobSpecInvalid(faults)
     return JobSpec(

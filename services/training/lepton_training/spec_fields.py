@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,6 +27,18 @@ def unknown_names(path: str, given: Iterable[str], known: Iterable[str]) -> list
     names = tuple(known)
     unknown = islice((name for name in given if name not in names), FAULTS_MAX)
     return [Fault(f"{path}.{name}", f"unknown field{known_names(name, names)}") for name in unknown]
+
+
+def not_finite(path: str, value: Any) -> Iterator[Fault]:
+    """A fault for each number in ``value`` that is NaN or infinite: JSON cannot hold it."""
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from not_finite(f"{path}.{name}", one)
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            yield from not_finite(f"{path}.{index}", one)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield Fault(path, f"must be a finite number, got {value}")
 
 
 def known_names(name: str, known: Iterable[str]) -> str:

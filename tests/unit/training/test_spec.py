@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 
+from lepton.api.training.v1 import training_pb2 as pb
 from lepton_training.convert import spec_document, spec_message
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.fitting import batch_size_for
@@ -177,6 +179,31 @@ def test_a_fault_names_its_path_and_the_remedy(
     found = faults(GOOD | change)
     assert list(found) == [path]
     assert message in found[path]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_is_a_fault_wherever_it_is(number: float) -> None:
+    """Messages can hold what JSON cannot, in a recipe's settings and in what own code is given."""
+    message = spec_message(parse_spec(GOOD, cores=2).to_dict())
+    message.hyperparameters["learning_rate"] = number
+    message.data["classes"] = [{"a": number}]
+    assert set(faults(spec_document(message))) >= {
+        "spec.hyperparameters.learning_rate",
+        "spec.data.classes.0.a",
+    }
+    own = pb.JobSpec(
+        dataset="datasets/mnist/versions/1",
+        model="models/digits",
+        code=pb.Code(artifact="artifacts/a", entry_point="a:b"),
+    )
+    own.hyperparameters.update({"rates": [1.0, number], "depth": {"of": number}})
+    assert set(faults(spec_document(own))) == {
+        "spec.hyperparameters.rates.1",
+        "spec.hyperparameters.depth.of",
+    }
+    module = pb.JobSpec(code=pb.Code(module="a:b"))
+    module.code.arguments.update({"width": number})
+    assert "finite" in faults(spec_document(module))["spec.code.arguments.width"]
 
 
 def test_all_faults_come_together() -> None:
