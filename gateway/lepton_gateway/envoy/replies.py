@@ -128,6 +128,13 @@ def _replies() -> Iterator[Reply]:
     )
     yield Reply(f"response.code == 404 && {_GRPC}", 12, "UNKNOWN_PATH", unknown)
     yield Reply("response.code == 404", 5, "UNKNOWN_PATH", unknown)
+    yield Reply(
+        _details("path_normalization_failed"),
+        3,
+        "INVALID_REQUEST",
+        "the path is not valid; it may hold no NUL, no escaped slash or backslash, and no '..' that"
+        " leads out of it",
+    )
     yield Reply("response.code == 400", 3, "INVALID_REQUEST")
     yield Reply("response.code == 413", 8, "REQUEST_TOO_LARGE")
     yield Reply("response.code >= 500", 14, "GATEWAY_UNAVAILABLE")

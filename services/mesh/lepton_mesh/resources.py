@@ -106,7 +106,11 @@ def parse_name(pattern: str, name: str) -> tuple[str, ...]:
         pairs = list(zip(expected, given, strict=True))
         if all(_SEGMENT.fullmatch(b) if a.startswith("{") else a == b for a, b in pairs):
             return tuple(b for a, b in pairs if a.startswith("{"))
-    raise InvalidName(f"{_quote(name)} is not a resource name of the form {pattern}", name=name)
+    raise InvalidName(
+        f"{_quote(name)} is not a resource name of the form {pattern}: for each {{…}} 1 to 128 "
+        "letters of ASCII, digits, '_' and '-', beginning with a letter or digit",
+        name=name,
+    )
 
 
 @dataclass(frozen=True, slots=True)

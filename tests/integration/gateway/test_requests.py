@@ -263,6 +263,7 @@ async def test_what_is_not_a_valid_token_is_refused(world: World) -> None:
         ("POST", "/v1/datasets", b"{not json", (400, "INVALID_REQUEST")),
         ("GET", "/v1/models", None, (503, "NO_INSTANCE")),
         ("GET", "/v1/%2e%2e%2fhealthz", None, (400, "INVALID_REQUEST")),
+        ("GET", "/v1/models/a%00b", None, (400, "INVALID_REQUEST")),
     ],
 )
 async def test_bad_rest_requests(
@@ -275,6 +276,7 @@ async def test_bad_rest_requests(
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert response.json()["reason"] == reason
+    assert response.json()["message"]
     assert response.json()["details"][0]["reason"] == reason
 
 

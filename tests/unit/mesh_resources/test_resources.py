@@ -48,8 +48,8 @@ def test_names_come_apart() -> None:
     ["", "models", "models/", "models/m/x", "model/m", "models/..", "models/a b", "/models/m"],
 )
 def test_what_is_no_name(name: str) -> None:
-    """Whatever does not fit the pattern; dots and slashes cannot climb."""
-    with pytest.raises(InvalidName):
+    """Whatever does not fit the pattern; dots and slashes cannot climb. The rule is told."""
+    with pytest.raises(InvalidName, match=r"form models/\{model\}: .* 1 to 128 letters"):
         parse_name("models/{model}", name)
 
 
