@@ -7,6 +7,7 @@ from datetime import datetime
 
 from lepton_auth.errors import InvalidUser
 from lepton_mesh.caller import Role
+from lepton_mesh.texts import text_fault
 
 MAX_DISPLAY_NAME = 200
 """Characters."""
@@ -95,11 +96,6 @@ class AuditEvent:
 
 def check_display_name(value: str) -> str:
     """``value`` if it is short enough to show; raises InvalidUser."""
-    if len(value) > MAX_DISPLAY_NAME:
-        raise InvalidUser(
-            f"display_name has {len(value)} characters; use at most {MAX_DISPLAY_NAME}"
-        )
-    if "\0" in value:
-        # PostgreSQL's texts cannot hold one.
-        raise InvalidUser("display_name holds a NUL character; take it out")
+    if fault := text_fault(value, MAX_DISPLAY_NAME):
+        raise InvalidUser(f"display_name {fault}")
     return value

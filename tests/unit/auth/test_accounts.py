@@ -37,7 +37,7 @@ async def test_users_are_created_once(auth: Auth) -> None:
         await auth.accounts.create_user(
             auth.admin, "eve", "", "x" * 11, Role.VIEWER, by_password=True
         )
-    with pytest.raises(InvalidUser, match="201 characters"):
+    with pytest.raises(InvalidUser, match="more than 200 characters; shorten it"):
         await auth.accounts.create_user(
             auth.admin, "eve", "x" * 201, "x" * 12, Role.VIEWER, by_password=True
         )

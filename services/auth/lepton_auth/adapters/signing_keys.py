@@ -7,7 +7,6 @@ the next key takes over.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import threading
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lepton_auth.tokens import METHOD_CLAIM
+from lepton_mesh import base64url
 from lepton_mesh.claims import ALGORITHM, Claims, to_payload
 from lepton_mesh.durable import write_private
 
@@ -128,12 +128,12 @@ def _new_key(signs_from: datetime) -> _Key:
         serialization.NoEncryption(),
     )
     numbers = private.public_key().public_numbers()
-    x, y = (_base64url(number.to_bytes(32)) for number in (numbers.x, numbers.y))
+    x, y = (base64url.encode(number.to_bytes(32)) for number in (numbers.x, numbers.y))
     # The key id is the key's thumbprint (RFC 7638 section 3): members in this order, no blanks.
     thumbprint = hashlib.sha256(
         json.dumps({"crv": "P-256", "kty": "EC", "x": x, "y": y}, separators=(",", ":")).encode()
     )
-    return _Key(_base64url(thumbprint.digest()), pem.decode(), x, y, signs_from)
+    return _Key(base64url.encode(thumbprint.digest()), pem.decode(), x, y, signs_from)
 
 
 def _retired(key: _Key, now: datetime) -> _Key:
@@ -171,7 +171,3 @@ def _from_json(entry: dict[str, Any]) -> _Key:
         datetime.fromisoformat(entry["signs_from"]),
         datetime.fromisoformat(until) if until else None,
     )
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
