@@ -8,6 +8,7 @@ nobody, leave no event.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -28,7 +29,10 @@ from lepton_auth.records import RefreshToken, User
 from lepton_auth.throttle import Throttle
 from lepton_auth.tokens import API_KEY, PASSWORD, TokenMint
 from lepton_mesh.caller import Role
+from lepton_mesh.disk import DiskFull
 from lepton_mesh.resources import ID_PATTERN
+
+log = logging.getLogger(__name__)
 
 ACTION = "token.issue"
 _REUSED = "REFRESH_TOKEN_REUSED"
@@ -110,7 +114,11 @@ class Login:
         return self._grant(user_id, target, roles[target], PASSWORD, text)
 
     async def with_api_key(self, secret: str, workspace: str) -> Grant:
-        """Raises CredentialInvalid or WorkspaceDenied; writes at most once a minute for one key."""
+        """Raises CredentialInvalid or WorkspaceDenied; writes at most once a minute for one key.
+
+        On a full disk nothing is written, the event in the audit included: whoever is to make room
+        must get in.
+        """
         parsed = api_keys.parse_secret(secret)
         if parsed is None:
             raise CredentialInvalid
@@ -136,9 +144,15 @@ class Login:
             )
         minute = now.replace(second=0, microsecond=0)
         if key.last_used is None or key.last_used < minute:
-            await self._auditor.change(
-                attempt, lambda records: records.api_keys.touch(key_id, minute)
-            )
+            try:
+                await self._auditor.change(
+                    attempt, lambda records: records.api_keys.touch(key_id, minute)
+                )
+            except DiskFull as error:
+                log.warning(
+                    "use of an API key not recorded",
+                    extra={"api_key": key.name, "error": error.message},
+                )
         return self._grant(key.user, key.workspace, role, API_KEY, "")
 
     async def with_refresh_token(self, text: str, workspace: str) -> Grant:

@@ -42,6 +42,7 @@ from lepton_mesh import logs
 from lepton_mesh.authorization import AuthorizationTable
 from lepton_mesh.config import InvalidConfiguration, MeshSettings
 from lepton_mesh.discovery import Instance, Registration
+from lepton_mesh.disk import keep_ballast
 from lepton_mesh.errors import LeptonError
 from lepton_mesh.health import Health
 from lepton_mesh.identity import Renewer
@@ -171,6 +172,7 @@ async def _open(
     authority: Authority[SettingsT] | None,
     stack: AsyncExitStack,
 ) -> tuple[MeshRuntime, Service]:
+    await asyncio.to_thread(keep_ballast, settings.state_dir)
     renewer = None if authority is None else await authority(settings)
     runtime = await MeshRuntime.open(name, settings, renewer=renewer)
     stack.push_async_callback(runtime.close)

@@ -27,6 +27,7 @@ from lepton_mesh.caller import Role
 from lepton_mesh.claims import ALGORITHM, Claims, to_payload
 from lepton_mesh.config import MeshSettings
 from lepton_mesh.discovery import Instance
+from lepton_mesh.disk import BALLAST_BYTES, BALLAST_FILE
 from lepton_mesh.errors import Unauthenticated
 from lepton_mesh.etcd import EtcdClient
 from lepton_mesh.pki import CertificateAuthority, Names
@@ -164,6 +165,17 @@ async def known(runtime: MeshRuntime, instance: str) -> Instance:
                 return one
         changed.clear()
         await asyncio.wait_for(changed.wait(), 15)
+
+
+async def test_a_service_keeps_room_for_the_day_its_disk_is_full(
+    stack: Stack, gateway: MeshRuntime
+) -> None:
+    """A file that takes real blocks, and that an operator deletes then."""
+    ballast = stack.root / "storage-1" / BALLAST_FILE
+    stack.run_auth()
+    stack.run("storage", "storage-1")
+    await known(gateway, "storage-1")
+    assert ballast.stat().st_blocks * 512 >= BALLAST_BYTES
 
 
 async def test_services_meet_verify_tokens_and_roll_without_a_failed_call(

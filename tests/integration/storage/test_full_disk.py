@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lepton_mesh import disk
 from lepton_mesh.caller import Caller, Role
-from lepton_mesh.disk import DiskFull
+from lepton_mesh.disk import DiskFull, keep_ballast
 from lepton_storage.bootstrap import open_storage
 from lepton_storage.config import StorageSettings
 from tests.unit.storage.traffic import pieces, read, sha256
@@ -76,4 +77,33 @@ async def test_a_database_that_cannot_grow_is_a_full_disk(small_disk: Path) -> N
             await storage.datasets.create(ADA, f"d{number}", "", labels)
     (small_disk / "ballast").unlink()
     await storage.datasets.create(ADA, "again", "", labels)
+    storage.close()
+
+
+async def test_without_its_ballast_there_is_room_to_delete(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then what is there can be looked at."""
+    monkeypatch.setattr(disk, "BALLAST_BYTES", MIB // 4)
+    state = small_disk / "state"
+    environment = {"LEPTON_STATE_DIR": str(state), "LEPTON_DISK_RESERVE_BYTES": "0"}
+    storage = open_storage(StorageSettings.load("storage", environment))
+    keep_ballast(state)
+    labels = {str(n): "v" * 256 for n in range(64)}
+    for name in ("old", "older"):
+        await storage.datasets.create(ADA, name, "", labels)
+    with (small_disk / "data").open("wb", 0) as data, pytest.raises(OSError, match="space"):
+        while True:
+            data.write(bytes(4096))
+    with pytest.raises(DiskFull):
+        for number in range(100):
+            await storage.datasets.create(ADA, f"d{number}", "", labels)
+    keep_ballast(state)
+    assert (await storage.datasets.get(ADA, "old")).labels == labels
+    with pytest.raises(DiskFull):
+        await storage.datasets.delete(ADA, "old")
+    (state / "ballast").unlink()
+    keep_ballast(state)
+    for name in ("old", "older"):
+        await storage.datasets.delete(ADA, name)
     storage.close()

@@ -19,6 +19,7 @@ from lepton_auth.errors import (
     WorkspaceDenied,
 )
 from lepton_mesh.caller import Role
+from lepton_mesh.disk import disk_full
 
 if TYPE_CHECKING:
     from .conftest import Auth
@@ -35,6 +36,23 @@ async def test_a_key_becomes_a_token(auth: Auth) -> None:
     assert (grant.role, grant.workspace, grant.refresh_token) == (Role.DEVELOPER, "default", "")
     claims = jwt.decode(grant.access_token, options={"verify_signature": False})
     assert claims["amr"] == ["key"]
+
+
+async def test_a_key_is_good_on_a_full_disk(
+    auth: Auth, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who is to make room can look around; that the key was used is in the log alone."""
+    key, secret = await auth.key_ring.create(
+        auth.admin, "ci", Role.DEVELOPER, None, by_password=True
+    )
+
+    async def full(_: object) -> None:
+        raise disk_full("auth.db")
+
+    monkeypatch.setattr(auth.store, "write", full)
+    assert (await auth.login.with_api_key(secret, "")).role is Role.DEVELOPER
+    (record,) = caplog.records
+    assert (record.msg, record.__dict__["api_key"]) == ("use of an API key not recorded", key.name)
 
 
 async def test_a_key_is_capped_by_its_user(auth: Auth) -> None:
