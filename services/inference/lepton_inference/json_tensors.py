@@ -15,6 +15,7 @@ import numpy as np
 from lepton_inference.batch import Outcome
 from lepton_inference.tensors import Column, Datatype, TensorInvalid, TensorSpec, element_count
 from lepton_mesh.errors import FailedPrecondition
+from lepton_mesh.texts import counted
 
 
 class OutputNotFinite(FailedPrecondition):
@@ -62,7 +63,8 @@ def column_of(
     count = element_count(shape, name)
     if values.size != count:
         raise TensorInvalid(
-            f"input '{name}' has {values.size} elements; the shape {list(shape)} takes {count}",
+            f"input '{name}' has {counted(values.size, 'element')}; the shape {list(shape)} takes "
+            f"{count}",
             tensor=name,
         )
     if datatype.itemsize == 0:

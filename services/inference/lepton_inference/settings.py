@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.texts import counted
 
 MAX_ROWS = 4096
 MAX_DELAY_SECONDS = 10.0
@@ -253,8 +254,9 @@ def _check_execution(execution: ExecutionSettings) -> None:
         )
     if len(execution.devices) > execution.instances:
         raise EndpointInvalid(
-            f"execution.devices names {len(execution.devices)} GPUs for {execution.instances} "
-            "instances: some would be idle; raise execution.instances",
+            f"execution.devices names {len(execution.devices)} GPUs for "
+            f"{counted(execution.instances, 'instance')}: some would be idle; raise "
+            "execution.instances",
             field="execution.devices",
         )
     if execution.isolation is Isolation.SHARED:

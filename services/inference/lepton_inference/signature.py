@@ -15,6 +15,7 @@ from lepton_inference.parameters import (
 )
 from lepton_inference.tensors import Column, TensorInvalid, TensorSpec, check_raw
 from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.texts import counted
 
 if TYPE_CHECKING:
     from lepton_inference.sequences import SequenceUser
@@ -146,14 +147,14 @@ class Signature:
             tails.append(tensor.shape[1:])
             if rows not in (-1, tensor.shape[0]):
                 raise TensorInvalid(
-                    f"input '{spec.name}' has {tensor.shape[0]} rows and another has {rows}; "
-                    "all inputs of a request have the same",
+                    f"input '{spec.name}' has {counted(tensor.shape[0], 'row')} and another has "
+                    f"{rows}; all inputs of a request have the same",
                     tensor=spec.name,
                 )
             rows = tensor.shape[0]
         if self.batched and not 0 < rows <= max_rows:
             raise TensorInvalid(
-                f"a request of {rows} rows; this model takes "
+                f"a request of {counted(rows, 'row')}; this model takes "
                 + (
                     f"1 to {max_rows}: send fewer at a time, or raise the endpoint's "
                     "batching.max_batch_rows (--max-batch-rows)"
@@ -196,8 +197,9 @@ class Signature:
 
     def _refuse_names(self, given: Iterable[str]) -> None:
         expected = ", ".join(f"'{spec.name}'" for spec in self.inputs)
-        found = ", ".join(f"'{name}'" for name in given) or "none"
-        raise TensorInvalid(f"the request has the inputs {found}; the model takes {expected}")
+        names = ", ".join(f"'{name}'" for name in given)
+        found = f"the inputs {names}" if names else "no inputs"
+        raise TensorInvalid(f"the request has {found}; the model takes {expected}")
 
     def _check_shape(self, spec: TensorSpec, tensor: InputTensor) -> None:
         if tensor.datatype != spec.datatype.name:

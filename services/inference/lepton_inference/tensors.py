@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.texts import counted
 
 Buffer = bytes | memoryview
 """One raw tensor."""
@@ -142,8 +143,8 @@ def check_raw(name: str, datatype: Datatype, shape: Sequence[int], raw: Buffer) 
         return decode_bytes(name, raw, count).reshape(tuple(shape))
     if len(raw) != count * datatype.itemsize:
         raise TensorInvalid(
-            f"tensor '{name}' has {len(raw)} bytes; {datatype.name} of the shape {list(shape)} "
-            f"takes {count * datatype.itemsize}",
+            f"tensor '{name}' has {counted(len(raw), 'byte')}; {datatype.name} of the shape "
+            f"{list(shape)} takes {count * datatype.itemsize}",
             tensor=name,
             bytes=len(raw),
             expected=count * datatype.itemsize,
@@ -165,7 +166,9 @@ def decode_bytes(name: str, raw: Buffer, count: int) -> np.ndarray[Any, Any]:
     # Every element takes four bytes at least: a lying count costs no memory.
     if count * _LENGTH.size > len(raw):
         raise TensorInvalid(
-            f"tensor '{name}' has {len(raw)} bytes, too few for {count} BYTES elements", tensor=name
+            f"tensor '{name}' has {counted(len(raw), 'byte')}, too few for "
+            f"{counted(count, 'BYTES element')}",
+            tensor=name,
         )
     elements = np.empty(count, dtype=object)
     position, end = 0, len(raw)

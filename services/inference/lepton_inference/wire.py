@@ -39,6 +39,7 @@ from lepton_inference.tensors import (
     text,
 )
 from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.texts import counted
 
 RAW_OUTPUT_TAG = b"\x32"  # ModelInferResponse.raw_output_contents: field 6
 _ID_TAG = b"\x1a"  # ModelInferResponse.id: field 3
@@ -86,8 +87,8 @@ def request_of(message: pb.ModelInferRequest) -> InferenceRequest:
     in_message = shared.count(None)
     if raw and len(raw) != in_message:
         raise TensorInvalid(
-            f"{len(raw)} raw_input_contents for {in_message} inputs; one for each that is not in "
-            "shared memory, or none"
+            f"{len(raw)} raw_input_contents for {counted(in_message, 'input')}; one for each that "
+            "is not in shared memory, or none"
         )
     raws = iter(raw)
     tensors = []
@@ -169,8 +170,8 @@ def _contents(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, .
     count = element_count(shape, tensor.name)
     if len(values) != count:
         raise TensorInvalid(
-            f"input '{tensor.name}' has {len(values)} elements; the shape {list(shape)} takes "
-            f"{count}",
+            f"input '{tensor.name}' has {counted(len(values), 'element')}; the shape {list(shape)} "
+            f"takes {count}",
             tensor=tensor.name,
         )
     if datatype.itemsize == 0:

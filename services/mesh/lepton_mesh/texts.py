@@ -1,4 +1,4 @@
-"""What texts that users give may hold, wherever they end up in a database."""
+"""What texts that users give may hold, wherever they end up in a database, and words for them."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def text_fault(text: str, limit: int) -> str:
         # PostgreSQL's texts cannot hold one.
         return "holds a NUL character; take it out"
     return ""
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 row``, ``2 rows``; for nouns whose plural ends in an s of its own."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_mesh.texts import text_fault
+from lepton_mesh.texts import counted, text_fault
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,11 @@ from lepton_mesh.texts import text_fault
 def test_text_fault(text: str, fault: str) -> None:
     """The limit counts characters, and no database takes NUL."""
     assert text_fault(text, 5) == fault
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows")], ids=["none", "one", "two"]
+)
+def test_counted(count: int, said: str) -> None:
+    """As people write it."""
+    assert counted(count, "row") == said
