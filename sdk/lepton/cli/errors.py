@@ -4,62 +4,123 @@ from __future__ import annotations
 
 import click
 
+EXIT_CODES = {
+    "CODE_INVALID": 2,
+    "DATASET_INVALID": 2,
+    "DISK_FULL": 1,
+    "DOWNLOAD_DAMAGED": 1,
+    "ENDPOINT_FAILED": 1,
+    "ENDPOINT_INVALID": 2,
+    "EVALUATION_UNAVAILABLE": 2,
+    "FILE_INVALID": 2,
+    "FILE_UNREADABLE": 2,
+    "FILE_UNWRITABLE": 1,
+    "INPUT_INVALID": 2,
+    "JOB_SPEC_INVALID": 2,
+    "MODEL_INVALID": 2,
+    "PACKAGE_MISSING": 1,
+    "PROFILE_INVALID": 2,
+    "PROFILE_NOT_FOUND": 2,
+    "TENSOR_INVALID": 2,
+    "USAGE": 2,
+}
+"""Exit code of each failure that no server was needed for, by its reason."""
 
-class InputError(click.ClickException):
-    """A file or a value that a person gave is not what it should be; exit code 2."""
 
-    exit_code = 2
+class CommandError(click.ClickException):
+    """A failure of the command itself, with a reason that EXIT_CODES has."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.exit_code = EXIT_CODES[reason]
+
+
+class InputError(CommandError):
+    """A value that a person gave is not what it should be; exit code 2."""
+
+    def __init__(self, message: str, reason: str = "INPUT_INVALID") -> None:
+        super().__init__(message, reason)
+
+
+class FileError(InputError):
+    """A file that a person gave does not hold what it should; exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "FILE_INVALID")
 
 
 def exit_code_of(error: Exception) -> int | None:
     """The exit code for an expected failure; None for a bug, which deserves its traceback."""
     # Imported here: gRPC takes longer to import than most commands run.
     from lepton.client import (
+        ApiError,
         AuthenticationError,
-        EvaluationError,
         InvalidRequestError,
         LeptonError,
-        ModelFileError,
         NotFoundError,
-        ProfileError,
-        SpecError,
-        TensorError,
-        TransferError,
         UnavailableError,
     )
 
+    if isinstance(error, OSError):
+        return EXIT_CODES[_reason_of_system(error)]
+    if isinstance(error, LeptonError) and not isinstance(error, ApiError):
+        return EXIT_CODES[error.reason]
     codes: tuple[tuple[type[Exception], int], ...] = (
         (NotFoundError, 3),
         (AuthenticationError, 4),
-        (ProfileError, 4),
         (UnavailableError, 5),
         (InvalidRequestError, 2),
-        (SpecError, 2),
-        (TensorError, 2),
-        (EvaluationError, 2),
-        (ModelFileError, 2),
-        (TransferError, 2),
-        (LeptonError, 1),
-        (OSError, 2),
+        (ApiError, 1),
     )
     return next((code for kind, code in codes if isinstance(error, kind)), None)
 
 
 def message_of(error: Exception) -> str:
-    """One line that names the thing and the remedy, and drives no terminal."""
-    from lepton.cli.output import printable
-    from lepton.client import ApiError, UnavailableError
+    """One line that names the thing and the remedy, ends in the reason, and drives no terminal.
 
+    Args:
+        error: One of click's, or one that :func:`exit_code_of` knows.
+    """
+    from lepton.cli.output import printable
+
+    text = " ".join(_text_of(error).split())
+    reason = _reason_of(error)
+    return printable(f"{text} [{reason}]" if reason else text)
+
+
+def _text_of(error: Exception) -> str:
+    from lepton.client import UnavailableError
+
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{error.format_message().rstrip('.')}; see `{error.ctx.command_path} --help`"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
     if isinstance(error, UnavailableError):
-        text = _way_there(error.message)
-    elif isinstance(error, OSError) and error.filename:
-        text = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, OSError):
-        text = f"standard output: {error.strerror or error}"
-    else:
-        text = str(error)
-    text = " ".join(text.split())
-    return printable(f"{text} [{error.reason}]" if isinstance(error, ApiError) else text)
+        return _way_there(error.message)
+    if not isinstance(error, OSError):
+        return str(error)
+    if not error.filename:
+        return f"standard output: {error.strerror or error}; what is printed is not all there is"
+    return f"{error.filename}: {error.strerror}"
+
+
+def _reason_of(error: Exception) -> str:
+    """Empty for an error of click's that an installed package's command raises without one."""
+    if isinstance(error, click.UsageError):
+        return "USAGE"
+    if isinstance(error, OSError):
+        return _reason_of_system(error)
+    return str(getattr(error, "reason", ""))
+
+
+def _reason_of_system(error: OSError) -> str:
+    """The reason for a file, or without a name standard output, that failed in a call of ours."""
+    from lepton.client.errors import DISK_FULL
+
+    if error.errno in DISK_FULL:
+        return "DISK_FULL"
+    return "FILE_UNREADABLE" if error.filename else "FILE_UNWRITABLE"
 
 
 def _way_there(message: str) -> str:

@@ -14,6 +14,7 @@ from lepton.cli.errors import InputError
 from lepton.cli.output import Columns, document_option, note, show_plain, table
 from lepton.cli.session import client
 from lepton.client import EvaluationError
+from lepton.client.transfer import make_folder
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def evaluation(ctx: click.Context, name: str, directory: Path | None, output: st
         version = lepton.models.version(name)
         found = lepton.models.evaluation(version)
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_folder(directory)
             for attachment in sorted(version.attachments):
                 lepton.models.fetch(version, attachment, directory / _plain(attachment))
             note(f"wrote {len(version.attachments)} files to {directory}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lepton import __version__
+from lepton.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -50,13 +51,13 @@ class _LazyGroup(click.Group):
                 return _load(target)
             except ImportError as error:
                 if cmd_name not in _STACK:
-                    raise click.ClickException(
-                        f"`lepton {cmd_name}` cannot be loaded: {error}"
+                    raise CommandError(
+                        f"`lepton {cmd_name}` cannot be loaded: {error}", "PACKAGE_MISSING"
                     ) from None
         if cmd_name in _STACK:
-            raise click.ClickException(
+            raise CommandError(
                 f"`lepton {cmd_name}` is for the local stack, which is not installed; "
-                "pip install 'lepton-cloud[local]'"
+                "`pip install '.[local]'` in Lepton's folder", "PACKAGE_MISSING"
             )
         return None
 
@@ -105,7 +106,9 @@ def _load(target: str) -> click.Command:
     module, _, attribute = target.partition(":")
     command = getattr(importlib.import_module(module), attribute)
     if not isinstance(command, click.Command):
-        raise click.ClickException(f"{target} is offered by a package but is no command")
+        raise CommandError(
+            f"{target} is offered by a package but is no command", "PACKAGE_MISSING"
+        )
     return command
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from lepton.api.storage.v1 import storage_pb2 as pb
 from lepton.client.data import DataClient
-from lepton.client.errors import SpecError, TransferError
+from lepton.client.errors import DISK_FULL, SpecError, TransferError, unwritable
 
 MEDIA_TYPE = "application/zip"
 ARCHIVE_MAX = 64 << 20
@@ -82,7 +82,10 @@ def push_code(data: DataClient, directory: Path) -> pb.Artifact:
 def pack_code(directory: Path, archive: Path) -> None:
     """Writes the archive of a folder; raises TransferError as :func:`push_code`."""
     if not directory.is_dir():
-        raise TransferError(f"{directory} is no folder; code.directory names one with Python code")
+        raise TransferError(
+            f"{directory} is no folder; code.directory names one with Python code",
+            reason="CODE_INVALID",
+        )
     prefix = f"{directory.resolve().name}/" if (directory / "__init__.py").exists() else ""
     count = total = 0
     try:
@@ -93,20 +96,28 @@ def pack_code(directory: Path, archive: Path) -> None:
                 if count > FILES_MAX or total > BYTES_MAX:
                     raise TransferError(
                         f"{directory} has more than {FILES_MAX} files or {BYTES_MAX >> 20} MiB; "
-                        "push data by `lepton data push`, and keep code alone here"
+                        "push data by `lepton data push`, and keep code alone here",
+                        reason="CODE_INVALID",
                     )
                 entry = zipfile.ZipInfo(prefix + name, _TIME)
                 entry.external_attr = (stat.S_IFREG | 0o644) << 16
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 content.writestr(entry, path.read_bytes())
     except OSError as error:
-        raise TransferError(f"cannot read the code in {directory}: {error}") from error
+        if error.errno in DISK_FULL:
+            raise unwritable(archive, error) from error
+        why = error.strerror or error
+        raise TransferError(f"cannot read the code in {directory}: {why}") from error
     if not count:
-        raise TransferError(f"{directory} has no files; code.directory names one with Python code")
+        raise TransferError(
+            f"{directory} has no files; code.directory names one with Python code",
+            reason="CODE_INVALID",
+        )
     if archive.stat().st_size > ARCHIVE_MAX:
         raise TransferError(
             f"the code in {directory} makes an archive of more than {ARCHIVE_MAX >> 20} MiB; push "
-            "data by `lepton data push`"
+            "data by `lepton data push`",
+            reason="CODE_INVALID",
         )
 
 
@@ -120,7 +131,10 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
             if _left_out(name):
                 continue
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise TransferError(f"{path} is a link or no plain file; copy what it stands for")
+                raise TransferError(
+                    f"{path} is a link or no plain file; copy what it stands for",
+                    reason="CODE_INVALID",
+                )
             if path.is_file():
                 found.append((path.relative_to(directory).as_posix(), path))
     return iter(sorted(found))
@@ -148,8 +162,10 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise TransferError(f"cannot read {path}: {error.strerror}") from None
     if len(content) > _REQUIREMENTS_MAX:
-        raise TransferError(f"{path} has more than {_REQUIREMENTS_MAX >> 10} KiB")
+        raise TransferError(
+            f"{path} has more than {_REQUIREMENTS_MAX >> 10} KiB", reason="CODE_INVALID"
+        )
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise TransferError(f"{path} is not text in UTF-8") from None
+        raise TransferError(f"{path} is not text in UTF-8", reason="CODE_INVALID") from None

@@ -81,7 +81,8 @@ class DataClient:
         for path in files:
             if not _is_text(path):
                 raise TransferError(
-                    f"the file name {path!r} is not text in UTF-8; rename it, then push again"
+                    f"the file name {path!r} is not text in UTF-8; rename it, then push again",
+                    reason="DATASET_INVALID",
                 )
         # Asked before the bytes go, so that a wrong name or a viewer is told at once.
         missing = not self._exists(dataset)
@@ -122,10 +123,7 @@ class DataClient:
         advance = _Advance(progress)
         for file in version.files:
             target = directory / _safe(file.path)
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise TransferError(f"cannot make {target.parent}: {error.strerror}") from None
+            transfer.make_folder(target.parent)
             transfer.download_dataset_file(
                 self._stub, version.name, file, target, progress=advance.within
             )
@@ -196,7 +194,10 @@ def _safe(path: str) -> PurePosixPath:
     """A version's path, once more checked: a server is not trusted with our file system."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts:
-        raise TransferError(f"the version has a file at {path}, which is not below its folder")
+        raise TransferError(
+            f"the version has a file at {path}, which is not below its folder",
+            reason="DATASET_INVALID",
+        )
     return pure
 
 

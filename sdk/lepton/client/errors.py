@@ -6,9 +6,9 @@ LeptonError
 │   ├── AuthenticationError  UNAUTHENTICATED, PERMISSION_DENIED
 │   ├── UnavailableError     UNAVAILABLE, DEADLINE_EXCEEDED
 │   └── InvalidRequestError  INVALID_ARGUMENT, OUT_OF_RANGE, FAILED_PRECONDITION, ALREADY_EXISTS
-├── ProfileError             no address, no credential, a profile that cannot be read
+├── ProfileError             no profile, no address, a profile that cannot be read or written
 ├── TransferError            a local file that cannot be read, written or trusted
-├── SpecError                a job spec that cannot be read
+├── SpecError                a job spec or an endpoint that cannot be read
 ├── TensorError              an array or a tensor that the protocol cannot carry
 ├── ModelFileError           a file that is no model, or one that cannot be served
 ├── EvaluationError          a version without what was asked for, or two that cannot be compared
@@ -17,9 +17,11 @@ LeptonError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2
@@ -27,37 +29,85 @@ from grpc_status import rpc_status
 
 Made = TypeVar("Made")
 
+Reason = Literal[
+    "CODE_INVALID",
+    "DATASET_INVALID",
+    "DISK_FULL",
+    "DOWNLOAD_DAMAGED",
+    "ENDPOINT_FAILED",
+    "ENDPOINT_INVALID",
+    "EVALUATION_UNAVAILABLE",
+    "FILE_UNREADABLE",
+    "FILE_UNWRITABLE",
+    "JOB_SPEC_INVALID",
+    "MODEL_INVALID",
+    "PACKAGE_MISSING",
+    "PROFILE_INVALID",
+    "PROFILE_NOT_FOUND",
+    "TENSOR_INVALID",
+]
+"""Why the SDK fails without asking a server. A server that finds the same fault has the same name
+for it; docs/errors.md tells what to do about each."""
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system calls a disk, or a user's share of it, without room."""
+
 
 class LeptonError(Exception):
-    """Base of all errors of the SDK; its text names the thing and the remedy."""
+    """Base of all errors of the SDK; its text names the thing and the remedy.
+
+    Attributes:
+        reason: UPPER_SNAKE key, for programs to switch on.
+    """
+
+    reason: str
+
+    def __init__(self, message: str, *, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
 
 
 class ProfileError(LeptonError):
     """Where to call, or as whom, is not known."""
 
+    reason = "PROFILE_INVALID"
+
 
 class TransferError(LeptonError):
     """A local file cannot be read or written, or its bytes are not what they should be."""
 
+    reason = "FILE_UNREADABLE"
+
 
 class SpecError(LeptonError):
-    """A job spec that cannot be read: not a mapping, or a field that does not exist."""
+    """A job spec or an endpoint that cannot be read: a field that does not exist, for one."""
+
+    reason = "JOB_SPEC_INVALID"
 
 
 class TensorError(LeptonError):
     """An array or a tensor that the protocol cannot carry."""
 
+    reason = "TENSOR_INVALID"
+
 
 class ModelFileError(LeptonError):
     """A file is not a model, or one that no endpoint can serve."""
+
+    reason = "MODEL_INVALID"
 
 
 class EvaluationError(LeptonError):
     """A version has no such evaluation or file, or two versions cannot be compared."""
 
+    reason = "EVALUATION_UNAVAILABLE"
+
 
 class EndpointFailedError(LeptonError):
     """An endpoint could not be brought up, or not in time."""
+
+    reason = "ENDPOINT_FAILED"
 
 
 class ApiError(LeptonError):
@@ -165,3 +215,14 @@ def unless_it_exists(create: Callable[[], Made]) -> Made | None:
         if error.code is not grpc.StatusCode.ALREADY_EXISTS:
             raise
         return None
+
+
+def unwritable(path: Path, error: OSError) -> TransferError:
+    """What to raise where a file or a folder cannot be written."""
+    why = error.strerror or error
+    if error.errno in DISK_FULL:
+        return TransferError(
+            f"cannot write {path}: {why}; free space, then do the same again",
+            reason="DISK_FULL",
+        )
+    return TransferError(f"cannot write {path}: {why}", reason="FILE_UNWRITABLE")

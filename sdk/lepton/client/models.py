@@ -232,8 +232,10 @@ class ModelClient:
     def _document(self, version: pb.ModelVersion, attachment: str) -> dict[str, Any]:
         try:
             found = json.loads(self._content(version, attachment))
-        except (ValueError, RecursionError) as error:
-            raise EvaluationError(f"{attachment} of {version.name} is damaged ({error})") from None
+        except (ValueError, RecursionError):
+            raise EvaluationError(
+                f"{attachment} of {version.name} is damaged (it is not JSON)"
+            ) from None
         if not isinstance(found, dict):
             raise EvaluationError(f"{attachment} of {version.name} is damaged (it is no object)")
         return found

@@ -41,13 +41,16 @@ def signature_of(path: Path) -> pb.Signature:
         import onnx  # noqa: PLC0415  an optional package, and slow to import
     except ImportError:
         raise ModelFileError(
-            "reading ONNX files takes the package 'onnx', which is not installed: pip install onnx"
+            "reading ONNX files takes the package 'onnx', which is not installed: pip install onnx",
+            reason="PACKAGE_MISSING",
         ) from None
     try:
         # Weights in other files are not read: the server refuses them, and says why.
         model = onnx.load(path, load_external_data=False)
     except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from None
+        raise ModelFileError(
+            f"cannot read {path}: {error.strerror or error}", reason="FILE_UNREADABLE"
+        ) from None
     except Exception:  # whatever a parser says of any bytes
         raise ModelFileError(f"{path} is not an ONNX model") from None
     constants = {tensor.name for tensor in model.graph.initializer}

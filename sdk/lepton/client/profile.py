@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from lepton.client.errors import ProfileError
+from lepton.client.errors import DISK_FULL, ProfileError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ def load_profile(name: str = "", path: Path | None = None) -> Profile:
         missing = f"no profile {name}" if name else "no profile is current"
         raise ProfileError(
             f"{missing} in {path} (there: {known}); start a local stack "
-            "with `lepton up`, or log in with `lepton login ADDRESS`"
+            "with `lepton up`, or log in with `lepton login ADDRESS`",
+            reason="PROFILE_NOT_FOUND",
         )
     found = profiles[name]
     return Profile(**_checked(found, f"profile {name} in {path}"))
@@ -195,7 +196,7 @@ def _locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise ProfileError(f"cannot write to {path.parent}: {error.strerror}") from None
+        raise _unwritable(path, error) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -217,4 +218,11 @@ def _write(path: Path, config: Mapping[str, object]) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise ProfileError(f"{path} cannot be written: {error.strerror}") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> ProfileError:
+    return ProfileError(
+        f"cannot write {path}: {error.strerror}",
+        reason="DISK_FULL" if error.errno in DISK_FULL else "FILE_UNWRITABLE",
+    )

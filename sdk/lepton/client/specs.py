@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from lepton.api.inference.v1 import inference_pb2
 from lepton.api.training.v1 import training_pb2
-from lepton.client.errors import SpecError
+from lepton.client.errors import Reason, SpecError
 
 M = TypeVar("M", bound=Message)
 
@@ -24,12 +24,12 @@ _Descriptor = Any
 
 def spec_from_mapping(mapping: Mapping[str, Any]) -> training_pb2.JobSpec:
     """The job spec that a mapping describes; raises SpecError naming every field that is wrong."""
-    return _parsed(mapping, training_pb2.JobSpec(), "job spec")
+    return _parsed(mapping, training_pb2.JobSpec(), "job spec", "JOB_SPEC_INVALID")
 
 
 def endpoint_from_mapping(mapping: Mapping[str, Any]) -> inference_pb2.Endpoint:
     """The endpoint that a mapping describes; raises SpecError naming every field that is wrong."""
-    return _parsed(mapping, inference_pb2.Endpoint(), "endpoint")
+    return _parsed(mapping, inference_pb2.Endpoint(), "endpoint", "ENDPOINT_INVALID")
 
 
 def endpoint_fields(mapping: Mapping[str, Any]) -> tuple[str, ...]:
@@ -47,10 +47,10 @@ def plain_struct(struct: Struct) -> dict[str, Any]:
     return found
 
 
-def _parsed(mapping: Mapping[str, Any], message: M, kind: str) -> M:
+def _parsed(mapping: Mapping[str, Any], message: M, kind: str, reason: Reason) -> M:
     faults = list(_faults(mapping, message.DESCRIPTOR, ""))
     if faults:
-        raise SpecError(f"the {kind} is not valid: {'; '.join(faults)}")
+        raise SpecError(f"the {kind} is not valid: {'; '.join(faults)}", reason=reason)
     return json_format.ParseDict(dict(mapping), message)
 
 

@@ -20,7 +20,7 @@ import grpc
 
 from lepton.api.storage.v1 import storage_pb2 as pb
 from lepton.api.storage.v1.storage_pb2_grpc import StorageServiceStub
-from lepton.client.errors import TransferError, from_rpc_error
+from lepton.client.errors import TransferError, from_rpc_error, unwritable
 
 PIECE_BYTES = 1 << 20
 """The server's unit: pieces that begin and end at multiples of it cost no copy there."""
@@ -59,6 +59,18 @@ def upload_file(
             return _upload(_UploadCalls(stub, metadata), file, path, progress)
     except OSError as error:
         raise TransferError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder that files are to be written to, with those above it.
+
+    Raises:
+        TransferError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def download_dataset_file(
@@ -211,12 +223,13 @@ def _download(read: Read, size: int, sha256: str, target: Path, progress: Progre
             part.unlink()
             raise TransferError(
                 f"{target} was not written: the bytes received have the SHA-256 {found} and not "
-                f"{sha256}; try again"
+                f"{sha256}; try again",
+                reason="DOWNLOAD_DAMAGED",
             )
         part.replace(target)
         _sync(target.parent)
     except OSError as error:
-        raise TransferError(f"cannot write {target}: {error.strerror or error}") from error
+        raise unwritable(target, error) from error
 
 
 class _Received:
@@ -252,7 +265,10 @@ def _receive(read: Read, received: _Received) -> str:
         try:
             for chunk in read(received.done):
                 if chunk.offset != received.done or zlib.crc32(chunk.data) != chunk.crc32:
-                    raise TransferError("a piece of the download is damaged; try again")
+                    raise TransferError(
+                        "a piece of the download is damaged; try again",
+                        reason="DOWNLOAD_DAMAGED",
+                    )
                 received.add(chunk.data)
                 patience.renew()
         except grpc.RpcError as error:
@@ -260,7 +276,8 @@ def _receive(read: Read, received: _Received) -> str:
         else:
             if received.done < received.size:
                 raise TransferError(
-                    f"the download ended after {received.done} of {received.size} bytes; try again"
+                    f"the download ended after {received.done} of {received.size} bytes; try again",
+                    reason="DOWNLOAD_DAMAGED",
                 )
     return received.digest.hexdigest()
 
