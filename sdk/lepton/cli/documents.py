@@ -10,7 +10,11 @@ from typing import Any
 
 import yaml
 
-from lepton.cli.errors import InputError
+from lepton.cli.errors import FileError
+
+
+class _KeyTwice(yaml.MarkedYAMLError):
+    """A mapping that says two things of one key."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -21,7 +25,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
+                raise _KeyTwice(
                     None, None, f"the key '{key}' is there twice", key_node.start_mark
                 )
             if isinstance(key, str):
@@ -40,16 +44,27 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file holds.
 
     Raises:
-        InputError: It is not YAML; names the line.
+        FileError: It is not YAML; names the line.
         OSError: It cannot be read.
     """
+    what = named(path)
     try:
         return yaml.load(_text(path), _Loader)  # noqa: S506  a SafeLoader
+    except _KeyTwice as error:
+        raise FileError(f"{what}: {error.problem}{_at(error)}; leave one of them out") from None
     except yaml.MarkedYAMLError as error:
-        at = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{named(path)} is not YAML: {error.problem}{at}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{named(path)} is not YAML: {error}") from None
+        raise FileError(
+            f"{what} is not YAML{_at(error)}; correct the indentation (spaces, no tabs), the "
+            "quotes or the brackets there"
+        ) from None
+    except yaml.YAMLError:
+        raise FileError(f"{what} is not YAML: it has characters that are no text") from None
+    except ValueError:  # of what YAML takes for a date, or for a number of thousands of digits
+        raise FileError(
+            f"{what} has a date or a number that cannot be; correct it, or put it in quotes"
+        ) from None
+    except RecursionError:
+        raise FileError(f"{what} is nested too deep; take it apart") from None
 
 
 def read_mapping(path: Path, fields: str) -> dict[str, Any]:
@@ -60,12 +75,12 @@ def read_mapping(path: Path, fields: str) -> dict[str, Any]:
         fields: Some of the fields that belong there, for the message.
 
     Raises:
-        InputError: It is not YAML, or no mapping.
+        FileError: It is not YAML, or no mapping.
         OSError: It cannot be read.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise InputError(f"{named(path)} is not a mapping of fields such as {fields}")
+        raise FileError(f"{named(path)} is not a mapping of fields such as {fields}")
     return content
 
 
@@ -73,13 +88,23 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        InputError: It is not JSON; names the line.
+        FileError: It is not JSON; names the line.
         OSError: It cannot be read.
     """
+    what = named(path)
     try:
         return json.loads(_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{named(path)} is not JSON: {error}") from None
+        at = f"line {error.lineno}, column {error.colno}"
+        if error.pos >= len(error.doc.rstrip()):
+            raise FileError(f"{what} is not JSON: it ends at {at}, before it is whole") from None
+        raise FileError(
+            f"{what} is not JSON at {at}; correct the comma, the quotes or the brackets there"
+        ) from None
+    except ValueError:
+        raise FileError(f"{what} has a number of too many digits; shorten it") from None
+    except RecursionError:
+        raise FileError(f"{what} is nested too deep; take it apart") from None
 
 
 def named(path: Path) -> str:
@@ -91,4 +116,8 @@ def _text(path: Path) -> str:
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text()
     except UnicodeDecodeError:
-        raise InputError(f"{named(path)} is not text in UTF-8") from None
+        raise FileError(f"{named(path)} is not text in UTF-8") from None
+
+
+def _at(error: yaml.MarkedYAMLError) -> str:
+    return f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import stat
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import click
 import numpy as np
 
 from lepton.cli.completion import names_of
-from lepton.cli.documents import read_json
-from lepton.cli.errors import InputError
+from lepton.cli.documents import named, read_json
+from lepton.cli.errors import FileError, InputError
 from lepton.cli.output import show_plain
 from lepton.cli.session import client
 from lepton.client import tensors
@@ -73,9 +75,21 @@ def infer(
         else:
             metadata = lepton.endpoints.metadata(endpoint)
             expected = {tensor.name: tensor for tensor in metadata.inputs}
-            arrays = dict(_from_file(argument, expected) for argument in inputs)
+            arrays = _from_files(inputs, expected)
         results = lepton.endpoints.infer(endpoint, arrays, timeout=timeout)
     _show(results, output)
+
+
+def _from_files(
+    arguments: tuple[str, ...], expected: dict[str, Any]
+) -> dict[str, tensors.Array]:
+    arrays: dict[str, tensors.Array] = {}
+    for argument in arguments:
+        name, array = _from_file(argument, expected)
+        if name in arrays:
+            raise InputError(f"the input {name} is given twice; leave one of them out")
+        arrays[name] = array
+    return arrays
 
 
 def _from_file(argument: str, expected: dict[str, Any]) -> tuple[str, tensors.Array]:
@@ -87,40 +101,80 @@ def _from_file(argument: str, expected: dict[str, Any]) -> tuple[str, tensors.Ar
     if name not in expected:
         raise InputError(f"no input {name}; the endpoint has {', '.join(expected)}")
     path = Path(filename)
+    if stat.S_ISDIR(path.stat().st_mode):
+        raise FileError(f"{path} is a folder; give a file, .npy or .json")
     if path.suffix == ".npy":
         return name, read_npy(path)
     if path.suffix == ".json":
         return name, tensors.from_plain(read_json(path), expected[name].datatype, str(path))
-    raise InputError(f"{path} is neither .npy nor .json")
+    raise FileError(f"{path} is neither .npy nor .json; save the values as one of them")
 
 
 def read_npy(path: Path) -> tensors.Array:
-    """The array in an .npy file; raises InputError where it is none."""
+    """The array in an .npy file.
+
+    Raises:
+        FileError: It holds none.
+        OSError: It cannot be read.
+    """
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not an .npy file of plain numbers: {error}") from None
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile):
+        raise FileError(
+            f"{path} is not an .npy file of plain numbers, or not a whole one; "
+            "numpy.save writes one"
+        ) from None
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{path} is an archive of arrays; give one array, saved by numpy.save")
+        array.close()
+        raise FileError(f"{path} is an archive of arrays; give one array, saved by numpy.save")
     return array
+
+
+_REQUEST = (
+    'a request looks like {"inputs": [{"name": "image", "shape": [1, 28, 28], '
+    '"datatype": "UINT8", "data": […]}]}'
+)
+_FIELDS: tuple[tuple[str, type, str], ...] = (
+    ("name", str, "text"),
+    ("shape", list, "a list of whole numbers"),
+    ("datatype", str, "text"),
+    ("data", list, "a list of values"),
+)
+"""What an input of a request must have: the field, its type and what people call that."""
 
 
 def _from_body(path: Path) -> dict[str, tensors.Array]:
     document = read_json(path)
-    try:
-        return {
-            tensor["name"]: tensors.from_plain(
-                tensor["data"], tensor["datatype"], tensor["name"]
-            ).reshape(tensor["shape"])
-            for tensor in document["inputs"]
-        }
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f'{path} is not a request: {error}; it looks like {{"inputs": [{{"name": "image", '
-            '"shape": [1, 28, 28], "datatype": "UINT8", "data": […]}]}'
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    inputs = document.get("inputs") if isinstance(document, dict) else None
+    if not isinstance(inputs, list):
+        raise FileError(f'{named(path)} is not a request: it has no list "inputs"; {_REQUEST}')
+    arrays: dict[str, tensors.Array] = {}
+    for index, tensor in enumerate(inputs):
+        where = f"{named(path)}: inputs[{index}]"
+        _check_input(tensor, where)
+        name, shape = tensor["name"], tensor["shape"]
+        if name in arrays:
+            raise FileError(f"{where} is {name} once more; leave one of them out")
+        array = tensors.from_plain(tensor["data"], tensor["datatype"], f"{where}.data")
+        if math.prod(shape) != array.size:
+            raise FileError(
+                f"{where}: the shape {shape} takes {math.prod(shape)} values, and data has "
+                f"{array.size}; correct one of them"
+            )
+        arrays[name] = array.reshape(shape)
+    return arrays
+
+
+def _check_input(tensor: Any, where: str) -> None:
+    if not isinstance(tensor, dict):
+        raise FileError(f"{where} is not an object with fields; {_REQUEST}")
+    for field, kind, called in _FIELDS:
+        if field not in tensor:
+            raise FileError(f'{where} has no "{field}"; {_REQUEST}')
+        if not isinstance(tensor[field], kind):
+            raise FileError(f"{where}.{field} is not {called}; {_REQUEST}")
+    if not all(type(size) is int and size >= 0 for size in tensor["shape"]):
+        raise FileError(f"{where}.shape is not a list of whole numbers, each 0 or more")
 
 
 def _show(results: dict[str, tensors.Array], output: str) -> None:

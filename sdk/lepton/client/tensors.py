@@ -7,9 +7,10 @@ little-endian length before each.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
 }
 _DATATYPES = {dtype: name for name, dtype in _DTYPES.items()}
+_LISTS = (list, tuple)
+_DIMENSIONS_MAX = 64
+"""Of an array of numpy."""
 
 
 def datatype(array: Array) -> str:
@@ -84,14 +88,65 @@ def from_plain(data: Any, datatype: str, what: str) -> Array:
         raise TensorError(f"{what}: {error}") from None
     try:
         found, array = np.array(data), np.array(data, dtype=wanted)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise TensorError(f"{what} does not make a {datatype} tensor: {error}") from None
+    except (ValueError, OverflowError, TypeError):
+        raise TensorError(f"{what} {_fault(data, wanted, datatype)}") from None
     # numpy would cut 0.5 to 0, and read "7" as 7, without a word.
-    whole = wanted.kind in "biu"
-    if wanted.kind != "O" and found.size and found.dtype.kind not in ("biu" if whole else "biuf"):
-        kind = "whole numbers" if whole else "numbers"
-        raise TensorError(f"{what} does not make a {datatype} tensor: not all values are {kind}")
+    if wanted.kind != "O" and found.size and found.dtype.kind not in _kinds(wanted):
+        raise TensorError(f"{what} {_fault(data, wanted, datatype)}")
     return array
+
+
+def _kinds(wanted: np.dtype[Any]) -> str:
+    """The kinds of values that a type takes without changing them."""
+    return "biu" if wanted.kind in "biu" else "biuf"
+
+
+def _fault(data: Any, wanted: np.dtype[Any], datatype: str) -> str:
+    """What is wrong with values that make no array of a type, and where."""
+    if isinstance(data, np.ndarray):
+        data = data.tolist()
+    fault = f"does not make a {datatype} tensor"
+    if uneven := _uneven(data, ""):
+        return f"{fault}: {uneven}"
+    for place, value in _values(data, "") if wanted.kind != "O" else ():
+        at = f"the value {json.dumps(value, default=str)[:40]}" + (f" at {place}" if place else "")
+        if np.array(value).dtype.kind not in _kinds(wanted):
+            return f"{fault}: {at} is no {'whole ' if wanted.kind in 'biu' else ''}number"
+        try:
+            np.array(value, dtype=wanted)
+        except OverflowError:
+            return f"{fault}: {at} is out of its range"
+    return f"{fault}: its values are of several kinds"
+
+
+def _uneven(data: Any, place: str) -> str:
+    """Where nested lists are no array because they differ in length or are too deep."""
+    if len(_shape(data)) > _DIMENSIONS_MAX:
+        return f"its lists are nested deeper than {_DIMENSIONS_MAX}"
+    for index, item in enumerate(data if isinstance(data, _LISTS) else ()):
+        if _shape(item) != _shape(data[0]):
+            return f"{place}[0] and {place}[{index}] are not of one shape"
+        if told := _uneven(item, f"{place}[{index}]"):
+            return told
+    return ""
+
+
+def _shape(data: Any) -> tuple[int, ...]:
+    """The shape of nested lists, if they all are as the first ones."""
+    sizes = []
+    while isinstance(data, _LISTS):
+        sizes.append(len(data))
+        data = data[0] if data else None
+    return tuple(sizes)
+
+
+def _values(data: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Each value of nested lists with its place, such as ``[0][3]``."""
+    if not isinstance(data, _LISTS):
+        yield place, data
+        return
+    for index, item in enumerate(data):
+        yield from _values(item, f"{place}[{index}]")
 
 
 def encode(array: Array) -> bytes:

@@ -143,10 +143,11 @@ def test_csv_files_give_statistics(name: str, step: int) -> None:
 BAD_CSV = {
     "empty": (b"", "is empty"),
     "header only": (b"a,b\n", "no rows"),
-    "field missing": (b"a,b\n1,2\n3\n", "1 fields in line 3"),
+    "field missing": (b"a,b\n1,2\n3\n", "has 1 field in line 3"),
     "field too many": (b"a,b\n1,2,3\n", "3 fields in line 2"),
-    "not text": (b"a,b\n1,\xff\n", "is not UTF-8"),
-    "cut character": (b"a,b\n1,\xc3", "is not UTF-8"),
+    "not text": (b"a,b\n1,\xff\n", "is not UTF-8 text in line 2"),
+    "cut character": (b"a,b\n1,\xc3", "is not UTF-8 text in line 2"),
+    "not text at once": (b"\xff", "is not UTF-8 text in line 1"),
     "open quote": (b'a,b\n1,"2\n', "is not CSV"),
     "bad quote": (b'a,b\n1,"2"3\n', "is not CSV"),
     "long field": (b"a,b\n1," + b"2" * 131_073 + b"\n", "a field of more than 131072 characters"),
@@ -172,3 +173,11 @@ def test_a_row_over_many_lines_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert check_csv(opened({"t.csv": rows}, 100))["rows"] == "1001"
     with pytest.raises(DatasetInvalid, match="a row of more than 1000 characters up to line 2"):
         check_csv(opened({"t.csv": rows + b'"5\n",' * 1000}, 100))
+
+
+def test_a_line_without_an_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one too, as of a file that is no text; the remedy is an option that there is."""
+    monkeypatch.setattr(delimited, "_MAX_ROW", 1000)
+    with pytest.raises(DatasetInvalid, match=r"in line 1; .*--format raw") as raised:
+        check_csv(opened({"t.csv": b"1" * 1001}))
+    assert "more than 1000 characters" in raised.value.message

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from lepton_storage.errors import DatasetInvalid
 
 _MAX_ROW = 16 << 20  # characters; quoted fields may hold line ends, and rows fields without end
+_OR_RAW = "or use the format RAW (`--format raw`)"
 
 
 def check_csv(files: Mapping[str, Callable[[], Iterator[bytes]]]) -> dict[str, str]:
@@ -46,8 +47,8 @@ def _check_file(path: str, pieces: Iterator[bytes]) -> tuple[int, int]:
             if len(row) != len(header):
                 raise _invalid(
                     path,
-                    f"has {len(row)} fields in line {reader.line_num} and {len(header)} in its "
-                    "header",
+                    f"has {len(row)} field{'s' * (len(row) != 1)} in line {reader.line_num} and "
+                    f"{len(header)} in its header",
                     "correct the line, or quote a field that has a comma in it",
                 )
             rows += 1
@@ -57,7 +58,7 @@ def _check_file(path: str, pieces: Iterator[bytes]) -> tuple[int, int]:
                 path,
                 f"has a field of more than {csv.field_size_limit()} characters in line "
                 f"{reader.line_num}",
-                "shorten it, close the quote that it begins with, or use RAW",
+                f"shorten it, close the quote that it begins with, {_OR_RAW}",
             ) from None
         raise _invalid(
             path, f"is not CSV in line {reader.line_num} ({error})", "correct the quotes"
@@ -96,7 +97,7 @@ class _Lines(Iterator[str]):
             raise _invalid(
                 self._path,
                 f"has a row of more than {_MAX_ROW} characters up to line {self._number}",
-                "close the quote that one of its fields begins with, or use RAW",
+                f"close the quote that one of its fields begins with, {_OR_RAW}",
             )
         return line
 
@@ -114,26 +115,32 @@ def _split(path: str, pieces: Iterator[bytes]) -> Iterator[str]:
         try:
             text = rest + decoder.decode(piece)
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, number, error) from None
+            raise _not_utf8(path, number + 1, error) from None
         # Not splitlines: it would also break at form feeds and the like inside a field.
         *lines, rest = text.split("\n")
         for line in lines:
             number += 1
             yield line + "\n"
         if len(rest) > _MAX_ROW:
-            raise _invalid(path, f"has no line end after line {number}", "save it as text")
+            raise _invalid(
+                path,
+                f"has more than {_MAX_ROW} characters in line {number + 1}",
+                f"save it as text with line ends, {_OR_RAW}",
+            )
     try:
         rest += decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, number, error) from None
+        raise _not_utf8(path, number + 1, error) from None
     if rest:
         yield rest
 
 
-def _not_utf8(path: str, number: int, error: UnicodeDecodeError) -> DatasetInvalid:
-    return _invalid(
-        path, f"is not UTF-8 text after line {number} ({error.reason})", "save it as UTF-8"
-    )
+def _not_utf8(path: str, line: int, error: UnicodeDecodeError) -> DatasetInvalid:
+    """Args:
+        line: Number of the line that the bytes given to the decoder begin in.
+    """
+    line += error.object[: error.start].count(b"\n")
+    return _invalid(path, f"is not UTF-8 text in line {line}", "save it as UTF-8")
 
 
 def _invalid(path: str, what: str, remedy: str) -> DatasetInvalid:

@@ -45,7 +45,11 @@ def check_idx(files: Mapping[str, Callable[[], Iterator[bytes]]]) -> dict[str, s
             raise _invalid(path, "is missing", f"an IDX version has {', '.join(FILES)}; add it")
     for path in files:
         if path not in FILES:
-            raise _invalid(path, "does not belong in an IDX version", "leave it out, or use RAW")
+            raise _invalid(
+                path,
+                "does not belong in an IDX version",
+                "leave it out, or use the format RAW (`--format raw`)",
+            )
     contents = {path: _read(path, files[path]()) for path in FILES}
     for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS)):
         have, want = contents[labels].shape[0], contents[images].shape[0]
@@ -127,7 +131,7 @@ def _shape(path: str, header: bytes, dimensions: int) -> tuple[int, ...]:
         raise _invalid(
             path,
             f"announces {math.prod(shape)} values, more than the {MAX_VALUES} that are checked",
-            "split it into smaller sets, or use RAW",
+            "split it into smaller sets, or use the format RAW (`--format raw`)",
         )
     return shape
 
