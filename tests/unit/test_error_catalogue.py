@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from typing import get_args
 
 import lepton_auth
 import lepton_gateway
@@ -15,6 +16,9 @@ import lepton_mesh
 import lepton_registry
 import lepton_storage
 import lepton_training
+from lepton.cli.errors import EXIT_CODES
+from lepton.client.errors import ApiError, Reason
+from lepton.client.errors import LeptonError as ClientError
 from lepton_gateway.envoy.replies import local_replies
 from lepton_mesh.errors import LeptonError, catalogue
 
@@ -31,6 +35,7 @@ PACKAGES = (
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 _ROW = re.compile(r"\| `([A-Z_]+)` \| ([A-Z_]+) \| (\d+) \| (yes|no) \| (\S.*) \|")
 _OWN_ROW = re.compile(r"\| `([A-Z_]+)` \| [^|]+ \|")
+_LOCAL_ROW = re.compile(r"\| `([A-Z_]+)` \| ([12]) \| \S.* \|")
 
 
 def project_errors() -> dict[str, type[LeptonError]]:
@@ -72,6 +77,17 @@ def test_the_document_names_what_the_gateway_answers_itself() -> None:
     section = DOCUMENT.read_text().partition("## Answered by the gateway itself")[2]
     section = section.partition("\n## ")[0]
     assert set(_OWN_ROW.findall(section)) == replies - project_errors().keys()
+
+
+def test_the_document_names_what_the_sdk_and_the_command_find_themselves() -> None:
+    """Each reason with the exit code of the command; the SDK raises no other."""
+    section = DOCUMENT.read_text().partition("## The SDK and the command")[2].partition("\n## ")[0]
+    written = {reason: int(code) for reason, code in _LOCAL_ROW.findall(section)}
+    assert written == EXIT_CODES
+    raised = {
+        vars(error)["reason"] for error in ClientError.__subclasses__() if error is not ApiError
+    }
+    assert raised <= set(get_args(Reason)) <= EXIT_CODES.keys()
 
 
 def test_reasons_are_upper_snake_and_belong_to_one_error() -> None:

@@ -13,7 +13,6 @@ stderr, progress only on a terminal. Exit codes:
 """
 
 from __future__ import annotations
-from __future__ import annotations
 
 import os
 import sys
@@ -49,9 +48,6 @@ def _run() -> NoReturn:
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the help itself
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        click.echo(f"lepton: {message_of(error)}", err=True)
         sys.exit(error.exit_code)
     except click.Abort as error:
         # Click makes one of a Ctrl-C, and of a question that was answered with no.

@@ -87,9 +87,9 @@ def logout(name: str | None) -> None:
     """Forget the profile NAME, by default the current one, and the credential in it."""
     name = name or current_profile()
     if not name:
-        raise ProfileError("no profile is current; nothing to forget")
+        raise ProfileError("no profile is current; nothing to forget", reason="PROFILE_NOT_FOUND")
     if not delete_profile(name):
-        raise InputError(f"there is no profile '{name}' in {config_path()}")
+        raise InputError(f"there is no profile '{name}' in {config_path()}", "PROFILE_NOT_FOUND")
     note(f"forgot profile {name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -148,25 +149,60 @@ def delete(ctx: click.Context, dataset: str, yes: bool) -> None:
 
 
 def _files(paths: tuple[Path, ...]) -> dict[str, Path]:
-    """Path in the version -> local file: a file by its name, a folder's files below it."""
+    """Path in the version -> local file: a file by its name, a folder's files below it.
+
+    Raises:
+        InputError: Two files would have one path, there are none, or one is no plain file.
+        OSError: A folder cannot be read.
+    """
     found: dict[str, Path] = {}
     for path in paths:
         pairs = (
-            [(path.name, path)]
-            if path.is_file()
-            else [
-                (file.relative_to(path).as_posix(), file)
-                for file in sorted(path.rglob("*"))
-                if file.is_file()
-            ]
+            [(file.relative_to(path).as_posix(), file) for file in _below(path)]
+            if path.is_dir()
+            else [(path.name, path)]
         )
         for name, file in pairs:
+            _check_plain(file)
             if name in found:
-                raise InputError(f"{found[name]} and {file} would both be {name}")
+                raise InputError(
+                    f"{found[name]} and {file} would both be {name}; rename one of them",
+                    "DATASET_INVALID",
+                )
             found[name] = file
     if not found:
-        raise InputError(f"no files in {', '.join(str(path) for path in paths)}")
+        raise InputError(
+            f"no files in {', '.join(str(path) for path in paths)}; name what is to be pushed",
+            "DATASET_INVALID",
+        )
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """All that is below a folder but folders, in order."""
+
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would pass over what cannot be read
+
+    return sorted(
+        path
+        for where, folders, names in os.walk(folder, onerror=refuse)
+        for path in (Path(where, name) for name in folders + names)
+        # os.walk does not go through a link to a folder.
+        if path.is_symlink() or not path.is_dir()
+    )
+
+
+def _check_plain(path: Path) -> None:
+    if path.is_file():
+        return
+    if not path.exists():
+        what, remedy = "a link to what is not there", "mend or remove it"
+    elif path.is_dir():
+        what, remedy = "a link to a folder", "put a copy of the folder in its place"
+    else:
+        what, remedy = "no plain file", "move it elsewhere"
+    raise InputError(f"{path} is {what}; {remedy}, then push again", "DATASET_INVALID")
 
 
 def _guess(files: dict[str, Path]) -> pb.DatasetFormat:

@@ -25,9 +25,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise _KeyTwice(
-                    None, None, f"the key '{key}' is there twice", key_node.start_mark
-                )
+                raise _KeyTwice(None, None, f"the key '{key}' is there twice", key_node.start_mark)
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)

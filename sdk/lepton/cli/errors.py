@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 EXIT_CODES = {
+    "CHECKPOINT_MISSING": 2,
     "CODE_INVALID": 2,
     "DATASET_INVALID": 2,
     "DISK_FULL": 1,
@@ -33,7 +34,6 @@ class CommandError(click.ClickException):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
-        self.exit_code = EXIT_CODES[reason]
 
 
 class InputError(CommandError):
@@ -52,6 +52,10 @@ class FileError(InputError):
 
 def exit_code_of(error: Exception) -> int | None:
     """The exit code for an expected failure; None for a bug, which deserves its traceback."""
+    if isinstance(error, CommandError):
+        return EXIT_CODES[error.reason]
+    if isinstance(error, click.ClickException):
+        return error.exit_code
     # Imported here: gRPC takes longer to import than most commands run.
     from lepton.client import (
         ApiError,
@@ -82,20 +86,23 @@ def message_of(error: Exception) -> str:
     Args:
         error: One of click's, or one that :func:`exit_code_of` knows.
     """
-    from lepton.cli.output import printable
-
     text = " ".join(_text_of(error).split())
     reason = _reason_of(error)
     return printable(f"{text} [{reason}]" if reason else text)
 
 
-def _text_of(error: Exception) -> str:
-    from lepton.client import UnavailableError
+def printable(text: str) -> str:
+    """Text without what would drive a terminal."""
+    return "".join(each for each in text if each.isprintable())
 
+
+def _text_of(error: Exception) -> str:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{error.format_message().rstrip('.')}; see `{error.ctx.command_path} --help`"
     if isinstance(error, click.ClickException):
         return error.format_message()
+    from lepton.client import UnavailableError
+
     if isinstance(error, UnavailableError):
         return _way_there(error.message)
     if not isinstance(error, OSError):

@@ -80,9 +80,7 @@ def infer(
     _show(results, output)
 
 
-def _from_files(
-    arguments: tuple[str, ...], expected: dict[str, Any]
-) -> dict[str, tensors.Array]:
+def _from_files(arguments: tuple[str, ...], expected: dict[str, Any]) -> dict[str, tensors.Array]:
     arrays: dict[str, tensors.Array] = {}
     for argument in arguments:
         name, array = _from_file(argument, expected)

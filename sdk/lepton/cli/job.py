@@ -10,13 +10,12 @@ import click
 from lepton.api.training.v1 import training_pb2 as pb
 from lepton.cli.completion import names_of
 from lepton.cli.documents import read_mapping
-from lepton.cli.errors import InputError
+from lepton.cli.errors import InputError, printable
 from lepton.cli.output import (
     confirm,
     moment,
     note,
     output_option,
-    printable,
     show,
     show_list,
     tell,
@@ -52,6 +51,7 @@ _RECIPES = (
     ("DATA", lambda recipe: " ".join(f"{one.name}={one.default_value}" for one in recipe.data)),
     ("DESCRIPTION", lambda recipe: recipe.description),
 )
+_ENDED_BY_ITSELF = (pb.Job.SUCCEEDED, pb.Job.FAILED)
 
 
 @click.group()
@@ -151,9 +151,12 @@ def watch(ctx: click.Context, name: str, output: str) -> None:
 @output_option
 @click.pass_context
 def cancel(ctx: click.Context, name: str, output: str) -> None:
-    """Ask a job to stop."""
+    """Ask a job to stop; one that has ended stays as it is, which is said, and exits with 0."""
     with client(ctx) as lepton:
-        show(lepton.jobs.cancel(name), output, _COLUMNS)
+        found = lepton.jobs.cancel(name)
+    show(found, output, _COLUMNS)
+    if found.state in _ENDED_BY_ITSELF:
+        note(f"{found.name} had ended already, as {pb.Job.State.Name(found.state)}")
 
 
 @job.command()
@@ -189,7 +192,7 @@ def checkpoint(ctx: click.Context, name: str, file: Path) -> None:
     with client(ctx) as lepton:
         found = lepton.jobs.get(name)
         if not found.HasField("checkpoint"):
-            raise InputError(f"{found.name} has no checkpoint in storage")
+            raise InputError(f"{found.name} has no checkpoint in storage", "CHECKPOINT_MISSING")
         lepton.data.fetch_artifact(found.checkpoint.artifact, file)
     note(f"wrote {file}, of {moment(found.checkpoint.store_time)}")
 
@@ -217,7 +220,9 @@ def recipes(ctx: click.Context, name: str | None, output: str) -> None:
     if name is not None:
         found = [recipe for recipe in found if recipe.id == name]
         if not found:
-            raise InputError(f"no recipe '{name}'; `lepton job recipes` lists them")
+            raise InputError(
+                f"no recipe '{name}'; `lepton job recipes` lists them", "JOB_SPEC_INVALID"
+            )
         if output == "table":
             _tell(found[0])
             return

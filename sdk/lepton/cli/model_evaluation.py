@@ -25,9 +25,10 @@ def readable(version: str) -> Iterator[None]:
     """
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError):
         raise EvaluationError(
-            f"the evaluation of {version} cannot be shown ({error!r}); `-o json` shows it as it is"
+            f"the evaluation of {version} cannot be shown: it is not as ours are; `-o json` shows "
+            "it as it is"
         ) from None
 
 
@@ -172,5 +173,8 @@ def _percent(share: float) -> str:
 def _plain(attachment: str) -> str:
     """A file's name, once more checked: a server is not trusted with our file system."""
     if attachment in {"", ".", ".."} or Path(attachment).name != attachment:
-        raise InputError(f"the version has an attachment '{attachment}', which is no file's name")
+        raise InputError(
+            f"the version has an attachment '{attachment}', which is no file's name",
+            "EVALUATION_UNAVAILABLE",
+        )
     return attachment

@@ -10,9 +10,9 @@ import click
 
 from lepton.cli.completion import names_of
 from lepton.cli.documents import named, read_json
-from lepton.cli.errors import InputError
+from lepton.cli.errors import FileError, InputError, printable
 from lepton.cli.model_evaluation import interval, interval_heading, readable
-from lepton.cli.output import document_option, note, printable, show_plain, table
+from lepton.cli.output import document_option, note, show_plain, table
 from lepton.cli.session import client
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def explain(
     if not importance:
         raise InputError(
             f"{version.name} has no importance of columns: it has no columns, or its job set "
-            "evaluation.importance_repeats to 0"
+            "evaluation.importance_repeats to 0",
+            "EVALUATION_UNAVAILABLE",
         )
     if output != "table":
         show_plain(importance, output)
@@ -145,7 +146,7 @@ def _read(path: Path) -> Any:
         return read_npy(path)
     if path.suffix == ".json" or str(path) == "-":
         return read_json(path)
-    raise InputError(f"{named(path)} is neither .npy nor .json")
+    raise FileError(f"{named(path)} is neither .npy nor .json; save the values as one of them")
 
 
 def _show_explanation(found: Explanation, output: str) -> None:

@@ -15,6 +15,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from lepton.cli.errors import printable
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Columns = Sequence[tuple[str, Callable[[Any], str]]]
 """Heading, and what a resource has under it."""
@@ -143,11 +145,6 @@ def confirm(question: str, yes: bool) -> None:
 def yes_option(command: Command) -> Command:
     """Adds ``--yes``, for :func:`confirm`."""
     return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(command)
-
-
-def printable(text: str) -> str:
-    """Text without what would drive a terminal."""
-    return "".join(each for each in text if each.isprintable())
 
 
 def _shown_on(stream: TextIO, text: str) -> str:

@@ -19,7 +19,8 @@ from rich.progress import (
 
 from lepton.api.inference.v1 import inference_pb2
 from lepton.api.training.v1 import training_pb2 as pb
-from lepton.cli.output import on_terminal, printable
+from lepton.cli.errors import printable
+from lepton.cli.output import on_terminal
 from lepton.client import Client
 
 

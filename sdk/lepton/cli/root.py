@@ -57,7 +57,8 @@ class _LazyGroup(click.Group):
         if cmd_name in _STACK:
             raise CommandError(
                 f"`lepton {cmd_name}` is for the local stack, which is not installed; "
-                "`pip install '.[local]'` in Lepton's folder", "PACKAGE_MISSING"
+                "`pip install '.[local]'` in Lepton's folder",
+                "PACKAGE_MISSING",
             )
         return None
 
@@ -106,9 +107,7 @@ def _load(target: str) -> click.Command:
     module, _, attribute = target.partition(":")
     command = getattr(importlib.import_module(module), attribute)
     if not isinstance(command, click.Command):
-        raise CommandError(
-            f"{target} is offered by a package but is no command", "PACKAGE_MISSING"
-        )
+        raise CommandError(f"{target} is offered by a package but is no command", "PACKAGE_MISSING")
     return command
 
 

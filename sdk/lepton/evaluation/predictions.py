@@ -182,12 +182,14 @@ class Predictions:
                 stored["chosen"],
             )
             found._check()
-        except _DAMAGES as error:
-            raise PredictionsUnreadable(f"it is damaged ({error})") from None
+        except _Damage as error:
+            raise PredictionsUnreadable(f"it is damaged: {error}") from None
+        except _DAMAGES:
+            raise PredictionsUnreadable("it is damaged") from None
         return found
 
     def _check(self) -> None:
-        """Raises ValueError unless all fits together: whoever trains may have written it."""
+        """Raises _Damage unless all fits together: whoever trains may have written it."""
         rows, classes = len(self.truth), len(self.class_names)
         outputs = self.outputs
         if self.kind == "classification":
@@ -210,7 +212,11 @@ class Predictions:
                 and outputs.size == self.truth.size
             )
         if not fits or not 0 < rows <= ROWS_MAX:
-            raise ValueError("its arrays do not fit together")
+            raise _Damage("its arrays do not fit together")
+
+
+class _Damage(ValueError):
+    """What is wrong with a file, in words of ours."""
 
 
 _DAMAGES = (
@@ -229,12 +235,13 @@ def _arrays(content: bytes) -> dict[str, Array]:
     how much there is.
 
     Raises:
-        ValueError: It holds too much, or something else; and others of _DAMAGES.
+        _Damage: It holds too much, or something else.
+        Exception: Any other of _DAMAGES, likewise.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         if sum(member.file_size for member in members) > EXPANDED_BYTES_MAX:
-            raise ValueError(f"it expands to more than {EXPANDED_BYTES_MAX >> 20} MiB")
+            raise _Damage(f"it expands to more than {EXPANDED_BYTES_MAX >> 20} MiB")
         return {
             member.filename.removesuffix(".npy"): _array(_expanded(archive, member))
             for member in members
@@ -244,7 +251,7 @@ def _arrays(content: bytes) -> dict[str, Array]:
 def _expanded(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     """A member, and no byte more than it says it has: only deflate stops there."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("it is packed otherwise than by deflate")
+        raise _Damage("it is packed otherwise than by deflate")
     with archive.open(member) as file:
         return file.read(member.file_size)
 
@@ -253,10 +260,10 @@ def _array(data: bytes) -> Array:
     """An array of numbers from the bytes of an ``.npy`` file."""
     file = io.BytesIO(data)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("an array is not of version 1.0")
+        raise _Damage("an array is not of version 1.0")
     shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError("an array is not one of numbers, or not whole")
+        raise _Damage("an array is not one of numbers, or not whole")
     values = np.frombuffer(data, dtype, offset=file.tell())
     return values.reshape(shape, order="F" if by_columns else "C")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ def assert_told(code: int, out: str, err: str, expected: int, told: str) -> None
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert told in err
+    assert re.search(r" \[[A-Z_]+\]\n$", err)
 
 
 @pytest.fixture
@@ -38,6 +40,12 @@ def folder(tmp_path: Path) -> Path:
         "keys.yaml": "3: 4\n",
         "twice.yaml": "recipe: mlp\nrecipe: cnn\n",
         "broken.json": '{"a": \n',
+        "early.json": "[1,",
+        "words.json": "[1, yes]",
+        "deep.json": "[" * 100_000,
+        "digits.json": "9" * 5000,
+        "deep.yaml": "[" * 5000,
+        "date.yaml": "seed: 2024-99-99\n",
         "ragged.json": "[[1, 2], [3]]",
         "float.json": "[[0.5, 1]]",
         "large.json": "[[300, 1]]",
@@ -49,7 +57,13 @@ def folder(tmp_path: Path) -> Path:
         '"data": [1]}]}',
         "datatype.json": '{"inputs": [{"name": "image", "shape": [1], "datatype": "FP8", '
         '"data": [1]}]}',
+        "bare.json": '{"inputs": [1]}',
+        "field.json": '{"inputs": [{"name": "image", "shape": [1], "datatype": "UINT8"}]}',
+        "kind.json": '{"inputs": [{"name": "image", "shape": [1], "datatype": 8, "data": [1]}]}',
+        "negative.json": '{"inputs": [{"name": "image", "shape": [-1], "datatype": "UINT8", '
+        '"data": [1]}]}',
         "text.npy": "not an array",
+        "zip.npy": "PK\x03\x04",
         "empty.npy": "",
         "model.txt": "",
     }
@@ -100,7 +114,13 @@ def folder(tmp_path: Path) -> Path:
         ("job create -f {d}", 2, "is a directory"),
         ("job create -f {d}/list.yaml", 2, "is not a mapping"),
         ("job create -f {d}/broken.yaml", 2, "is not YAML"),
-        ("job create -f {d}/tab.yaml", 2, "at line 2"),
+        (
+            "job create -f {d}/tab.yaml",
+            2,
+            "tab.yaml is not YAML at line 2; correct the indentation",
+        ),
+        ("job create -f {d}/deep.yaml", 2, "deep.yaml is nested too deep"),
+        ("job create -f {d}/date.yaml", 2, "a date or a number that cannot be"),
         ("job create -f {d}/binary.yaml", 2, "not text in UTF-8"),
         ("job create -f {d}/keys.yaml", 2, "the job spec is not valid"),
         ("job create -f {d}/twice.yaml", 2, "the key 'recipe' is there twice at line 2"),
@@ -111,25 +131,41 @@ def folder(tmp_path: Path) -> Path:
         # Tensors.
         ("infer digits -i {d}/gone.npy", 2, "gone.npy: No such file"),
         ("infer digits -i {d}/gone.json", 2, "gone.json: No such file"),
+        ("infer digits -i {d}/gone", 2, "gone: No such file or directory [FILE_UNREADABLE]"),
+        ("infer digits -i {d}/other", 2, "other is a folder; give a file"),
+        ("infer digits -i {d}/wide.npy -i {d}/wide.npy", 2, "image is given twice"),
         ("infer digits -i {d}/model.txt", 2, "neither .npy nor .json"),
         ("infer digits -i {d}/text.npy", 2, "not an .npy file"),
         ("infer digits -i {d}/empty.npy", 2, "not an .npy file"),
+        ("infer digits -i {d}/zip.npy", 2, "not an .npy file"),
         ("infer digits -i {d}/objects.npy", 2, "not an .npy file"),
         ("infer digits -i {d}/archive.npy", 2, "archive"),
         ("infer digits -i {d}/complex.npy", 2, "dtype complex64"),
         ("infer digits -i {d}/wide.npy", 2, "must be UINT8 [-1, 2]"),
         ("infer digits -i {d}/float.npy", 2, "must be UINT8 [-1, 2]"),
-        ("infer digits -i {d}/broken.json", 2, "is not JSON"),
+        ("infer digits -i {d}/broken.json", 2, "it ends at line 2, column 1, before it is whole"),
+        ("infer digits -i {d}/early.json", 2, "it ends at line 1, column 4, before it is whole"),
+        ("infer digits -i {d}/words.json", 2, "is not JSON at line 1, column 5; correct the comma"),
+        ("infer digits -i {d}/deep.json", 2, "deep.json is nested too deep"),
+        ("infer digits -i {d}/digits.json", 2, "a number of too many digits"),
         ("infer digits -i {d}/binary.json", 2, "not text in UTF-8"),
-        ("infer digits -i {d}/ragged.json", 2, "does not make a UINT8 tensor"),
-        ("infer digits -i {d}/float.json", 2, "not all values are whole numbers"),
-        ("infer digits -i {d}/large.json", 2, "does not make a UINT8 tensor"),
-        ("infer digits -i {d}/text.json", 2, "not all values are whole numbers"),
+        ("infer digits -i {d}/ragged.json", 2, "a UINT8 tensor: [0] and [1] are not of one shape"),
+        ("infer digits -i {d}/float.json", 2, "the value 0.5 at [0][0] is no whole number"),
+        ("infer digits -i {d}/large.json", 2, "the value 300 at [0][0] is out of its range"),
+        ("infer digits -i {d}/text.json", 2, 'the value "1" at [0][0] is no whole number'),
         ("infer digits -i {d}/three.json", 2, "must be UINT8 [-1, 2]"),
         ("infer digits -i picture={d}/wide.npy", 2, "no input picture; the endpoint has image"),
-        ("infer digits -f {d}/empty_request.json", 2, "is not a request: 'inputs'"),
+        ("infer digits -f {d}/empty_request.json", 2, 'is not a request: it has no list "inputs"'),
         ("infer digits -f {d}/no_mapping.json", 2, "is not a request"),
-        ("infer digits -f {d}/shape.json", 2, "cannot reshape"),
+        ("infer digits -f {d}/bare.json", 2, "inputs[0] is not an object with fields; a request"),
+        ("infer digits -f {d}/field.json", 2, 'inputs[0] has no "data"; a request looks like'),
+        ("infer digits -f {d}/kind.json", 2, "inputs[0].datatype is not text; a request looks"),
+        ("infer digits -f {d}/negative.json", 2, "inputs[0].shape is not a list of whole numbers"),
+        (
+            "infer digits -f {d}/shape.json",
+            2,
+            "inputs[0]: the shape [3, 2] takes 6 values, and data has 1",
+        ),
         ("infer digits -f {d}/datatype.json", 2, "FP8"),
         # What is not there.
         ("data get gone", 3, "datasets/gone"),
@@ -142,7 +178,7 @@ def folder(tmp_path: Path) -> Path:
         ("infer gone -i {d}/wide.npy", 3, "`lepton endpoint list` shows"),
         # Who calls.
         ("logout gone", 2, "there is no profile 'gone'"),
-        ("--profile gone whoami", 4, "no profile gone"),
+        ("--profile gone whoami", 2, "no profile gone"),
         ("login {a} --user u --password wrong --ca-file {d}/ca.pem", 4, "CREDENTIAL_INVALID"),
     ],
 )
@@ -227,9 +263,9 @@ def no_credential(gateway: Gateway, config: Path) -> None:
 
 
 WAYS: list[tuple[Callable[[Gateway, Path], None], int, str]] = [
-    (no_profile, 4, "start a local stack with `lepton up`, or log in"),
-    (broken_profile, 4, "is not YAML"),
-    (no_ca, 4, "cannot be read"),
+    (no_profile, 2, "start a local stack with `lepton up`, or log in"),
+    (broken_profile, 2, "is not YAML"),
+    (no_ca, 2, "cannot be read"),
     (foreign_ca, 5, "the gateway's certificate is not one"),
     (nobody_there, 5, "the gateway cannot be reached (Connection refused"),
     (revoked_key, 4, "[CREDENTIAL_INVALID]"),
@@ -268,9 +304,10 @@ def test_a_disk_that_is_full(gateway: Gateway) -> None:
     with Path("/dev/full").open("w") as full:
         running = process("model", "list", stdout=full)
         _, err = running.communicate(timeout=30)
-    assert running.returncode == 2
-    assert err == "lepton: standard output: No space left on device\n"
-    assert "Traceback" not in err
+    assert_told(
+        running.returncode, "", err, 1, "standard output: No space left on device; what is printed"
+    )
+    assert err.endswith(" [DISK_FULL]\n")
 
 
 def test_a_bug_keeps_its_traceback(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,4 +326,4 @@ def test_a_bug_keeps_its_traceback(gateway: Gateway, monkeypatch: pytest.MonkeyP
 
 def test_the_same_in_a_process_of_its_own(config: Path) -> None:
     done = subprocess.run([LEPTON, "whoami"], capture_output=True, text=True, check=False)
-    assert_told(done.returncode, done.stdout, done.stderr, 4, "no profile is current")
+    assert_told(done.returncode, done.stdout, done.stderr, 2, "no profile is current")

@@ -11,7 +11,6 @@ import yaml
 
 from lepton.api.inference.v1 import inference_pb2
 from lepton.api.training.v1 import training_pb2
-from lepton.cli.documents import read_yaml
 from lepton.client import load_profile
 from tests.unit.cli.conftest import Command
 from tests.unit.sdk.fake_auth import PASSWORD
@@ -105,6 +104,16 @@ def test_a_job_from_a_file(gateway: Gateway, lepton: Command, spec: Path) -> Non
     assert lepton.json("job", "cancel", "mine")["state"] == "CANCELLED"
     assert lepton.ok("job", "delete", "mine", "--yes").err == "deleted jobs/mine\n"
     assert lepton.json("job", "list") == []
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED"])
+def test_a_job_that_has_ended_is_not_said_to_be_cancelled(
+    state: str, gateway: Gateway, lepton: Command, spec: Path
+) -> None:
+    lepton("job", "create", "-f", spec, "--id", "mine")
+    gateway.training.jobs["jobs/mine"].state = training_pb2.Job.State.Value(state)
+    done = lepton.ok("job", "cancel", "mine", "-o", "name")
+    assert (done.out, done.err) == ("jobs/mine\n", f"jobs/mine had ended already, as {state}\n")
 
 
 def test_why_a_job_waits_and_what_became_of_its_attempts(
@@ -392,11 +401,3 @@ def test_what_cannot_be_undone_is_not_done_unasked(
     done = lepton(*words)
     assert done.code == 2
     assert "--yes" in done.err
-
-
-@pytest.mark.parametrize("written", ["1e-3", "1E-3", "1.0e-3", "+1.e-3", ".1e-2", "0.001"])
-def test_a_number_as_people_write_it(tmp_path: Path, written: str) -> None:
-    """YAML 1.1 would take the first ones for text."""
-    path = tmp_path / "numbers.yaml"
-    path.write_text(f"learning_rate: {written}\n")
-    assert read_yaml(path) == {"learning_rate": 0.001}

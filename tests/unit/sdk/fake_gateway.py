@@ -184,7 +184,8 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
 
     def CancelJob(self, request: Any, context: Any) -> Any:
         job = self.GetJob(training_pb2.GetJobRequest(name=request.name), context)
-        job.state = training_pb2.Job.CANCELLED
+        if job.state not in (training_pb2.Job.SUCCEEDED, training_pb2.Job.FAILED):
+            job.state = training_pb2.Job.CANCELLED
         return job
 
     def PauseJob(self, request: Any, context: Any) -> Any:

@@ -137,7 +137,7 @@ def _split(path: str, pieces: Iterator[bytes]) -> Iterator[str]:
 
 def _not_utf8(path: str, line: int, error: UnicodeDecodeError) -> DatasetInvalid:
     """Args:
-        line: Number of the line that the bytes given to the decoder begin in.
+    line: Number of the line that the bytes given to the decoder begin in.
     """
     line += error.object[: error.start].count(b"\n")
     return _invalid(path, f"is not UTF-8 text in line {line}", "save it as UTF-8")
