@@ -42,11 +42,11 @@ def not_finite(path: str, value: Any) -> Iterator[Fault]:
 
 
 def known_names(name: str, known: Iterable[str]) -> str:
-    """Which names are known, and which of them may have been meant; follows a message."""
+    """The name that may have been meant, or else all that are known; follows a message."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ";"
-    return f"{hint} known: {', '.join(names)}"
+    # Not both: with several faults the message would be cut before its end.
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
 
 
 def settings_of(

@@ -25,6 +25,7 @@ from lepton_mesh.errors import (
     Unauthenticated,
     Unavailable,
 )
+from lepton_mesh.interceptors.status import public_message
 
 if TYPE_CHECKING:
     from conftest import Mesh
@@ -240,6 +241,12 @@ async def test_calls_beyond_the_limit_are_told_when_to_come_back(mesh: Mesh) -> 
     leave.set()
     assert await first == ["x"]
     assert await stub.call("UnaryUnary", "y") == ["y"]
+
+
+def test_a_list_of_faults_is_told_whole() -> None:
+    """What takes one byte a character has more room than what takes nine."""
+    assert public_message(InvalidArgument("x" * 2500)) == "x" * 2500
+    assert len(public_message(InvalidArgument("€" * 2500))) < 500
 
 
 async def test_a_long_message_still_fits_into_the_trailers(mesh: Mesh) -> None:

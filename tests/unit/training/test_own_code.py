@@ -114,7 +114,7 @@ def test_a_spec_of_own_code_is_read_back() -> None:
         (
             {"python": {"requirements_file": "x"}},
             "spec.python.requirements_file",
-            "known: requirements",
+            "did you mean 'requirements'?",
         ),
         (
             {"code": None, "recipe": "cnn", "python": {"requirements": "six==1.17.0"}},

@@ -38,9 +38,11 @@ from lepton_mesh.errors import (
 DETAILS_KEY = "grpc-status-details-bin"
 
 # gRPC refuses trailers beyond 8 KiB by default, and the message goes out twice: once
-# percent-encoded (up to 9 bytes a character), once in the details.
-_MESSAGE_LIMIT = 500
+# percent-encoded, once in the details, which are base64.
+_MESSAGE_BYTES = 6000
+"""What both take: 2,500 characters of ASCII."""
 _METADATA_LIMIT = 200
+"""Characters."""
 
 STATUS_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -67,7 +69,14 @@ _KINDS: dict[int, type[LeptonError]] = {
 
 def public_message(error: LeptonError) -> str:
     """The error's message, cut to what fits into trailers."""
-    return _cut(error.message, _MESSAGE_LIMIT)
+    room: float = _MESSAGE_BYTES
+    for index, character in enumerate(error.message):
+        size = len(character.encode(errors="replace"))
+        plain = " " <= character <= "~" and character != "%"
+        room -= (size if plain else 3 * size) + size * 4 / 3
+        if room < 0:
+            return error.message[: index - 1] + "…"
+    return error.message
 
 
 def to_status(error: LeptonError) -> status_pb2.Status:
