@@ -14,7 +14,8 @@ from pathlib import Path
 import grpc
 import trustme
 
-from lepton_local.etcd import etcd_command, find_etcd, packaged_etcd, provision_auth
+from lepton_local.etcd import etcd_command, provision_auth
+from lepton_local.programs import find_etcd, packaged_etcd
 from lepton_local.tls_files import TlsFiles
 from lepton_mesh.connect import CHANNEL_OPTIONS
 from lepton_mesh.etcd import EtcdClient, KeyValue

@@ -13,8 +13,9 @@ import click
 
 from lepton.cli.output import show_plain
 from lepton_local import log_files, processes
+from lepton_local.errors import RequirementMissing, StackDown, StackMissing, StackUnhealthy
 from lepton_local.home import SERVICES, Home
-from lepton_local.stack import StackError, bring_down, bring_up, reset_password
+from lepton_local.stack import bring_down, bring_up, reset_password
 from lepton_mesh.errors import LeptonError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,22 +24,39 @@ Result = TypeVar("Result")
 
 
 def _told(command: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Makes of what the mesh raises what the command line shows: one line, exit code 1."""
+    """Makes of what the stack raises what the command line shows: one line, exit code 1."""
 
     @functools.wraps(command)
     def told(*arguments: Given.args, **options: Given.kwargs) -> Result:
         try:
             return command(*arguments, **options)
         except LeptonError as error:
-            raise StackError(error.message) from None
+            raise _Failed(error) from None
 
     return told
+
+
+class _Failed(click.ClickException):
+    """An error of the stack or of the mesh, which the command tells with its reason."""
+
+    def __init__(self, error: LeptonError) -> None:
+        super().__init__(error.message)
+        self.reason = error.reason
+
+
+class _Directory(click.Path):
+    """A directory; an empty name, which would be the current one, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; name a directory", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _home_option(command: Command) -> Command:
     return click.option(
         "--home",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=_Directory(file_okay=False, path_type=Path),
         default=None,
         help="Directory of the stack.  [default: $LEPTON_HOME, else ~/.local/state/lepton]",
     )(command)
@@ -51,6 +69,12 @@ class _Lines(click.IntRange):
         if value == "all":
             return 0
         return int(super().convert(value, param, ctx))
+
+
+def _not_empty(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("it is empty")
+    return value
 
 
 def _home(path: Path | None) -> Home:
@@ -78,7 +102,13 @@ def _home(path: Path | None) -> Home:
     multiple=True,
     help="A further DNS name or address that users call; may be repeated.",
 )
-@click.option("--profile-name", default="local", show_default=True, help="CLI profile to write.")
+@click.option(
+    "--profile-name",
+    default="local",
+    show_default=True,
+    callback=_not_empty,
+    help="CLI profile to write.",
+)
 @click.option(
     "--reset-admin-password",
     is_flag=True,
@@ -145,10 +175,10 @@ def status(home: Path | None, output: str) -> None:
     stack = _home(home)
     record = stack.read()
     if record is None:
-        raise StackError(f"nothing is up in {stack.path}; start it with `lepton up`")
+        raise StackDown(f"nothing is up in {stack.path}; start it with `lepton up`")
     if not processes.alive(record.supervisor):
         why = f": {record.error}" if record.error else ""
-        raise StackError(f"the stack in {stack.path} is not running{why}; `lepton up` starts it")
+        raise StackDown(f"the stack in {stack.path} is not running{why}; `lepton up` starts it")
     from lepton_local.status import report  # noqa: PLC0415  # grpc takes half a second
 
     found = asyncio.run(report(stack, record))
@@ -160,7 +190,9 @@ def status(home: Path | None, output: str) -> None:
     else:
         show_plain(found.plain(), output)
     if not found.healthy:
-        raise StackError("not every service is SERVING; `lepton logs SERVICE` tells more")
+        raise StackUnhealthy("not every service is SERVING; `lepton logs SERVICE` tells more")
+    if found.state != "READY":
+        raise StackUnhealthy(f"the stack is {found.state}; `lepton logs supervisor` tells more")
 
 
 @click.command()
@@ -187,7 +219,7 @@ def logs(service: str, follow: bool, lines: int, home: Path | None) -> None:
             for text in log_files.follow(path, written):
                 click.echo(text, nl=False)
     except FileNotFoundError:
-        raise StackError(f"no log at {path}; the stack was never up there") from None
+        raise StackMissing(f"no log at {path}; the stack was never up there") from None
 
 
 @click.command()
@@ -221,5 +253,7 @@ def doctor(home: Path | None, port: int, output: str) -> None:
             click.echo(finding.name)
     else:
         show_plain([finding.plain() for finding in findings], output)
-    if any(finding.level == "missing" for finding in findings):
-        raise StackError("something that the stack needs is missing; see above")
+    if missing := [finding.name for finding in findings if finding.level == "missing"]:
+        raise RequirementMissing(
+            f"the stack lacks what it needs: {', '.join(missing)}; the remedies are above"
+        )

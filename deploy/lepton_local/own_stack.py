@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from lepton.cli.errors import message_of
 from lepton.client import LeptonError as ClientError
 from lepton_local.home import Home, StackRecord
 from lepton_local.processes import handled
@@ -44,7 +45,7 @@ def own_stack(path: Path, profile: str, say: Callable[[str], None]) -> Iterator[
         say: Told what begins.
 
     Raises:
-        StackError: It could not be started or stopped.
+        LeptonError: It could not be started or stopped.
     """
     home = fresh_home(path)
     # SIGINT too: a shell's background job is started with it ignored.
@@ -62,14 +63,14 @@ def own_stack(path: Path, profile: str, say: Callable[[str], None]) -> Iterator[
 
 
 def run_command(command: click.Command, name: str) -> None:
-    """Runs a command as the program; an expected failure is one line on stderr."""
+    """Runs a command as the program; an expected failure is one line that ends in its reason."""
     try:
         command.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"{name}: {message_of(error)}", err=True)
         sys.exit(error.exit_code)
     except (LeptonError, ClientError, OSError) as error:
-        click.echo(f"{name}: {error}", err=True)
+        click.echo(f"{name}: {message_of(error)}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -18,8 +18,17 @@ import psutil
 from lepton.cli.output import on_terminal
 from lepton.client import ProfileError, load_profile
 from lepton_local import log_files, ports, processes
-from lepton_local.home import Home, RecordUnreadable, StackBusy, StackRecord
+from lepton_local.errors import (
+    RecordUnreadable,
+    StackBusy,
+    StackMissing,
+    StartFailed,
+    StopFailed,
+)
+from lepton_local.home import Home, StackRecord
 from lepton_local.listener import Listener
+from lepton_local.programs import find_envoy, find_etcd
+from lepton_mesh.disk import DiskFull
 
 if TYPE_CHECKING:
     from lepton_local.authority import Authority
@@ -34,10 +43,6 @@ _PROFILE_SECONDS = 2.0
 
 _LEAST_FREE_BYTES = 192 << 20
 """etcd alone sets 128 MiB aside for its log; with less it ends, and does not say why."""
-
-
-class StackError(click.ClickException):
-    """What went wrong with the local stack, and what to do."""
 
 
 ShowPassword = Callable[[str, str], None]
@@ -68,9 +73,14 @@ def bring_up(
         was up already and has its profile.
 
     Raises:
-        StackError: It could not be started; nothing of it is left running.
+        StartFailed: It could not be started; nothing of it is left running, and no record.
         PortInUse: The same, before anything was made.
+        DiskFull: The same.
+        EtcdMissing: The same.
+        EnvoyMissing: The same.
+        ProgramUnusable: The same, for etcd or Envoy.
         BadParameter: ``host`` or a name is none.
+        HomeUnwritable: The stack's directory cannot be made.
         StackBusy: A stack in this directory is ending, and takes long.
         RecordUnreadable: Its record is damaged; `lepton down` helps.
     """
@@ -80,7 +90,7 @@ def bring_up(
         raise click.BadParameter(str(error)) from None
     deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
     while not _is_up(stack):
-        _create(stack)
+        stack.create()
         try:
             with stack.locked() as lock:
                 _make_room(stack, listener)
@@ -103,11 +113,11 @@ def reset_password(stack: Home) -> tuple[str, str]:
         The admin's id and the password.
 
     Raises:
-        StackError: The stack was never up.
+        StackMissing: The stack was never up.
         UserNotFound: Somebody deleted that admin.
     """
     if not stack.ca_file.exists():
-        raise StackError(f"there is no stack in {stack.path}; `lepton up` makes one")
+        raise StackMissing(f"there is no stack in {stack.path}; `lepton up` makes one")
     from lepton_local.authority import Authority  # noqa: PLC0415  # as in _open_authority
 
     authority = Authority.of(stack)
@@ -123,20 +133,18 @@ def _is_up(stack: Home) -> bool:
     )
 
 
-def _create(stack: Home) -> None:
-    try:
-        stack.create()
-    except OSError as error:
-        raise StackError(f"cannot write to {stack.path}: {error.strerror}") from None
-
-
 def _make_room(stack: Home, listener: Listener) -> None:
     # A supervisor that was killed could not end what it had started.
     processes.end(processes.belonging_to(stack), 2.0)
+    # A record from before would be taken for the new supervisor's, and what failed then for what
+    # fails now.
+    stack.forget()
+    find_etcd()
+    find_envoy()
     ports.check_free(listener.host, listener.port)
     free = shutil.disk_usage(stack.path).free
     if free < _LEAST_FREE_BYTES:
-        raise StackError(
+        raise DiskFull(
             f"{free >> 20} MiB are left on the disk that holds {stack.path}, and a stack needs "
             f"{_LEAST_FREE_BYTES >> 20} to start; free some, or name another place with --home"
         )
@@ -157,8 +165,6 @@ def _open_authority(stack: Home, profile_name: str, show_password: ShowPassword)
 
 
 def _spawn_supervisor(stack: Home, lock: int, listener: Listener) -> subprocess.Popen[bytes]:
-    # A record from before would be taken for the new supervisor's.
-    stack.forget()
     log_files.keep_small(stack.log("supervisor"))
     with stack.log("supervisor").open("ab") as output:
         return subprocess.Popen(
@@ -194,6 +200,8 @@ def _finish(
         # The lock is still ours, so what is left is of this start: of a supervisor that was
         # killed, or that hangs.
         processes.end(processes.belonging_to(stack), 2.0)
+        # Whoever called is told what failed; to tell it again is not for a later `lepton status`.
+        stack.forget()
         raise
 
 
@@ -233,12 +241,14 @@ def _wait_ready(stack: Home, supervisor: subprocess.Popen[bytes] | None) -> Stac
         if record and record.state == "READY":
             return record
         if record and record.state == "FAILED":
-            raise StackError(f"the stack could not be started: {record.error}")
+            raise StartFailed(f"the stack could not be started: {record.error}")
         if supervisor is not None and supervisor.poll() is not None:
             lines = "\n".join(log_files.last_lines(stack.log("supervisor"), 5))
-            raise StackError(f"the supervisor ended at its start; its log ends with:\n{lines}")
+            raise StartFailed(f"the supervisor ended at its start; its log ends with:\n{lines}")
+        if record is None and supervisor is None:
+            raise StartFailed("the stack was stopped, or failed to start; `lepton up` tries again")
         time.sleep(_POLL_SECONDS)
-    raise StackError(
+    raise StartFailed(
         f"the stack is not ready after {_START_TIMEOUT_SECONDS:.0f} s; see the logs in {stack.logs}"
     )
 
@@ -247,7 +257,7 @@ def bring_down(stack: Home) -> bool:
     """Ends every process of a stack, and nothing else; False when there was none.
 
     Raises:
-        StackError: Something of it could not be ended.
+        StopFailed: Something of it could not be ended.
     """
     try:
         record = stack.read()
@@ -267,6 +277,7 @@ def bring_down(stack: Home) -> bool:
         found = True
         processes.end(left, 10.0)
     if left := processes.belonging_to(stack):
-        raise StackError(f"could not end {', '.join(str(process.pid) for process in left)}")
+        pids = ", ".join(str(process.pid) for process in left)
+        raise StopFailed(f"could not end {pids}; end them with `kill -9`, then try again")
     stack.forget()
     return found

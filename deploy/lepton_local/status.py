@@ -24,10 +24,17 @@ class Report:
         serving = {seen.instance.service for seen in self.seen if seen.health == "SERVING"}
         return serving >= set(SERVICES)
 
+    @property
+    def state(self) -> str:
+        """That of the record, or DEGRADED for a READY stack of which not every service serves."""
+        if self.record.state == "READY" and not self.healthy:
+            return "DEGRADED"
+        return self.record.state
+
     def plain(self) -> dict[str, Any]:
         """As plain data, for programs."""
         return {
-            "state": self.record.state,
+            "state": self.state,
             "gateway": self.record.gateway,
             "seconds_to_ready": self.record.seconds_to_ready,
             "instances": [
@@ -69,7 +76,7 @@ class Report:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return "\n".join([f"{self.record.state} at https://{self.record.gateway}", "", *lines])
+        return "\n".join([f"{self.state} at https://{self.record.gateway}", "", *lines])
 
     def _restarts(self, service: str) -> int:
         process = self.record.processes.get(service)

@@ -22,14 +22,16 @@ from pathlib import Path
 
 from lepton_local import log_files, ports, processes
 from lepton_local.authority import Authority
-from lepton_local.etcd import etcd_command, find_etcd, provision_auth
+from lepton_local.errors import StartFailed
+from lepton_local.etcd import etcd_command, provision_auth
 from lepton_local.home import SERVICES, Home, ProcessRecord, StackRecord
 from lepton_local.listener import Listener
 from lepton_local.mesh import etcd_client, forget_instances, gateway_serves, unready
 from lepton_local.processes import Program
+from lepton_local.programs import find_etcd
 from lepton_local.tls_files import TlsFiles
 from lepton_mesh import logs
-from lepton_mesh.errors import FailedPrecondition, LeptonError
+from lepton_mesh.errors import LeptonError
 from lepton_mesh.etcd import EtcdClient
 
 log = logging.getLogger("lepton_local.supervisor")
@@ -56,10 +58,6 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _STEADY_SECONDS = 60.0
 """A process that ran this long starts afresh when it ends: its pause is the first again."""
-
-
-class StartFailed(FailedPrecondition):
-    reason = "STACK_START_FAILED"
 
 
 @dataclass(slots=True)
@@ -129,6 +127,7 @@ class Supervisor:
         self._authority = Authority.of(self._home)
         await self._authority.issue_own()
         self._step("starting etcd")
+        self._etcd_program = await asyncio.to_thread(find_etcd)
         self._spawn_etcd()
         async with self._etcd() as client:
             await provision_auth(client, SERVICES)
@@ -284,7 +283,10 @@ class Supervisor:
         directory = self._home.service("etcd")
         files = TlsFiles(directory / "cert.pem", directory / "key.pem", self._home.ca_file)
         command = etcd_command(
-            find_etcd(), data_dir=directory, client_address=self._record.etcd, files=files
+            self._etcd_program,
+            data_dir=directory,
+            client_address=self._record.etcd,
+            files=files,
         )
         environ = processes.base_environ(self._home)
         self._spawn(Program("etcd", command, environ, self._home.log("etcd")), directory)

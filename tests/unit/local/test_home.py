@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lepton_local.home import Home, ProcessRecord, RecordUnreadable, StackBusy, StackRecord
+from lepton_local.errors import HomeUnwritable, RecordUnreadable, StackBusy
+from lepton_local.home import Home, ProcessRecord, StackRecord
 
 
 @pytest.fixture
@@ -72,6 +73,17 @@ def test_the_lock_is_held_once(home: Home) -> None:
     with home.locked(), pytest.raises(StackBusy, match="--home"), home.locked():
         pass
     with home.locked():
+        pass
+
+
+def test_a_home_that_cannot_be_written_is_told_with_the_remedy(home: Home) -> None:
+    """Whether it is to be made, or to be locked."""
+    with pytest.raises(HomeUnwritable, match=r"cannot write to /proc/lepton.*--home"):
+        Home(Path("/proc/lepton")).create()
+    with (
+        pytest.raises(HomeUnwritable, match=r"cannot write to /proc.*--home"),
+        Home(Path("/proc")).locked(),
+    ):
         pass
 
 

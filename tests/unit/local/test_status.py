@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -34,13 +35,25 @@ def seen(service: str, health: str = "SERVING", *, minutes: float | None = 59.9)
 
 def test_the_table_shows_what_is_there_and_what_is_missing() -> None:
     lines = Report(RECORD, [seen("storage"), seen("auth", "UNREACHABLE")]).table().splitlines()
-    assert lines[:2] == ["READY at https://localhost:8443", ""]
+    assert lines[:2] == ["DEGRADED at https://localhost:8443", ""]
     rows = [line.split() for line in lines[3:]]
     assert rows[0] == ["storage", "SERVING", "127.0.0.1:5", "0.1.0", "60", "min", "4", "storage-1"]
     assert rows[1][:2] == ["auth", "UNREACHABLE"]
     assert rows[2:] == [
         [service, "MISSING", "0"] for service in ("gateway", "inference", "registry", "training")
     ]
+
+
+def test_a_stack_of_which_a_service_does_not_answer_is_not_ready() -> None:
+    """Neither in the headline nor for programs."""
+    everyone = [seen(service) for service in SERVICES]
+    ready, degraded = (
+        Report(RECORD, each) for each in (everyone, [seen("auth", "UNREACHABLE"), *everyone[1:]])
+    )
+    assert ready.table().startswith("READY at ")
+    assert degraded.table().startswith("DEGRADED at ")
+    assert (ready.plain()["state"], degraded.plain()["state"]) == ("READY", "DEGRADED")
+    assert Report(replace(RECORD, state="STOPPING"), everyone[1:]).state == "STOPPING"
 
 
 def test_columns_line_up() -> None:
