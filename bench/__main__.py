@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import ours, storage_throughput, training_epochs
+from bench import ours, program, storage_throughput, training_epochs
 from bench.load import LoadError, find_h2load
 from bench.rounds import Row, measure
 from bench.stack import fresh_home, machine, random_images, train
@@ -132,4 +132,4 @@ def _test_data() -> Path | None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -14,6 +14,7 @@ import contextlib
 import statistics
 from pathlib import Path
 
+from bench import program
 from bench.data_plane import data_plane
 from bench.load import Load
 from bench.ours import GRPC, plain_target
@@ -69,4 +70,4 @@ async def _measure(path: Path, rounds: int, seconds: float) -> dict[tuple[int, s
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -31,6 +31,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import TypeAdapter
 
+from bench import program
 from bench.data_plane import OpenGate, data_plane, load_models, protocol
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_inference.grpc_port import GrpcPort
@@ -126,12 +127,15 @@ async def _killed(address: str) -> float:
         subprocess.Popen,
         [sys.executable, "-m", "bench.cancellation", "--read", address],
         stdout=subprocess.PIPE,
+        start_new_session=True,  # a terminal's Ctrl-C is for the program that ends this one
     )
     assert client.stdout is not None
-    await asyncio.to_thread(client.stdout.readline)
-    client.kill()
-    # Until then its sockets may be open: taking a process apart takes the system a while.
-    await asyncio.to_thread(client.wait)
+    try:
+        await asyncio.to_thread(client.stdout.readline)
+    finally:
+        client.kill()
+        # Until then its sockets may be open: taking a process apart takes the system a while.
+        await asyncio.to_thread(client.wait)
     gone = time.time()
     return await _last_step(address) - 1e3 * gone
 
@@ -238,4 +242,4 @@ def _slow() -> onnx.GraphProto:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench import program
 from bench.ours import BARE, GRPC, REST_BINARY, REST_JSON, plain_target
 from bench.target import Model
 
@@ -89,6 +90,7 @@ def _server(tree: str, model: Path) -> Iterator[tuple[str, int]]:
         text=True,
         cwd=root,
         env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,  # a terminal's Ctrl-C is for the program that ends this one
     )
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -111,4 +113,4 @@ def _cpu_microseconds(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import lepton_inference.model
+from bench import program
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.ensemble import Ensemble, EnsembleStep
 from lepton_inference.ensemble_model import EnsembleModel
@@ -157,4 +158,4 @@ def _mlp(widths: tuple[int, ...]) -> onnx.ModelProto:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bench import gpu_training, resnet
+from bench import gpu_training, program, resnet
 from lepton_inference.adapters import devices, onnx_runtime
 from lepton_inference.model_errors import ProviderMissing
 from lepton_inference.settings import (
@@ -264,4 +264,4 @@ def _model(nodes: list[onnx.NodeProto], weights: _Weights, row: list[int]) -> by
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import ours, peers, resnet
+from bench import ours, peers, program, resnet
 from bench.load import LoadError, find_h2load
 from bench.plot import plot
 from bench.rounds import Loadable, Row, measure
@@ -177,4 +177,4 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from bench import program
 from lepton_inference.adapters import onnx_runtime
 from lepton_inference.model import LoadedModel, ModelSource
 from lepton_inference.settings import ExecutionSettings, Isolation, ModelSettings
@@ -151,4 +152,4 @@ def resident_mb() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

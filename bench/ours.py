@@ -115,7 +115,10 @@ def gateway(lepton: Client, models: Sequence[Model]) -> list[Target]:
 def bare(model: Model) -> Iterator[Target]:
     """The bare grpc.aio server, asked as if it had the model."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.bare_grpc_aio_server"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "bench.bare_grpc_aio_server"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal's Ctrl-C is for the program that ends this one
     )
     try:
         assert process.stdout is not None

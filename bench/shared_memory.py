@@ -24,6 +24,7 @@ import tritonclient.http
 import tritonclient.utils.shared_memory as shm
 from onnx import TensorProto, helper
 
+from bench import program
 from bench.data_plane import data_plane
 
 _KEY = "/lepton-bench"
@@ -105,4 +106,4 @@ def _sum(columns: int) -> onnx.ModelProto:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

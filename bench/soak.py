@@ -14,6 +14,7 @@ import json
 import statistics
 from pathlib import Path
 
+from bench import program
 from bench.data_plane import data_plane
 from bench.load import Load
 from bench.ours import GRPC, plain_target
@@ -76,4 +77,4 @@ def _resident_mib(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import training_epochs, training_platform
+from bench import program, training_epochs, training_platform
 from bench.plot import plot_training
 from bench.stack import MODELS, random_images
 from lepton.api.storage.v1 import storage_pb2
@@ -191,4 +191,4 @@ def _test_data() -> Path | None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import program
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -197,6 +199,7 @@ def _start(name: str, spec: Path, data: Path, round_seconds: float) -> subproces
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a terminal's Ctrl-C is for the program that ends this one
     )
 
 
@@ -246,8 +249,12 @@ def _loop(name: str, spec: Path, data: Path, round_seconds: float) -> None:
     plain(task, pace.tick, channels_last=name == CHANNELS_LAST)
 
 
+def _main() -> None:
+    sys.stdout.write(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2])), indent=1) + "\n")
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--loop"]:
         _loop(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), float(sys.argv[5]))
     else:
-        sys.stdout.write(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2])), indent=1) + "\n")
+        program.run(_main)
