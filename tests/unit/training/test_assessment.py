@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ from lepton_training.evaluation_settings import EvaluationSettings
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.data import SeriesShape, TableShape, TextShape
 from lepton_training.spec import JobSpecInvalid
-from lepton_training.worker.assessment import Assessment, assess
+from lepton_training.worker.assessment import EXPLAINED, Assessment, assess
 from lepton_training.worker.attributions import integrated_gradients
+from lepton_training.worker.data.image_generation import SAMPLES_FILE
 from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.evaluation import evaluate_classes
+from lepton_training.worker.pipeline import _publication
 from lepton_training.worker.trainer import predict
 from tests.training_jobs import PLAN, spec_of, trained
 
+DOCS = Path(__file__).parents[3] / "docs"
 PNG = b"\x89PNG\r\n"
 TABLE = {"train": "train.csv", "test": "test.csv", "target": "wanted", "drop": ["sex"]}
 
@@ -116,6 +120,28 @@ def test_a_table_is_assessed(table: Path, tmp_path: Path) -> None:
         content = (tmp_path / name).read_bytes()
         assert content.startswith(PNG) == name.endswith(".png") and len(content) > 100
     assert found.for_version() == found.document
+
+
+def test_the_document_names_every_file_beside_a_model(table: Path, tmp_path: Path) -> None:
+    """And its session says how many there are of two classes in a table."""
+    settings = EvaluationSettings(resamples=0, importance_repeats=0)
+    problem = problem_of(table, settings)
+    assessment = assessed(tmp_path, problem, settings)
+    publication = _publication(
+        directory=tmp_path,
+        request={"job": "jobs/j", "dataset_digest": ""},
+        spec=spec_of(TABLE),
+        problem=problem,
+        assessment=assessment,
+        parity={},
+        metrics={},
+    )
+    document = (DOCS / "evaluation.md").read_text().partition("\n## Files\n")[2]
+    cells = re.findall(r"^\| (`.*?) \|", document, re.MULTILINE)
+    named = set(re.findall(r"`([^`]+)`", " ".join(cells)))
+    assert publication.attachments.keys() <= named
+    assert {SAMPLES_FILE, EXPLAINED, "predicted.png", "residuals.png"} <= named
+    assert f"wrote {len(publication.attachments)} files to pictures\n" in document
 
 
 def test_the_same_seed_gives_the_same_assessment(table: Path, tmp_path: Path) -> None:
