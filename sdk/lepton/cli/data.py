@@ -12,6 +12,7 @@ from lepton.cli.completion import names_of
 from lepton.cli.errors import InputError
 from lepton.cli.output import (
     confirm,
+    counted,
     moment,
     note,
     output_option,
@@ -131,7 +132,7 @@ def get(ctx: click.Context, version: str, directory: Path | None, output: str) -
         if directory is not None:
             with bytes_bar(f"fetching {found.name}", found.size_bytes) as update:
                 lepton.data.fetch(found, directory, progress=update)
-            note(f"wrote {len(found.files)} files to {directory}")
+            note(f"wrote {counted(len(found.files), 'file')} to {directory}")
         show(found, output, _VERSIONS)
 
 

@@ -11,7 +11,7 @@ import click
 
 from lepton.cli.completion import names_of
 from lepton.cli.errors import InputError
-from lepton.cli.output import Columns, document_option, note, show_plain, table
+from lepton.cli.output import Columns, counted, document_option, note, show_plain, table
 from lepton.cli.session import client
 from lepton.client import EvaluationError
 from lepton.client.transfer import make_folder
@@ -52,7 +52,7 @@ def evaluation(ctx: click.Context, name: str, directory: Path | None, output: st
             make_folder(directory)
             for attachment in sorted(version.attachments):
                 lepton.models.fetch(version, attachment, directory / _plain(attachment))
-            note(f"wrote {len(version.attachments)} files to {directory}")
+            note(f"wrote {counted(len(version.attachments), 'file')} to {directory}")
     if output != "table":
         show_plain(found, output)
         return

@@ -118,6 +118,11 @@ def size(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def note(text: str) -> None:
     """A message for people: stderr."""
     click.echo(_shown_on(sys.stderr, text), err=True)

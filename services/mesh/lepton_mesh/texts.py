@@ -13,6 +13,6 @@ def text_fault(text: str, limit: int) -> str:
     return ""
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 row``, ``2 rows``; for nouns whose plural ends in an s of its own."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """``1 row``, ``2 rows``; ``plural`` is for nouns whose own is not just an s more."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"

@@ -51,8 +51,15 @@ class Amount:
             self.cpus - other.cpus, self.memory_mib - other.memory_mib, self.gpus - other.gpus
         )
 
-    def lacks(self, needed: Amount) -> list[str]:
-        """What of ``needed`` is not there, in words."""
+    def lacks(
+        self, needed: Amount, one_is: str = "is free", more_are: str = "are free"
+    ) -> list[str]:
+        """What of ``needed`` is not there, in words.
+
+        Args:
+            one_is: What is said of one that is there, such as "is free".
+            more_are: The same of more, or of none.
+        """
         found = []
         for word, one, wanted, there in (
             ("cores", "core", needed.cpus, self.cpus),
@@ -61,7 +68,8 @@ class Amount:
         ):
             if wanted > max(0, there):
                 name = one if wanted == 1 else word
-                found.append(f"{wanted} {name}, where {max(0, there)} are free")
+                verb = one_is if there == 1 else more_are
+                found.append(f"{wanted} {name}, where {max(0, there)} {verb}")
         return found
 
 
@@ -221,10 +229,9 @@ def _elsewhere(job: Job, needs: Amount, whole: Amount, node: str, now: datetime)
                 f"waits for node {job.node}, which has its checkpoint; that is in storage too, and "
                 f"any node takes the job from {moves_at:%Y-%m-%dT%H:%M:%SZ} on"
             )
-    lacking = whole.lacks(needs)
+    lacking = whole.lacks(needs, "exists", "exist")
     if lacking:
-        told = " and ".join(one.replace("are free", "exist") for one in lacking)
-        return f"waits for a larger machine than this one: it needs {told}"
+        return f"waits for a larger machine than this one: it needs {' and '.join(lacking)}"
     return ""
 
 

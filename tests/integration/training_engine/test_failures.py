@@ -97,7 +97,7 @@ async def test_a_damaged_dataset_fails_the_job_in_words(start: Start) -> None:
     await training.create("damaged")
     job = await training.ended("damaged")
     assert (job.state, job.failure_reason) == (State.FAILED, "TRAINING_DATA_INVALID")
-    assert "there are 0 training images of 0 classes" in job.failure_message
+    assert "it has 0 training images of 0 classes" in job.failure_message
 
 
 async def test_files_that_cannot_be_removed_are_not_forgotten(

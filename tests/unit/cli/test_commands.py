@@ -122,9 +122,9 @@ def test_why_a_job_waits_and_what_became_of_its_attempts(
     """Beside the table, for people."""
     lepton("job", "create", "-f", spec, "--id", "mine")
     job = gateway.training.jobs["jobs/mine"]
-    job.queue_position, job.waiting_reason = 2, "waits for 2 cores, where 1 are free"
+    job.queue_position, job.waiting_reason = 2, "waits for 2 cores, where 1 is free"
     assert lepton.ok("job", "get", "mine").err == (
-        "number 2 in the queue: waits for 2 cores, where 1 are free\n"
+        "number 2 in the queue: waits for 2 cores, where 1 is free\n"
     )
     job.ClearField("queue_position")
     killed = {"number": 1, "reason": "WORKER_KILLED", "message": "SIGKILL without a word"}

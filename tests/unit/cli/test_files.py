@@ -100,6 +100,12 @@ def test_a_fetch_to_a_full_disk(
     )
 
 
+def test_one_file_is_not_called_files(gateway: Gateway, lepton: Command, folder: Path) -> None:
+    lepton.ok("data", "push", "mine", folder / "a.txt")
+    done = lepton.ok("data", "get", "mine", "-d", folder / "fetched")
+    assert done.err == f"wrote 1 file to {folder / 'fetched'}\n"
+
+
 def test_a_fetch_to_where_no_folder_can_be(gateway: Gateway, lepton: Command, folder: Path) -> None:
     lepton.ok("data", "push", "mine", folder)
     done = lepton("data", "get", "mine", "-d", folder / "a.txt" / "fetched")

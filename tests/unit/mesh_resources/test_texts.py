@@ -27,3 +27,7 @@ def test_text_fault(text: str, fault: str) -> None:
 def test_counted(count: int, said: str) -> None:
     """As people write it."""
     assert counted(count, "row") == said
+
+
+def test_a_plural_of_its_own_is_counted() -> None:
+    assert [counted(count, "class", "classes") for count in (1, 2)] == ["1 class", "2 classes"]

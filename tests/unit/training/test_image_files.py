@@ -246,7 +246,7 @@ def test_images_are_read_upright_and_in_eight_bits(tmp_path: Path) -> None:
     ("files", "data", "message"),
     [
         (pictures(8, sizes=((8, 8), (8, 9))), {}, "8x8, 8x9"),
-        ({"left/0.png": pictures(1)["left/000.png"]}, {}, "1 training images of 1 classes"),
+        ({"left/0.png": pictures(1)["left/000.png"]}, {}, "it has 1 training image of 1 class"),
         ({"notes.txt": b""}, {}, "0 training images"),
         ({"t.csv": b"file,label\n"}, {}, "no rows"),
         ({"t.csv": b"file,label\na,b\n"}, {}, "no column 'path'"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lepton_training.job import Attempt, Job, State, StoredCheckpoint
-from lepton_training.job_queue import Machine, Place, in_order, placed
+from lepton_training.job_queue import Amount, Machine, Place, in_order, placed
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -116,6 +116,12 @@ def test_what_fits_starts() -> None:
     assert [one.starts for one in places(waiting, running)] == [True, True, False]
     assert [one.position for one in places(waiting, running)] == [1, 2, 3]
     assert places(waiting, running)[2].reason == "waits for 1 core, where 0 are free"
+
+
+def test_of_one_that_is_there() -> None:
+    one, two = Amount(1, 900, 1), Amount(2, 900, 2)
+    assert one.lacks(two) == ["2 cores, where 1 is free", "2 GPUs, where 1 is free"]
+    assert one.lacks(two, "exists", "exist")[0] == "2 cores, where 1 exists"
 
 
 @pytest.mark.parametrize(

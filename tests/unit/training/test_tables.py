@@ -219,7 +219,7 @@ def test_a_number_is_predicted_in_its_own_unit(tmp_path: Path) -> None:
     ("files", "data", "message"),
     [
         ({"t.csv": "x,y\n1,a\n"}, {"target": "z"}, "no column 'z'"),
-        ({"t.csv": "x,y\n1,a\n2,a\n3,a\n"}, {"target": "y"}, "has 1 classes"),
+        ({"t.csv": "x,y\n1,a\n2,a\n3,a\n"}, {"target": "y"}, "has 1 class; training needs 2"),
         ({"t.csv": "x,y\n1,a\n"}, {"target": "y", "train": "u.csv"}, "no file for data.train"),
         ({"t.csv": "x,y\n1,a\n"}, {"target": "y", "test": "u.csv"}, "no file for data.test"),
         ({"t.csv": "1,1\n"}, {"target": "y"}, "data.header"),

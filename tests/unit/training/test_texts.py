@@ -172,7 +172,7 @@ def test_archives_are_read_like_folders(kind: str, tmp_path: Path) -> None:
     ("files", "data", "message"),
     [
         ({"t.csv": "text,class\na,b\n"}, {}, "no column 'label'"),
-        ({"t.csv": "label,text\na,b\n"}, {}, "1 texts of 1 classes"),
+        ({"t.csv": "label,text\na,b\n"}, {}, "has 1 text of 1 class;"),
         ({"t.tar.gz": "no archive"}, {}, "not an intact archive"),
         ({"t.zip": "no archive"}, {}, "not an intact archive"),
         ({"t.csv": "label,text\na,b\nb,c\n"}, {"test": "u.csv"}, "like data.test (u.csv)"),

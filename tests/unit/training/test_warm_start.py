@@ -114,7 +114,7 @@ def test_categories_keep_their_codes(tmp_path: Path, old: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "row", "message"),
     [
-        ("size,color,kind", "1,red,plum", "does not know 1 classes of the dataset: 'plum'"),
+        ("size,color,kind", "1,red,plum", "does not know 1 class of the dataset: 'plum'"),
         ("size,kind", "1,pear", "lacks color"),
         ("size,color,age,kind", "1,red,2,pear", "has also age"),
     ],

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor
 
 from lepton.evaluation.predictions import Kind
+from lepton_mesh.texts import counted
 from lepton_training.recipes.fitting import SupervisedHyperparameters
 from lepton_training.recipes.hyperparameters import Fault
 from lepton_training.spec import JobSpecInvalid
@@ -138,8 +139,8 @@ def class_weights(
                 [
                     Fault(
                         "spec.hyperparameters.class_weights",
-                        f"has {len(hyperparameters.class_weights)} weights, and the data has "
-                        f"{classes} classes; give one for each",
+                        f"has {counted(len(hyperparameters.class_weights), 'weight')}, and the "
+                        f"data has {counted(classes, 'class', 'classes')}; give one for each",
                     )
                 ]
             )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_mesh.errors import FailedPrecondition
+from lepton_mesh.texts import counted
 
 
 class WarmStartMismatch(FailedPrecondition):
@@ -39,7 +40,8 @@ class Fitted:
         if unknown:
             shown = ", ".join(f"'{name}'" for name in unknown[:10])
             raise WarmStartMismatch(
-                f"{self.version} does not know {len(unknown)} classes of the dataset: {shown}"
+                f"{self.version} does not know {counted(len(unknown), 'class', 'classes')} of the "
+                f"dataset: {shown}"
                 f"{', …' if len(unknown) > 10 else ''}; leave their rows out, or set "
                 "warm_start.partial to begin with new outputs"
             )

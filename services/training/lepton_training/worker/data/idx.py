@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.texts import counted
 
 FILES = (
     "train-images-idx3-ubyte.gz",
@@ -127,8 +128,8 @@ def _split(directory: Path, prefix: str) -> LabelledImages:
     labels = read_idx(directory / labels_file, 1)
     if len(images) != len(labels):
         raise DatasetInvalid(
-            f"{images_file} has {len(images)} images and {labels_file} has {len(labels)} labels; "
-            "they must be as many",
+            f"{images_file} has {counted(len(images), 'image')} and {labels_file} has "
+            f"{counted(len(labels), 'label')}; they must be as many",
             file=labels_file,
         )
     return LabelledImages(images, labels)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lepton_mesh.texts import counted
 from lepton_training.recipes.data import ImageFileSettings
 from lepton_training.worker.data.archives import ARCHIVES, unpacked
 from lepton_training.worker.data.cleaning import BLANK, UNKNOWN, LeftOut
@@ -104,10 +105,11 @@ def load(
         told = ", ".join(f"{name}: {lost.told() or 'none'}" for name, lost in left_out.items())
         needed = "an image" if reading.open_classes else "two classes"
         raise DatasetInvalid(
-            f"there are {len(decoded['train'].images)} training images of {len(trained)} classes "
-            f"and {len(decoded['test'].images)} test images; training needs {needed}, and one to "
-            f"test with. Images lie in a folder for each class, or in a table named in data.path "
-            f"and data.target. Left out: {told}"
+            f"it has {counted(len(decoded['train'].images), 'training image')} of "
+            f"{counted(len(trained), 'class', 'classes')} and "
+            f"{counted(len(decoded['test'].images), 'test image')}; training needs {needed}, and "
+            "one to test with. Images lie in a folder for each class, or in a table named in "
+            f"data.path and data.target. Left out: {told}"
         )
     rgb = any(image.ndim == 3 for image in decoded["train"].images)
     splits = {name: _stacked(split, names, rgb) for name, split in decoded.items()}

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lepton_mesh.texts import counted
 from lepton_training.recipes.data import SeriesSettings, SeriesShape
 from lepton_training.spec import JobSpec
 from lepton_training.worker.data.cleaning import settle
@@ -88,7 +89,8 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
         if not len(part.past):
             raise DatasetInvalid(
                 f"the {name} split is too short for a window of {settings.window} and a horizon of "
-                f"{settings.horizon}; the series has {len(steps.values)} steps that can be read"
+                f"{settings.horizon}; the series has "
+                f"{counted(len(steps.values), 'step')} to read"
             )
 
     features = ["target", *settings.features]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from onnx import TensorProto
 
+from lepton_mesh.texts import counted
 from lepton_training.recipes.data import TableSettings, TableShape
 from lepton_training.spec import JobSpec
 from lepton_training.worker.data.cleaning import UNKNOWN, settle
@@ -240,8 +241,8 @@ def _clean(
         found = sorted(set(targets)) if classes is None else classes
         if classes is None and not 2 <= len(found) <= _CLASSES_MAX:
             raise DatasetInvalid(
-                f"column '{settings.target}' has {len(found)} classes; training needs 2 to "
-                f"{_CLASSES_MAX}. For numbers set data.task to regression"
+                f"column '{settings.target}' has {counted(len(found), 'class', 'classes')}; "
+                f"training needs 2 to {_CLASSES_MAX}. For numbers set data.task to regression"
             )
         codes = {name: code for code, name in enumerate(found)}
         known = np.array([text in codes for text in targets], bool)

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from lepton_mesh.texts import counted
 from lepton_training.recipes.data import TextSettings, TextShape
 from lepton_training.spec import JobSpec
 from lepton_training.worker.data.archives import ARCHIVES, unpacked
@@ -117,9 +118,9 @@ def load(directory: Path, spec: JobSpec, fitted: Fitted | None = None) -> Proble
     )
     if len(classes) < 2:
         raise DatasetInvalid(
-            f"the training split has {len(train_texts)} texts of {len(classes)} classes; training "
-            "needs two. Texts lie in a folder for each class, or in columns of CSV files named in "
-            "data.text and data.target"
+            f"the training split has {counted(len(train_texts), 'text')} of "
+            f"{counted(len(classes), 'class', 'classes')}; training needs two. Texts lie in a "
+            "folder for each class, or in columns of CSV files named in data.text and data.target"
         )
     whole = _split(train_texts, classes)
     test = _split(usable, classes)
