@@ -1,4 +1,4 @@
-"""What Envoy asks the control plane, over a Unix socket: API keys, and grpc.health.v1."""
+"""What Envoy asks the control plane, over a Unix socket: API keys, bodies, grpc.health.v1."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lepton_gateway.envoy.filters import API_KEY_HEADER
+from lepton_gateway.envoy.filters import API_KEY_HEADER, CHECK_BODY, CHECK_HEADER
 from lepton_gateway.exchange import ApiKeyExchange
 from lepton_gateway.ext_authz.v3 import ext_authz_pb2 as ext_authz
-from lepton_mesh.errors import LeptonError, ResourceExhausted
+from lepton_gateway.rest_bodies import RestBodies
+from lepton_mesh.errors import InvalidArgument, LeptonError, ResourceExhausted
 from lepton_mesh.health import Health
 from lepton_mesh.interceptors.status import (
     DETAILS_KEY,
@@ -33,6 +34,7 @@ class ControlServer:
 
     def __init__(self, socket: Path, exchange: ApiKeyExchange) -> None:
         self._exchange = exchange
+        self._bodies = RestBodies()
         self.health = _Health(())
         """What grpc.health.v1 answers at the gateway, which is one service without a name."""
         self._server = grpc.aio.server()
@@ -58,8 +60,10 @@ class ControlServer:
         del self._server
 
     async def _check(
-        self, request: ext_authz.CheckRequest, _context: object
+        self, request: ext_authz.CheckRequest, context: Any
     ) -> ext_authz.CheckResponse:
+        if (CHECK_HEADER, CHECK_BODY) in (context.invocation_metadata() or ()):
+            return self._check_body(request.attributes.request.http)
         key = request.attributes.request.http.headers.get(API_KEY_HEADER, "")
         address = request.attributes.source.address.socket_address.address
         try:
@@ -73,6 +77,13 @@ class ControlServer:
                 headers_to_remove=[API_KEY_HEADER],
             ),
         )
+
+    def _check_body(self, request: Any) -> ext_authz.CheckResponse:
+        try:
+            self._bodies.check(request.method, request.path, request.raw_body)
+        except LeptonError as error:
+            return _denied(error)
+        return ext_authz.CheckResponse(status=ext_authz.Status(code=0))
 
 
 class _Health(Health):
@@ -89,16 +100,19 @@ class _Health(Health):
 
 
 def _denied(error: LeptonError) -> ext_authz.CheckResponse:
-    """The status decides what the caller reads (envoy/replies.py): no key, too many, or no auth."""
+    """The status decides what the caller reads (envoy/replies.py): a wrong body, no key, too many,
+    or no auth."""
     status = HTTPStatus.SERVICE_UNAVAILABLE
     if isinstance(error, ResourceExhausted):
         status = HTTPStatus.TOO_MANY_REQUESTS
+    elif isinstance(error, InvalidArgument):
+        status = HTTPStatus.BAD_REQUEST
     elif error.wire.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
         status = HTTPStatus.UNAUTHORIZED
     return ext_authz.CheckResponse(
         status=ext_authz.Status(code=error.wire.grpc_code, message=error.message),
         denied_response=ext_authz.DeniedHttpResponse(
-            status=ext_authz.HttpStatus(code=status.value), body=error.message
+            status=ext_authz.HttpStatus(code=status.value), body=public_message(error)
         ),
     )
 

@@ -2,6 +2,7 @@
 
     grpc_web         application/grpc-web -> gRPC
     cors             only with ``LEPTON_CORS_ORIGINS``
+    rest_body        refuses unknown fields of JSON; only on routes of REST paths, with a body
     transcoder       REST -> gRPC; only on routes of REST paths
     ratelimit        one token bucket; for IssueToken small ones, in all and per address
     ext_authz        API key -> token; only on requests that carry a key
@@ -22,11 +23,13 @@ from pathlib import Path
 
 from lepton_gateway.envoy import Json, discovery_response, duration, from_file, typed
 from lepton_gateway.envoy.clusters import CONTROL
+from lepton_gateway.rest_bodies import MAX_CHECKED_BYTES
 from lepton_gateway.upstreams import ROUTING_KEY_HEADER
 from lepton_mesh.claims import AUDIENCE, ISSUER
 
 GRPC_WEB = "envoy.filters.http.grpc_web"
 CORS = "envoy.filters.http.cors"
+REST_BODY = "lepton.rest_body"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 API_KEY = "envoy.filters.http.ext_authz"
@@ -34,6 +37,8 @@ TOKEN = "envoy.filters.http.jwt_authn"  # noqa: S105  a filter's name
 ROUTER = "envoy.filters.http.router"
 
 API_KEY_HEADER = "x-api-key"
+CHECK_HEADER, CHECK_BODY = "x-lepton-check", "rest-body"
+"""Tells the control plane which of the two filters asks."""
 MAX_REST_BODY_BYTES = 64 << 20
 _JWT = "envoy.extensions.filters.http.jwt_authn.v3."
 # The services decide to the second; here clocks of two machines may differ a little.
@@ -53,6 +58,7 @@ def http_filters(
             "name": GRPC_WEB,
             "typed_config": typed("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"),
         },
+        {"name": REST_BODY, "typed_config": _rest_body(), "disabled": True},
         {
             "name": TRANSCODER,
             "typed_config": transcoder(descriptor_set, services),
@@ -153,6 +159,8 @@ NO_TOKEN: Json = {TOKEN: typed(_JWT + "PerRouteConfig", disabled=True)}
 """On a route: no token is asked for."""
 WITH_API_KEY: Json = {API_KEY: typed("envoy.config.route.v3.FilterConfig", config={})}
 """On a route: the API key is exchanged."""
+WITH_BODY: Json = {REST_BODY: typed("envoy.config.route.v3.FilterConfig", config={})}
+"""On a route: the JSON body is looked into before it is transcoded."""
 TRANSCODED: Json = {TRANSCODER: typed("envoy.config.route.v3.FilterConfig", config={})}
 """On a route: REST becomes gRPC, and the route is chosen anew."""
 
@@ -186,6 +194,27 @@ def _api_key() -> Json:
         allowed_headers={"patterns": [{"exact": API_KEY_HEADER}]},
         failure_mode_allow=False,
         status_on_error={"code": 503},
+    )
+
+
+def _rest_body() -> Json:
+    return typed(
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        transport_api_version="V3",
+        grpc_service={
+            "envoy_grpc": {"cluster_name": CONTROL},
+            "timeout": "5s",
+            "initial_metadata": [{"key": CHECK_HEADER, "value": CHECK_BODY}],
+        },
+        with_request_body={
+            "max_request_bytes": MAX_CHECKED_BYTES,
+            "allow_partial_message": True,
+            "pack_as_bytes": True,
+        },
+        # None is of interest, and some are secrets.
+        allowed_headers={"patterns": [{"exact": "content-type"}]},
+        # It protects nobody: without an answer the transcoder decides alone.
+        failure_mode_allow=True,
     )
 
 

@@ -19,6 +19,7 @@ from lepton_gateway.envoy.filters import (
     RATE_LIMIT,
     TRANSCODED,
     WITH_API_KEY,
+    WITH_BODY,
     cors_policy,
     rate_limit,
 )
@@ -150,12 +151,14 @@ def _rest() -> Iterator[Json]:
         # Never forwarded: the transcoder makes it a gRPC path, or answers that there is none.
         # Still a route to a cluster, since CORS does not look at direct responses.
         route = _public(match, _forward(CONTROL, 1, _UNSEEN))
-        yield {
-            **route,
-            "match": _with_header(match, API_KEY_HEADER),
-            "typed_per_filter_config": {**NO_TOKEN, **TRANSCODED, **WITH_API_KEY},
-        }
-        yield {**route, "typed_per_filter_config": {**NO_TOKEN, **TRANSCODED}}
+        for kind, looked_into in ((_with_body(match), WITH_BODY), (match, {})):
+            plain = {**NO_TOKEN, **TRANSCODED, **looked_into}
+            yield {
+                **route,
+                "match": _with_header(kind, API_KEY_HEADER),
+                "typed_per_filter_config": {**plain, **WITH_API_KEY},
+            }
+            yield {**route, "match": kind, "typed_per_filter_config": plain}
 
 
 def _service(service: str, options: RouteOptions) -> Iterator[Json]:
@@ -184,6 +187,11 @@ def _public(match: Json, action: Json) -> Json:
 
 def _with_header(match: Json, name: str) -> Json:
     return {**match, "headers": [*match.get("headers", ()), {"name": name, "present_match": True}]}
+
+
+def _with_body(match: Json) -> Json:
+    method = {"name": ":method", "string_match": {"safe_regex": {"regex": "POST|PATCH"}}}
+    return {**match, "headers": [*match.get("headers", ()), method]}
 
 
 def _direct(match: Json, status: int, body: str) -> Json:

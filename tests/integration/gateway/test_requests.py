@@ -137,6 +137,39 @@ async def test_rest_is_transcoded(world: World) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("/v1/datasets", {"datasetId": "d", "labls": {}}, "labls"),
+        (
+            "/v1/jobs",
+            {"spec": {"hyperparameter": {}, "resources": {"cpuz": 1}}},
+            "spec.hyperparameter, did you mean 'hyperparameters'?; spec.resources.cpuz, did you",
+        ),
+        ("/v1/auth/token", {"api_key": GOOD_KEY, "work": "x"}, "work, did you mean"),
+    ],
+)
+async def test_unknown_fields_of_a_body_are_named(
+    world: World, path: str, body: dict[str, Any], told: str
+) -> None:
+    """With a token, an API key or none, before any service is asked."""
+    seen = len(world.seen.metadata)
+    async with world.http() as http:
+        for headers in (world.bearer(), {"x-api-key": GOOD_KEY}, {}):
+            response = await http.post(path, headers=headers, json=body)
+            assert (response.status_code, response.json()["reason"]) == (400, "INVALID_REQUEST")
+            assert told in response.json()["message"]
+    assert len(world.seen.metadata) == seen
+
+
+async def test_a_large_body_is_not_looked_into(world: World) -> None:
+    """It gets through, whole."""
+    body = {"datasetId": "large", "unknown": "x" * (300 << 10)}
+    async with world.http() as http:
+        response = await http.post("/v1/datasets", headers=world.bearer(), json=body)
+    assert response.json() == {"name": "datasets/large"}
+
+
 async def test_grpc_web(world: World) -> None:
     """A browser's framing: one data frame, one trailer frame, also in base64."""
     request = storage_pb2.GetDatasetRequest(name="datasets/web").SerializeToString()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lepton_gateway/ext_authz/v3/ext_authz.proto\x12\x1blepton_gateway.ext_authz.v3\"Q\n\x0c\x43heckRequest\x12\x41\n\nattributes\x18\x01 \x01(\x0b\x32-.lepton_gateway.ext_authz.v3.AttributeContext\"\xdd\x04\n\x10\x41ttributeContext\x12\x42\n\x06source\x18\x01 \x01(\x0b\x32\x32.lepton_gateway.ext_authz.v3.AttributeContext.Peer\x12\x46\n\x07request\x18\x04 \x01(\x0b\x32\x35.lepton_gateway.ext_authz.v3.AttributeContext.Request\x1aR\n\x07Request\x12G\n\x04http\x18\x02 \x01(\x0b\x32\x39.lepton_gateway.ext_authz.v3.AttributeContext.HttpRequest\x1a\x96\x01\n\x0bHttpRequest\x12W\n\x07headers\x18\x03 \x03(\x0b\x32\x46.lepton_gateway.ext_authz.v3.AttributeContext.HttpRequest.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aN\n\x04Peer\x12\x46\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x35.lepton_gateway.ext_authz.v3.AttributeContext.Address\x1a^\n\x07\x41\x64\x64ress\x12S\n\x0esocket_address\x18\x01 \x01(\x0b\x32;.lepton_gateway.ext_authz.v3.AttributeContext.SocketAddress\x1a \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\xe5\x01\n\rCheckResponse\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.lepton_gateway.ext_authz.v3.Status\x12J\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32/.lepton_gateway.ext_authz.v3.DeniedHttpResponseH\x00\x12\x42\n\x0bok_response\x18\x03 \x01(\x0b\x32+.lepton_gateway.ext_authz.v3.OkHttpResponseH\x00\x42\x0f\n\rhttp_response\"l\n\x0eOkHttpResponse\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..lepton_gateway.ext_authz.v3.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\"\x9c\x01\n\x12\x44\x65niedHttpResponse\x12\x37\n\x06status\x18\x01 \x01(\x0b\x32\'.lepton_gateway.ext_authz.v3.HttpStatus\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..lepton_gateway.ext_authz.v3.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"d\n\x11HeaderValueOption\x12\x38\n\x06header\x18\x01 \x01(\x0b\x32(.lepton_gateway.ext_authz.v3.HeaderValue\x12\x15\n\rappend_action\x18\x03 \x01(\x05\")\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lepton_gateway/ext_authz/v3/ext_authz.proto\x12\x1blepton_gateway.ext_authz.v3\"Q\n\x0c\x43heckRequest\x12\x41\n\nattributes\x18\x01 \x01(\x0b\x32-.lepton_gateway.ext_authz.v3.AttributeContext\"\x8d\x05\n\x10\x41ttributeContext\x12\x42\n\x06source\x18\x01 \x01(\x0b\x32\x32.lepton_gateway.ext_authz.v3.AttributeContext.Peer\x12\x46\n\x07request\x18\x04 \x01(\x0b\x32\x35.lepton_gateway.ext_authz.v3.AttributeContext.Request\x1aR\n\x07Request\x12G\n\x04http\x18\x02 \x01(\x0b\x32\x39.lepton_gateway.ext_authz.v3.AttributeContext.HttpRequest\x1a\xc6\x01\n\x0bHttpRequest\x12\x0e\n\x06method\x18\x02 \x01(\t\x12W\n\x07headers\x18\x03 \x03(\x0b\x32\x46.lepton_gateway.ext_authz.v3.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x10\n\x08raw_body\x18\x0c \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aN\n\x04Peer\x12\x46\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x35.lepton_gateway.ext_authz.v3.AttributeContext.Address\x1a^\n\x07\x41\x64\x64ress\x12S\n\x0esocket_address\x18\x01 \x01(\x0b\x32;.lepton_gateway.ext_authz.v3.AttributeContext.SocketAddress\x1a \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\xe5\x01\n\rCheckResponse\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.lepton_gateway.ext_authz.v3.Status\x12J\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32/.lepton_gateway.ext_authz.v3.DeniedHttpResponseH\x00\x12\x42\n\x0bok_response\x18\x03 \x01(\x0b\x32+.lepton_gateway.ext_authz.v3.OkHttpResponseH\x00\x42\x0f\n\rhttp_response\"l\n\x0eOkHttpResponse\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..lepton_gateway.ext_authz.v3.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\"\x9c\x01\n\x12\x44\x65niedHttpResponse\x12\x37\n\x06status\x18\x01 \x01(\x0b\x32\'.lepton_gateway.ext_authz.v3.HttpStatus\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..lepton_gateway.ext_authz.v3.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"d\n\x11HeaderValueOption\x12\x38\n\x06header\x18\x01 \x01(\x0b\x32(.lepton_gateway.ext_authz.v3.HeaderValue\x12\x15\n\rappend_action\x18\x03 \x01(\x05\")\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,31 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKREQUEST']._serialized_start=76
   _globals['_CHECKREQUEST']._serialized_end=157
   _globals['_ATTRIBUTECONTEXT']._serialized_start=160
-  _globals['_ATTRIBUTECONTEXT']._serialized_end=765
+  _globals['_ATTRIBUTECONTEXT']._serialized_end=813
   _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=320
   _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=402
   _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=405
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=555
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=509
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=555
-  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_start=557
-  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=635
-  _globals['_ATTRIBUTECONTEXT_ADDRESS']._serialized_start=637
-  _globals['_ATTRIBUTECONTEXT_ADDRESS']._serialized_end=731
-  _globals['_ATTRIBUTECONTEXT_SOCKETADDRESS']._serialized_start=733
-  _globals['_ATTRIBUTECONTEXT_SOCKETADDRESS']._serialized_end=765
-  _globals['_CHECKRESPONSE']._serialized_start=768
-  _globals['_CHECKRESPONSE']._serialized_end=997
-  _globals['_OKHTTPRESPONSE']._serialized_start=999
-  _globals['_OKHTTPRESPONSE']._serialized_end=1107
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1110
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1266
-  _globals['_HTTPSTATUS']._serialized_start=1268
-  _globals['_HTTPSTATUS']._serialized_end=1294
-  _globals['_HEADERVALUEOPTION']._serialized_start=1296
-  _globals['_HEADERVALUEOPTION']._serialized_end=1396
-  _globals['_HEADERVALUE']._serialized_start=1398
-  _globals['_HEADERVALUE']._serialized_end=1439
-  _globals['_STATUS']._serialized_start=1441
-  _globals['_STATUS']._serialized_end=1480
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=603
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=557
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=603
+  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_start=605
+  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=683
+  _globals['_ATTRIBUTECONTEXT_ADDRESS']._serialized_start=685
+  _globals['_ATTRIBUTECONTEXT_ADDRESS']._serialized_end=779
+  _globals['_ATTRIBUTECONTEXT_SOCKETADDRESS']._serialized_start=781
+  _globals['_ATTRIBUTECONTEXT_SOCKETADDRESS']._serialized_end=813
+  _globals['_CHECKRESPONSE']._serialized_start=816
+  _globals['_CHECKRESPONSE']._serialized_end=1045
+  _globals['_OKHTTPRESPONSE']._serialized_start=1047
+  _globals['_OKHTTPRESPONSE']._serialized_end=1155
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1158
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1314
+  _globals['_HTTPSTATUS']._serialized_start=1316
+  _globals['_HTTPSTATUS']._serialized_end=1342
+  _globals['_HEADERVALUEOPTION']._serialized_start=1344
+  _globals['_HEADERVALUEOPTION']._serialized_end=1444
+  _globals['_HEADERVALUE']._serialized_start=1446
+  _globals['_HEADERVALUE']._serialized_end=1487
+  _globals['_STATUS']._serialized_start=1489
+  _globals['_STATUS']._serialized_end=1528
 # @@protoc_insertion_point(module_scope)
