@@ -108,7 +108,7 @@ def _text_of(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
     if not error.filename:
-        return f"standard output: {error.strerror or error}; what is printed is not all there is"
+        return f"standard output: {error.strerror or error}; not all of the result was written"
     return f"{error.filename}: {error.strerror}"
 
 

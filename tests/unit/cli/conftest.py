@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from lepton.client import save_profile
 from tests.unit.sdk.fake_gateway import Gateway, serve
 
 LEPTON = Path(sys.executable).parent / "lepton"
+_REASON = re.compile(r" \[[A-Z_]+\]$")
+"""What each failure that is told of ends in."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Command:
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = self._capsys.readouterr()
+        told = [line for line in err.splitlines() if line.startswith("lepton: ")]
+        assert all(_REASON.search(line) for line in told) or ended.value.code == 130, err
         return Done(int(ended.value.code or 0), out, err)
 
     def ok(self, *arguments: object, stdin: str = "") -> Done:

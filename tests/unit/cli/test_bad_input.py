@@ -305,7 +305,7 @@ def test_a_disk_that_is_full(gateway: Gateway) -> None:
         running = process("model", "list", stdout=full)
         _, err = running.communicate(timeout=30)
     assert_told(
-        running.returncode, "", err, 1, "standard output: No space left on device; what is printed"
+        running.returncode, "", err, 1, "standard output: No space left on device; not all of"
     )
     assert err.endswith(" [DISK_FULL]\n")
 
