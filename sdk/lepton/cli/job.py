@@ -23,7 +23,15 @@ from lepton.cli.output import (
 )
 from lepton.cli.progress import follow_job
 from lepton.cli.session import client
-from lepton.client import Client, LocalCode, push_code, spec_from_mapping
+from lepton.client import (
+    Client,
+    InvalidRequestError,
+    LeptonError,
+    LocalCode,
+    SpecError,
+    push_code,
+    spec_from_mapping,
+)
 from lepton.client.names import job_name
 
 _COLUMNS = (
@@ -40,6 +48,8 @@ _COLUMNS = (
     ("CREATED", lambda job: moment(job.create_time)),
 )
 
+_NOT_UPLOADED = "artifacts/not-uploaded"
+"""In place of code that lies in a folder, where a spec is only looked at."""
 _RECIPES = (
     ("RECIPE", lambda recipe: recipe.id),
     (
@@ -84,7 +94,10 @@ def create(
     """
     base = Path() if str(path) == "-" else path.parent
     local = LocalCode.taken_from(read_mapping(path, "recipe and dataset"), base)
-    spec = spec_from_mapping(local.mapping)
+    try:
+        spec = spec_from_mapping(local.mapping)
+    except SpecError as error:
+        raise _with_the_servers_faults(ctx, error, local) from None
     with client(ctx) as lepton:
         if local.directory is not None:
             spec.code.artifact = push_code(lepton.data, local.directory).name
@@ -99,6 +112,24 @@ def create(
         show(created, output, _COLUMNS)
         if follow:
             _fail_unless_succeeded(created)
+
+
+def _with_the_servers_faults(ctx: click.Context, error: SpecError, local: LocalCode) -> SpecError:
+    """``error``, and what the server finds wrong in the rest of the spec, if it can be asked."""
+    rest = error.rest
+    if not isinstance(rest, pb.JobSpec):
+        return error
+    if local.directory is not None:
+        rest.code.artifact = _NOT_UPLOADED
+    try:
+        with client(ctx) as lepton:
+            lepton.jobs.create(rest, validate_only=True)
+    except InvalidRequestError as found:
+        if found.reason == error.reason:
+            return SpecError(f"{error}; in the rest of it, {found.message}")
+    except LeptonError:  # without a server, what is known is told
+        pass
+    return error
 
 
 @job.command("list")

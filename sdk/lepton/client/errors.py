@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -84,6 +85,8 @@ class SpecError(LeptonError):
     """A job spec or an endpoint that cannot be read: a field that does not exist, for one."""
 
     reason = "JOB_SPEC_INVALID"
+    rest: Message | None = None
+    """What could be read; in it a server may find more that is wrong."""
 
 
 class TensorError(LeptonError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
 
 from google.api import field_behavior_pb2
 from google.protobuf import json_format
@@ -47,30 +48,62 @@ def plain_struct(struct: Struct) -> dict[str, Any]:
     return found
 
 
+class _Fault(NamedTuple):
+    place: tuple[Any, ...]
+    """The keys and indexes that lead there."""
+    message: str
+
+
 def _parsed(mapping: Mapping[str, Any], message: M, kind: str, reason: Reason) -> M:
-    faults = list(_faults(mapping, message.DESCRIPTOR, ""))
+    faults = list(_faults(mapping, message.DESCRIPTOR, "", ()))
     if faults:
-        raise SpecError(f"the {kind} is not valid: {'; '.join(faults)}", reason=reason)
+        told = "; ".join(fault.message for fault in faults)
+        error = SpecError(f"the {kind} is not valid: {told}", reason=reason)
+        rest = _without(mapping, {fault.place for fault in faults}, ())
+        with suppress(json_format.ParseError):  # of two names for one field, for instance
+            error.rest = json_format.ParseDict(rest, message)
+        raise error
     return json_format.ParseDict(dict(mapping), message)
 
 
-def _faults(mapping: Mapping[Any, Any], kind: _Descriptor, path: str) -> Iterator[str]:
+def _without(value: Any, wrong: Set[tuple[Any, ...]], place: tuple[Any, ...]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _without(one, wrong, (*place, key))
+            for key, one in value.items()
+            if (*place, key) not in wrong
+        }
+    if isinstance(value, list):
+        return [
+            _without(one, wrong, (*place, index))
+            for index, one in enumerate(value)
+            if (*place, index) not in wrong
+        ]
+    return value
+
+
+def _faults(
+    mapping: Mapping[Any, Any], kind: _Descriptor, path: str, place: tuple[Any, ...]
+) -> Iterator[_Fault]:
     """All that is wrong, each with its path; protobuf's own parser stops at the first."""
     fields = {name: f for f in kind.fields for name in (f.name, f.json_name)}
     for key, value in mapping.items():
-        field = fields.get(key)
+        field, here = fields.get(key), (*place, key)
         if field is None:
-            here = f"the fields of {path[:-1]} are" if path else "the fields are"
-            yield f"{path}{key}: there is no such field; {here} {_settable(kind)}"
+            those = f"the fields of {path[:-1]} are" if path else "the fields are"
+            told = f"{path}{key}: there is no such field; {those} {_settable(kind)}"
+            yield _Fault(here, told)
         elif _is_plain(field) or value is None:
-            yield from _value_faults(field, value, path + key)
+            for told in _value_faults(field, value, path + key):
+                yield _Fault(here, told)
         elif not field.is_repeated:
-            yield from _message_faults(value, field.message_type, path + key)
+            yield from _message_faults(value, field.message_type, path + key, here)
         elif isinstance(value, list):
             for index, item in enumerate(value):
-                yield from _message_faults(item, field.message_type, f"{path}{key}[{index}]")
+                name = f"{path}{key}[{index}]"
+                yield from _message_faults(item, field.message_type, name, (*here, index))
         else:
-            yield f"{path}{key}: write a list"
+            yield _Fault(here, f"{path}{key}: write a list")
 
 
 def _is_plain(field: FieldDescriptor) -> bool:
@@ -80,11 +113,13 @@ def _is_plain(field: FieldDescriptor) -> bool:
     return kind is None or kind.GetOptions().map_entry or kind.file.package == "google.protobuf"
 
 
-def _message_faults(value: Any, kind: _Descriptor, path: str) -> Iterator[str]:
+def _message_faults(
+    value: Any, kind: _Descriptor, path: str, place: tuple[Any, ...]
+) -> Iterator[_Fault]:
     if isinstance(value, Mapping):
-        yield from _faults(value, kind, f"{path}.")
+        yield from _faults(value, kind, f"{path}.", place)
     else:
-        yield f"{path}: write its fields, which are {_settable(kind)}"
+        yield _Fault(place, f"{path}: write its fields, which are {_settable(kind)}")
 
 
 def _settable(kind: _Descriptor) -> str:

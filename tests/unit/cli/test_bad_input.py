@@ -125,6 +125,7 @@ def folder(tmp_path: Path) -> Path:
         ("job create -f {d}/keys.yaml", 2, "the job spec is not valid"),
         ("job create -f {d}/twice.yaml", 2, "the key 'recipe' is there twice at line 2"),
         ("job create -f {d}/unknown.yaml", 2, "recipee: there is no such field"),
+        ("job create -f {d}/unknown.yaml", 2, "in the rest of it, spec.recipe: no recipe ''"),
         ("job create -f {d}/type.yaml", 2, "seed"),
         ("job create -f {d}/recipe.yaml", 2, "no recipe 'forest'"),
         ("job create -f -", 2, "is not a mapping"),

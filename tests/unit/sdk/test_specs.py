@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lepton.api.inference.v1 import inference_pb2 as pb
-from lepton.client import SpecError, endpoint_from_mapping
+from lepton.api.training.v1 import training_pb2
+from lepton.client import SpecError, endpoint_from_mapping, spec_from_mapping
 
 
 @pytest.mark.parametrize("value", ["OWN_PROCESS", 3, 3.0])
@@ -66,3 +67,18 @@ def test_what_a_server_has_written_may_be_sent_back() -> None:
     """So that an endpoint may be read, edited and updated."""
     endpoint = endpoint_from_mapping({"state": "READY", "targets": [{"sha256": "5" * 64}]})
     assert endpoint.state == pb.Endpoint.READY
+
+
+def test_what_is_right_is_kept_beside_what_is_wrong() -> None:
+    """So that a server may say what it finds wrong there."""
+    shared = {"cpuz": 1, "cpus": 2}
+    with pytest.raises(SpecError) as caught:
+        spec_from_mapping(
+            {"recipe": "cnn", "seed": "x", "labls": {}, "resources": shared, "resourcess": shared}
+        )
+    assert caught.value.rest == training_pb2.JobSpec(
+        recipe="cnn", resources=training_pb2.Resources(cpus=2)
+    )
+    with pytest.raises(SpecError) as caught:
+        endpoint_from_mapping({"targets": [3, {"weight": 5, "wait": 1}]})
+    assert caught.value.rest == pb.Endpoint(targets=[pb.Target(weight=5)])
