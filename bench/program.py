@@ -1,4 +1,4 @@
-"""How the programs of ``bench`` end when somebody stops them: in a word, with what they started."""
+"""How the programs of ``bench`` end when somebody stops them, or when they fail as expected."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+import click
+
+from bench.load import LoadError
+from lepton.cli.errors import message_of
+from lepton.client import LeptonError as ClientError
 from lepton_local.processes import handled
+from lepton_mesh.errors import LeptonError
 
 _INTERRUPTED = 130
 
 
 def run(main: Callable[[], None]) -> None:
     """Runs a program; on Ctrl-C or SIGTERM it unwinds, and exits with 130.
+
+    A failure that is expected is one line on stderr that ends in its reason, and 1.
 
     What it started is to be ended by its ``finally`` and ``with`` blocks. Processes that a
     terminal would send its Ctrl-C as well belong in a session of their own.
@@ -26,6 +34,8 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             sys.stderr.write("bench: interrupted\n")
             sys.exit(_INTERRUPTED)
+        except (LeptonError, ClientError, LoadError, click.ClickException) as error:
+            sys.exit(f"bench: {message_of(error)}")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

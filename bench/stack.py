@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,9 @@ def train(lepton: Client, folder: Path, target: Path) -> dict[str, Path]:
         lepton: A client of the stack.
         folder: MNIST's four files, or others like them.
         target: Where the ONNX files go.
+
+    Raises:
+        TrainingFailed: With a job's reason.
     """
     target.mkdir(parents=True, exist_ok=True)
     version = lepton.data.push(
@@ -38,18 +40,15 @@ def train(lepton: Client, folder: Path, target: Path) -> dict[str, Path]:
     )
     files = {}
     for recipe in MODELS:
-        try:
-            job = steps.train(
-                lepton,
-                {
-                    "recipe": recipe,
-                    "dataset": version.name,
-                    "model": f"models/{recipe}",
-                    "hyperparameters": {"epochs": 1},
-                },
-            )
-        except steps.TrainingFailed as error:
-            sys.exit(f"bench: {error}")
+        job = steps.train(
+            lepton,
+            {
+                "recipe": recipe,
+                "dataset": version.name,
+                "model": f"models/{recipe}",
+                "hyperparameters": {"epochs": 1},
+            },
+        )
         model = lepton.models.version(job.model_version)
         steps.deploy(lepton, recipe, model.name)
         files[recipe] = target / f"{recipe}.onnx"

@@ -32,7 +32,6 @@ from lepton_local.demo.dataset import FILES, DataMissing
 from lepton_local.examples.catalogue import EXAMPLES, MNIST
 from lepton_local.machine import machine
 from lepton_local.own_stack import own_stack
-from lepton_mesh.errors import LeptonError
 
 RESULTS = Path("bench/results/training.json")
 SPECS = Path("docs/examples")
@@ -64,10 +63,7 @@ def main() -> None:
             options.data, recipes, rounds=options.rounds, round_seconds=options.round_seconds
         )
     if {"overhead", "two_jobs"} & set(parts):
-        try:
-            results |= _on_a_stack(options.data, parts)
-        except LeptonError as error:
-            sys.exit(f"bench: {error}")
+        results |= _on_a_stack(options.data, parts)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=2) + "\n")
     plot_training(results, options.output.with_suffix(".png"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +44,21 @@ def follow(lepton: Client, spec: Mapping[str, Any]) -> Moments:
     """
     submitted = time.time()
     name = lepton.jobs.create(spec_from_mapping(spec)).name
-    for _ in lepton.jobs.watch(name):
-        pass
-    registered = time.time()
-    job = lepton.jobs.get(name)
-    if job.state != pb.Job.SUCCEEDED:
-        raise TrainingFailed(f"{name} failed ({job.failure_reason}): {job.failure_message}")
+    registered = _succeeded(lepton, name)
     # By the clock of the job's own process, and not by when others heard of it.
     entered = {line.text: line.time.ToNanoseconds() / 1e9 for line in lepton.jobs.logs(name)}
     return Moments(submitted, entered["training"], entered["evaluating"], registered)
+
+
+def _succeeded(lepton: Client, name: str) -> float:
+    """When the job was known to have succeeded, in seconds since the epoch; see follow."""
+    for _ in lepton.jobs.watch(name):
+        pass
+    ended = time.time()
+    job = lepton.jobs.get(name)
+    if job.state != pb.Job.SUCCEEDED:
+        raise TrainingFailed(f"{name} failed ({job.failure_reason}): {job.failure_message}")
+    return ended
 
 
 def overhead(lepton: Client, specs: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, Any]:
@@ -81,17 +86,19 @@ def overhead_of(moments: list[Moments]) -> dict[str, Any]:
 def two_jobs(lepton: Client, spec: Mapping[str, Any], rounds: int) -> dict[str, Any]:
     """Two jobs of ``spec`` at once with a core each, against one after the other with two."""
 
-    def seconds(cpus: int, workers: int) -> float:
-        given = {**spec, "resources": {"cpus": cpus}}
+    def seconds(cpus: int, together: int) -> float:
+        given = spec_from_mapping({**spec, "resources": {"cpus": cpus}})
         began = time.monotonic()
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda _: follow(lepton, given), range(2)))
+        for _ in range(2 // together):
+            # Without threads, which a Ctrl-C would have to wait for until their jobs have ended.
+            for name in [lepton.jobs.create(given).name for _ in range(together)]:
+                _succeeded(lepton, name)
         return time.monotonic() - began
 
     at_once, one_by_one = [], []
     for _ in range(rounds):
-        at_once.append(seconds(cpus=1, workers=2))
-        one_by_one.append(seconds(cpus=2, workers=1))
+        at_once.append(seconds(cpus=1, together=2))
+        one_by_one.append(seconds(cpus=2, together=1))
     ratio = statistics.median(b / a for a, b in zip(at_once, one_by_one, strict=True))
     return {
         "at_once_seconds": round(statistics.median(at_once), 1),
