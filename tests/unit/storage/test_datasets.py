@@ -115,7 +115,7 @@ async def test_a_file_that_is_not_what_it_should_be_makes_no_version(
     storage: Storage, ada: Caller
 ) -> None:
     """All or nothing: the dataset is as it was."""
-    with pytest.raises(DatasetInvalid, match=r"b\.csv has 1 fields in line 2"):
+    with pytest.raises(DatasetInvalid, match=r"b\.csv has 1 field in line 2"):
         await push(storage, ada, {"a.csv": b"x,y\n1,2\n", "b.csv": b"x,y\n1\n"}, DatasetFormat.CSV)
     with pytest.raises(BlobNotFound):
         await storage.datasets.create_version(ada, "digits", new({"a": b"never sent"}))
