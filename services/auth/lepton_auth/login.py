@@ -151,7 +151,7 @@ class Login:
             except DiskFull as error:
                 log.warning(
                     "use of an API key not recorded",
-                    extra={"api_key": key.name, "error": error.message},
+                    extra={"key": key.name, "error": error.message},
                 )
         return self._grant(key.user, key.workspace, role, API_KEY, "")
 

@@ -172,7 +172,6 @@ async def _open(
     authority: Authority[SettingsT] | None,
     stack: AsyncExitStack,
 ) -> tuple[MeshRuntime, Service]:
-    await asyncio.to_thread(keep_ballast, settings.state_dir)
     renewer = None if authority is None else await authority(settings)
     runtime = await MeshRuntime.open(name, settings, renewer=renewer)
     stack.push_async_callback(runtime.close)
@@ -182,6 +181,7 @@ async def _open(
 async def serve(runtime: MeshRuntime, service: Service, stop: asyncio.Event) -> None:
     """Serves ``service`` until ``stop`` is set: listen, register, wait, drain, close."""
     settings = runtime.settings
+    await asyncio.to_thread(keep_ballast, settings.state_dir)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(service.close)
         auth = runtime.channel("auth", idempotent=AUTH_READS)

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from lepton.api.inference.v1 import inference_pb2 as api
 from lepton.oip.v2 import open_inference_pb2 as pb
 from lepton_mesh.caller import Role
+from lepton_mesh.disk import BALLAST_BYTES, BALLAST_FILE
 from lepton_mesh.errors import AlreadyExists, InvalidArgument, LeptonError, NotFound
 from lepton_mesh.pki import CertificateAuthority, serial_hex
 from tests.inference_models import linear
@@ -262,6 +263,13 @@ async def test_a_new_certificate_is_taken_without_a_restart(world: World) -> Non
         # Envoy tells nobody that it took new files, so it is asked until it has.
         while await asyncio.to_thread(world.certificate_of, address) == before:
             await asyncio.sleep(0.05)
+
+
+async def test_room_is_kept_for_the_day_the_disk_is_full(world: World) -> None:
+    """As of every service, though this one is Envoy's."""
+    world.run_inference()
+    await world.instance()
+    assert (world.root / "inference" / BALLAST_FILE).stat().st_size == BALLAST_BYTES
 
 
 async def test_envoy_dies_with_its_parent(world: World) -> None:

@@ -52,7 +52,7 @@ async def test_a_key_is_good_on_a_full_disk(
     monkeypatch.setattr(auth.store, "write", full)
     assert (await auth.login.with_api_key(secret, "")).role is Role.DEVELOPER
     (record,) = caplog.records
-    assert (record.msg, record.__dict__["api_key"]) == ("use of an API key not recorded", key.name)
+    assert (record.msg, record.__dict__["key"]) == ("use of an API key not recorded", key.name)
 
 
 async def test_a_key_is_capped_by_its_user(auth: Auth) -> None:
