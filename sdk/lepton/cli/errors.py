@@ -130,6 +130,10 @@ def _reason_of_system(error: OSError) -> str:
     return "FILE_UNREADABLE" if error.filename else "FILE_UNWRITABLE"
 
 
+_NOT_RESOLVED = "errors resolving "
+"""How gRPC begins, whichever of its resolvers asked; the address and ``: [details]`` follow."""
+
+
 def _way_there(message: str) -> str:
     """What gRPC says of a connection that failed, for people."""
     if "CERTIFICATE_VERIFY_FAILED" in message or "Peer name" in message:
@@ -140,6 +144,12 @@ def _way_there(message: str) -> str:
     if "failed to connect" in message or "Connection refused" in message:
         cause = message.rpartition(": ")[2].strip()
         return f"the gateway cannot be reached ({cause}); is it up? `lepton status` tells"
+    if message.startswith(_NOT_RESOLVED):
+        address = message.removeprefix(_NOT_RESOLVED).partition(": [")[0]
+        return (
+            f"no machine is known by the name in {address}; check it and this machine's network, "
+            "or log in to another address"
+        )
     if message == "Deadline Exceeded":
         return "the gateway did not answer in time; is it up? `lepton status` tells"
     return message

@@ -166,8 +166,13 @@ def _checked(found: object, where: str) -> dict[str, str]:
         )
     if not found.get("address"):
         raise ProfileError(f"{where}: no address; mend the file or log in again")
+    try:
+        address = gateway_address(str(found["address"]))
+    except ProfileError as error:
+        raise ProfileError(f"{where}: {error}") from None
     # A key with nothing after it is None in YAML.
-    return {key: str(value) for key, value in found.items() if value is not None}
+    given = {key: str(value) for key, value in found.items() if value is not None}
+    return given | {"address": address}
 
 
 def _read(path: Path) -> dict[str, Any]:

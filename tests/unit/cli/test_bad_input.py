@@ -250,6 +250,14 @@ def nobody_there(gateway: Gateway, config: Path) -> None:
     save_profile("test", Profile("localhost:1", ca_file=str(gateway.ca_file), api_key="k"))
 
 
+def unknown_host(gateway: Gateway, config: Path) -> None:
+    save_profile("test", Profile("gone.invalid:8443", ca_file=str(gateway.ca_file), api_key="k"))
+
+
+def no_port(gateway: Gateway, config: Path) -> None:
+    save_profile("test", Profile("localhost", ca_file=str(gateway.ca_file), api_key="k"))
+
+
 def revoked_key(gateway: Gateway, config: Path) -> None:
     save_profile("test", Profile(gateway.address, ca_file=str(gateway.ca_file), api_key="gone"))
 
@@ -269,6 +277,8 @@ WAYS: list[tuple[Callable[[Gateway, Path], None], int, str]] = [
     (no_ca, 2, "cannot be read"),
     (foreign_ca, 5, "the gateway's certificate is not one"),
     (nobody_there, 5, "the gateway cannot be reached (Connection refused"),
+    (unknown_host, 5, "no machine is known by the name in gone.invalid:8443; check it"),
+    (no_port, 2, "'localhost' is no address of a gateway; give host:port"),
     (revoked_key, 4, "[CREDENTIAL_INVALID]"),
     (spent_login, 4, "log in again"),
     (no_credential, 4, "lepton login"),

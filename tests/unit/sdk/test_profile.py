@@ -123,6 +123,7 @@ def test_an_exchange_does_not_change_which_profile_is_current(config: Path) -> N
         ("current: a\nprofiles: {a: }", "profile a .* is not a mapping"),
         ("current: a\nprofiles: {a: {}}", "no address"),
         ("current: a\nprofiles: {a: {address: }}", "no address"),
+        ("current: a\nprofiles: {a: {address: h}}", "profile a .*'h' is no address"),
         ("current: a\nprofiles: {a: {address: 'h:1', apikey: x}}", "unknown apikey"),
         ("current: a\nprofiles: {a: {address: 'h:1', 3: x}}", "unknown 3"),
     ],
