@@ -30,6 +30,7 @@ from lepton_auth.standing import require_password, require_standing
 from lepton_mesh.caller import Caller, Role
 from lepton_mesh.errors import PermissionDenied
 from lepton_mesh.resources import check_etag
+from lepton_mesh.texts import counted
 
 T = TypeVar("T")
 
@@ -235,7 +236,8 @@ def check_password(password: str) -> None:
     """Raises InvalidUser for a password too short to hold or too long to hash."""
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise InvalidUser(
-            f"the password has {len(password)} characters; use {MIN_PASSWORD} to {MAX_PASSWORD}"
+            f"the password has {counted(len(password), 'character')}; use {MIN_PASSWORD} to "
+            f"{MAX_PASSWORD}"
         )
 
 

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from lepton_inference.wire import FRAME, MessageInvalid
 from lepton_mesh.errors import LeptonError, ResourceExhausted, Unimplemented
 from lepton_mesh.interceptors.status import public_message, to_status
+from lepton_mesh.texts import counted
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -33,7 +34,7 @@ def unframe(body: bytes, encoding: bytes, limit: int) -> bytes:
         MessageTooLarge, EncodingUnsupported: See :func:`inflate`.
     """
     if len(body) < FRAME or int.from_bytes(body[1:FRAME], "big") != len(body) - FRAME:
-        raise MessageInvalid(f"the body of {len(body)} bytes is not one gRPC message")
+        raise MessageInvalid(f"the body of {counted(len(body), 'byte')} is not one gRPC message")
     return message_of(body[0], body[FRAME:], encoding, limit)
 
 
@@ -107,7 +108,9 @@ def inflate(content: bytes, encoding: str, limit: int) -> bytes:
     if not inflater.eof:
         raise MessageInvalid(f"the {encoding} body ends too early")
     if inflater.unused_data:
-        raise MessageInvalid(f"{len(inflater.unused_data)} bytes follow the {encoding} body")
+        raise MessageInvalid(
+            f"after the {encoding} body there is more: {counted(len(inflater.unused_data), 'byte')}"
+        )
     return out
 
 

@@ -163,13 +163,18 @@ def test_any_frames_are_taken_or_refused(body: bytes, encoding: bytes) -> None:
             assert error.wire.grpc_code in REFUSALS
 
 
+def test_a_body_of_one_byte_is_not_called_bytes() -> None:
+    with pytest.raises(framing.MessageInvalid, match="body of 1 byte is not one gRPC message"):
+        framing.unframe(b"x", b"", 100)
+
+
 @given(content=st.binary(max_size=200), encoding=st.sampled_from(["gzip", "deflate"]))
 def test_what_was_compressed_comes_out(content: bytes, encoding: str) -> None:
     """To the byte, up to the limit; and is refused when something follows it or is missing."""
     compressed = gzip.compress(content) if encoding == "gzip" else zlib.compress(content)
     assert inflate(compressed, encoding, len(content)) == content
-    for wrong in (compressed + b"x", compressed[:-1]):
-        with pytest.raises(framing.MessageInvalid):
+    for wrong, told in ((compressed + b"x", "more: 1 byte$"), (compressed[:-1], "too early")):
+        with pytest.raises(framing.MessageInvalid, match=told):
             inflate(wrong, encoding, len(content))
     if content:
         with pytest.raises(framing.MessageTooLarge):

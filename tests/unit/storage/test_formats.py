@@ -83,7 +83,11 @@ BAD_IDX = {
         TEST_LABELS,
         "is damaged",
     ),
-    "no header": ({TEST_LABELS: gzip.compress(b"\0\0\x08")}, TEST_LABELS, "within its IDX header"),
+    "no header": (
+        {TEST_LABELS: gzip.compress(b"\0")},
+        TEST_LABELS,
+        "ends after 1 byte, within its IDX header",
+    ),
     "labels for images": (
         {TRAIN_IMAGES: GOOD[TRAIN_LABELS] + b""},
         TRAIN_IMAGES,

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from lepton_mesh.texts import counted
 from lepton_storage.errors import DatasetInvalid
 
 _UNSIGNED_BYTE = 0x08
@@ -106,7 +107,9 @@ def _read(path: str, compressed: Iterator[bytes]) -> _Content:
         if dimensions == 1:
             values.update(data)
     if expected < 0:
-        raise _invalid(path, f"ends after {len(head)} bytes, within its IDX header", _REMEDY)
+        raise _invalid(
+            path, f"ends after {counted(len(head), 'byte')}, within its IDX header", _REMEDY
+        )
     if found < expected:
         raise _invalid(path, f"has {found} of the {expected} values it announces", _REMEDY)
     return _Content(shape, frozenset(values))
