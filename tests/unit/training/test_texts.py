@@ -102,6 +102,31 @@ def test_what_follows_a_text_in_its_batch_changes_nothing(
         assert together.isfinite().all()
 
 
+@pytest.mark.parametrize("ngrams", [1, 2, 3])
+def test_what_training_never_saw_counts_nothing(ngrams: int) -> None:
+    """In a bag: embeddings begin at zero, so that n-grams without examples add no noise."""
+    torch.manual_seed(0)
+    declared = RECIPES["text_bag"]
+    network = declared.build(declared.hyperparameters(ngrams=ngrams), TextShape(30, 2)).eval()
+    codes = torch.randint(2, 30, (3, 12))
+    with torch.inference_mode():
+        assert torch.equal(network(codes), network(torch.zeros_like(codes)))
+
+
+def test_pairs_with_an_unknown_token_are_left_out() -> None:
+    """Of a bag: they say nothing of the token, and would take a bucket from those that do."""
+    torch.manual_seed(0)
+    declared = RECIPES["text_bag"]
+    network = declared.build(declared.hyperparameters(ngrams=3), TextShape(30, 2)).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    with torch.inference_mode():
+        # Tokens 5 and 6 alone, in either order: unknown ones stand at both sides and between.
+        found = network(torch.tensor([[5, 1, 6, 1], [1, 6, 1, 5], [5, 6, 0, 0]]))
+        assert found[0] == pytest.approx(found[1], abs=1e-6)
+        assert not torch.allclose(found[0], found[2])
+
+
 def codes_of(tmp_path: Path, texts: list[str], **settings: Any) -> list[list[int]]:
     problem = load_problem(tmp_path, spec_of(settings, "text_bag"))
     assert problem.preprocessing is not None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TextBagHyperparameters(SupervisedHyperparameters):
-    epochs: int = Field(8, ge=1, le=10_000, description="Passes over the training split.")
+    epochs: int = Field(16, ge=1, le=10_000, description="Passes over the training split.")
     learning_rate: float = Field(
         5e-3, gt=0, le=10, description="The optimizer's step size; the peak of a schedule."
     )
@@ -37,7 +37,7 @@ class TextBagHyperparameters(SupervisedHyperparameters):
         description="Embeddings that n-grams of two tokens and more share.",
     )
     dropout: float = Field(
-        0.5, ge=0, lt=1, description="Share of a text's n-grams left out in training."
+        0.2, ge=0, lt=1, description="Share of a text's n-grams left out in training."
     )
 
     def conflicts(self) -> Iterator[Fault]:

@@ -34,7 +34,8 @@ class BagNetwork(nn.Module):
         self._dropout = dropout
         entries = shape.vocabulary + (buckets if ngrams > 1 else 0)
         self.embedding = nn.Embedding(entries, dimensions, padding_idx=0)
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        # From zero: with noise, buckets that training never touched would count in every text.
+        nn.init.zeros_(self.embedding.weight)
         self.dense = nn.Linear(dimensions, shape.outputs)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -87,12 +88,13 @@ class BagNetwork(nn.Module):
     def _grams(self, codes: Tensor) -> Tensor:
         """Codes ``[N, grams]`` of all n-grams as they stand, the shorter ones first."""
         grams = [codes]
-        joined = codes
+        joined, known = codes, codes > 1
         for size in range(2, self._ngrams + 1):
             joined = joined[:, :-1] * _PRIME + codes[:, size - 1 :]
-            # A gram that reaches into the padding is none.
-            there = (codes[:, size - 1 :] != 0).long()
-            grams.append((joined % self._buckets + self._vocabulary) * there)
+            # One that reaches into the padding is none; nor is one with an unknown token, which
+            # would be the same whatever that token was.
+            known = known[:, :-1] & (codes[:, size - 1 :] > 1)
+            grams.append((joined % self._buckets + self._vocabulary) * known.long())
         return torch.cat(grams, dim=1)
 
 
