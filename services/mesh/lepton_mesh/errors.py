@@ -35,6 +35,8 @@ from typing import ClassVar
 
 DOMAIN = "lepton.dev"
 """The ``domain`` of every ``google.rpc.ErrorInfo`` this project sends."""
+METADATA_CHARACTERS = 200
+"""What travels of one value of an error's metadata; the rest is cut off."""
 
 
 @dataclass(frozen=True, slots=True)

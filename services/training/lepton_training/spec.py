@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from lepton_mesh.errors import InvalidArgument
+from lepton_mesh.errors import METADATA_CHARACTERS, InvalidArgument
 from lepton_mesh.resources import ID_PATTERN
 from lepton_training import own_code
 from lepton_training.evaluation_settings import EvaluationSettings, evaluation_conflicts
@@ -68,7 +68,10 @@ _FIRST_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 1.0, 300.0
 
 
 class JobSpecInvalid(InvalidArgument):
-    """The spec is wrong; ``faults`` has every path with what is wrong there."""
+    """The spec is wrong; ``faults`` has every path with what is wrong there.
+
+    The metadata's ``fields`` are the paths with commas between them: as many whole ones as travel.
+    """
 
     reason = "JOB_SPEC_INVALID"
 
@@ -78,7 +81,7 @@ class JobSpecInvalid(InvalidArgument):
         super().__init__(
             f"the job's spec has {count} fault{'s' * (count > 1)}: "
             + "; ".join(f"{fault.path}: {fault.message}" for fault in self.faults),
-            faults=json.dumps([[fault.path, fault.message] for fault in self.faults]),
+            fields=_fields(self.faults),
         )
 
 
@@ -377,3 +380,10 @@ def _labels(values: Mapping[str, Any], faults: list[Fault]) -> dict[str, str]:
         elif len(value) > _LABEL_VALUE_MAX:
             faults.append(Fault(path, f"has more than {_LABEL_VALUE_MAX} characters"))
     return {str(name): str(value) for name, value in values.items()}
+
+
+def _fields(faults: Iterable[Fault]) -> str:
+    paths = list(dict.fromkeys(fault.path for fault in faults))
+    while len(joined := ",".join(paths)) > METADATA_CHARACTERS:
+        paths.pop()
+    return joined

@@ -7,8 +7,10 @@ import math
 from typing import Any
 
 import pytest
+from google.rpc import error_details_pb2
 
 from lepton.api.training.v1 import training_pb2 as pb
+from lepton_mesh.interceptors.status import to_status
 from lepton_training.convert import spec_document, spec_message
 from lepton_training.recipes import RECIPES
 from lepton_training.recipes.fitting import batch_size_for
@@ -25,7 +27,6 @@ GOOD: dict[str, Any] = {
 def faults(document: dict[str, Any]) -> dict[str, str]:
     with pytest.raises(JobSpecInvalid) as caught:
         parse_spec(document, cores=2, memory_mib=4096, gpus=0)
-    assert json.loads(caught.value.metadata["faults"]) == [list(f) for f in caught.value.faults]
     return dict(caught.value.faults)
 
 
@@ -366,3 +367,16 @@ def test_of_very_many_faults_some_are_told() -> None:
     many = {f"epoch-{n}": 1 for n in range(5000)}
     assert len(faults(GOOD | {"hyperparameters": many})) == FAULTS_MAX
     assert len(faults(GOOD | {"resources": many})) == FAULTS_MAX
+
+
+def test_the_fields_at_fault_travel_whole() -> None:
+    """In the metadata: what does not fit is left out, not cut in its middle."""
+    many = {f"x{number:040}": 1 for number in range(10)}
+    with pytest.raises(JobSpecInvalid) as caught:
+        parse_spec(GOOD | {"seed": -1, "hyperparameters": many}, cores=2)
+    fields = caught.value.metadata["fields"].split(",")
+    assert len(fields) > 1
+    assert set(fields) < {fault.path for fault in caught.value.faults}
+    info = error_details_pb2.ErrorInfo()
+    to_status(caught.value).details[0].Unpack(info)
+    assert info.metadata["fields"].split(",") == fields

@@ -17,6 +17,7 @@ from google.rpc import (
 
 from lepton_mesh.errors import (
     DOMAIN,
+    METADATA_CHARACTERS,
     Aborted,
     AlreadyExists,
     DataLoss,
@@ -41,8 +42,6 @@ DETAILS_KEY = "grpc-status-details-bin"
 # percent-encoded, once in the details, which are base64.
 _MESSAGE_BYTES = 6000
 """What both take: 2,500 characters of ASCII."""
-_METADATA_LIMIT = 200
-"""Characters."""
 
 STATUS_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -85,7 +84,7 @@ def to_status(error: LeptonError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(
         reason=error.reason,
         domain=DOMAIN,
-        metadata={key: _cut(value, _METADATA_LIMIT) for key, value in error.metadata.items()},
+        metadata={key: _cut(value, METADATA_CHARACTERS) for key, value in error.metadata.items()},
     )
     status.details.add().Pack(info)
     if error.wire.retryable:
