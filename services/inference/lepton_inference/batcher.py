@@ -254,19 +254,33 @@ class Batcher:
 
     def _failed(self, works: list[Work], error: Exception) -> None:
         """Has the requests of a batch that failed run one by one; tells a lone one."""
+        failure = _failure(error)
         if not works[0].alone:
-            log.warning("batch failed", extra={"requests": len(works)}, exc_info=error)
+            log.warning(
+                "batch failed",
+                extra={
+                    "requests": len(works),
+                    "reason": failure.reason,
+                    "detail": failure.message,
+                },
+                # What requests hold can bring about the others: a traceback tells nothing there.
+                exc_info=error if isinstance(failure, Internal) else None,
+            )
         if len(works) > 1:
             self._queue.add_alone(works)
             return
         (work,) = works
-        if isinstance(error, LeptonError):
-            failure = error
-        elif isinstance(error, MemoryError):
-            failure = MemoryLimit("the batch needs more memory than there is")
-        else:
-            failure = InferenceFailed("the model failed on this input")
-            failure.__cause__ = error
         self._statistics.fail(failure.reason, time.perf_counter_ns() - work.enqueued_ns)
         if not work.future.done():
             work.future.set_exception(failure)
+
+
+def _failure(error: Exception) -> LeptonError:
+    """What a lone request hears of the error that its batch failed with."""
+    if isinstance(error, LeptonError):
+        return error
+    if isinstance(error, MemoryError):
+        return MemoryLimit("the batch needs more memory than there is")
+    failure = InferenceFailed("the model failed on this input")
+    failure.__cause__ = error
+    return failure

@@ -18,9 +18,14 @@ TAILS = ((2,),)
 
 
 class Doubling:
-    """Doubles FP32 rows of two; counts batches; may be held, and fails on a row of -1."""
+    """Doubles FP32 rows of two; counts batches; may be held, and fails on a row of -1.
 
-    def __init__(self) -> None:
+    Args:
+        error: What it fails with.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error or RuntimeError("secret detail")
         self.batches: list[int] = []
         self.threads: set[int] = set()
         self.begun = threading.Event()
@@ -37,7 +42,7 @@ class Doubling:
         self.batches.append(len(feeds["x"]))
         self.threads.add(threading.get_ident())
         if (feeds["x"] == -1).any():
-            raise RuntimeError("secret detail")
+            raise self.error
         return [feeds["x"] * 2]
 
 

@@ -14,8 +14,10 @@ from lepton_inference.batcher import (
     InferenceFailed,
     ModelUnloaded,
 )
+from lepton_inference.model_errors import InputRefused, MemoryLimit, ModelCrashed, RunTooLong
 from lepton_inference.settings import BatchingSettings
 from lepton_inference.statistics import Statistics
+from lepton_mesh.errors import LeptonError
 from tests.unit.inference.batching import TAILS, Doubling, make, row, value_of
 
 
@@ -109,6 +111,29 @@ async def test_a_batch_that_fails_fails_the_guilty_alone(
     assert "secret detail" in str(record.exc_info[1])
     assert batcher.waiting == 0
     await batcher.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InputRefused("index 77 is out of bounds"), "INPUT_REFUSED"),
+        (RunTooLong("it ran for longer than 1 s"), "RUN_TOO_LONG"),
+        (MemoryLimit("too much"), "MEMORY_LIMIT"),
+        (MemoryError(), "MEMORY_LIMIT"),
+        (ModelCrashed("it ended its process"), "MODEL_CRASHED"),
+    ],
+)
+async def test_what_a_request_can_bring_about_is_logged_without_a_traceback(
+    error: Exception, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line tells the reason instead."""
+    batcher = make(Doubling(error))
+    with pytest.raises(LeptonError) as told:
+        await batcher.submit(row(-1), 1, TAILS)
+    assert told.value.reason == reason
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert (vars(record)["reason"], vars(record)["detail"]) == (reason, told.value.message)
 
 
 async def test_a_lone_request_that_fails_is_logged() -> None:

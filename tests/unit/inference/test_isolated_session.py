@@ -243,13 +243,18 @@ async def test_who_shared_a_batch_that_crashed_is_answered(loaded: Loader) -> No
     assert [first_value(outcome) for outcome in outcomes] == [4.0, 8.0, 12.0]
 
 
-async def test_a_request_that_crashes_its_process_is_told(loaded: Loader) -> None:
-    """And not run again."""
+async def test_a_request_that_crashes_its_process_is_told(
+    loaded: Loader, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not run again; the log has how the process ended."""
     session = loaded(linear(1.0))
     model = serve(session)
     kill(session)
     (guilty,) = await ask(model, 1.0)
     assert isinstance(guilty, ModelCrashed)
+    (ended,) = (one for one in caplog.records if one.message == "a model's process failed")
+    assert "SIGKILL" in vars(ended)["detail"]
+    assert "memory" in vars(ended)["detail"]
     assert first_value((await ask(model, 1.0))[0]) == 4.0
 
 

@@ -229,7 +229,7 @@ class ModelProcess:
         try:
             return messages.answer_of(messages.receive(self._connection))
         except Internal:
-            self._log_last_words()
+            self._log_last_words("could not load its model")
             raise
 
     def _renew_memory(self) -> None:
@@ -266,12 +266,16 @@ class ModelProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        return ProcessEnded(status, self._log_last_words())
+        return ProcessEnded(status, self._log_last_words(_end_of(status)))
 
-    def _log_last_words(self) -> str:
+    def _log_last_words(self, what: str) -> str:
+        """Logs ``what`` became of the process, and returns what it wrote last."""
         size = os.fstat(self._said).st_size
         words = os.pread(self._said, _TAIL, max(0, size - _TAIL)).decode(errors="replace")
-        log.warning("a model's process failed", extra={"pid": self.pid, "last_words": words})
+        log.warning(
+            "a model's process failed",
+            extra={"pid": self.pid, "detail": what, "last_words": words},
+        )
         return words
 
 
@@ -317,6 +321,13 @@ def _python() -> str:
         if candidate.exists():
             return str(candidate)
     return sys.executable
+
+
+def _end_of(status: int) -> str:
+    """How a process of that status ended, for the log."""
+    if status == -signal.SIGKILL:
+        return "killed by SIGKILL: mostly the kernel does so when the machine's memory runs out"
+    return f"killed by {_name(status)}" if status < 0 else f"exited with {_name(status)}"
 
 
 def _name(status: int) -> str:
