@@ -10,7 +10,7 @@ from urllib.parse import quote
 from google.protobuf.message import Message
 
 from lepton_inference.wire import FRAME, MessageInvalid
-from lepton_mesh.errors import LeptonError, ResourceExhausted, Unimplemented
+from lepton_mesh.errors import LeptonError, ResourceExhausted, Unimplemented, Wire
 from lepton_mesh.interceptors.status import public_message, to_status
 from lepton_mesh.texts import counted
 
@@ -19,7 +19,10 @@ _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class MessageTooLarge(ResourceExhausted):
+    """It stays so however often it is sent: HTTP has a status of its own for that (RFC 9110)."""
+
     reason = "MESSAGE_TOO_LARGE"
+    wire = Wire(8, "RESOURCE_EXHAUSTED", 413, False)
 
 
 class EncodingUnsupported(Unimplemented):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.inference_plane import Plane
 from tests.inference_requests import JSON, PATH_PARTS, rest_requests
 
-REFUSALS = {400, 404, 405, 429, 501}
+REFUSALS = {400, 404, 405, 413, 429, 501}
 
 
 @pytest.fixture(scope="module")
