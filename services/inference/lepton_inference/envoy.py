@@ -144,7 +144,10 @@ def _path_check() -> dict[str, Any]:
 
 def _local_replies() -> dict[str, Any]:
     """What the path check says, as the application says it of paths that it does not know."""
-    message = "there is nothing at this path; the protocol begins at /v2"
+    message = (
+        "there is nothing at this path; the protocol begins at /v2, and names in paths are ASCII, "
+        "escaped or not"
+    )
     refused = {
         "status_code_filter": {
             "comparison": {

@@ -194,6 +194,12 @@ def generation_of(parameters: Mapping[str, object]) -> Generation:
             f"the parameter 'end_value' is {end_value!r}; it takes a number of at most 64 bits",
             parameter="end_value",
         )
+    if str(parameters.get("max_steps")) == "0":
+        raise ParameterInvalid(
+            "the parameter 'max_steps' is 0; it takes a number of steps from 1, and without it the "
+            "endpoint's own holds",
+            parameter="max_steps",
+        )
     return Generation(
         max_steps=_natural(parameters, "max_steps", "a number of steps"),
         end_value=end_value,

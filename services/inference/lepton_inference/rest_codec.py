@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_inference.batch import Outcome
-from lepton_inference.json_tensors import column_of, elements_of, values_of
+from lepton_inference.json_tensors import column_of, elements_of, shown, values_of
 from lepton_inference.model import Model
 from lepton_inference.parameters import (
     SharedPart,
@@ -27,7 +27,7 @@ from lepton_inference.parameters import (
     shared_part_of,
     timeout_of,
 )
-from lepton_inference.signature import Checked, InferenceRequest, InputTensor, OutputRepeated
+from lepton_inference.signature import Checked, InferenceRequest, InputTensor, refuse_repeated
 from lepton_inference.tensors import TensorInvalid
 from lepton_inference.wire import datatype_named, output_shape, raw_output
 from lepton_mesh.errors import InvalidArgument
@@ -98,9 +98,9 @@ def decode(
     inputs = [_input(tensor, binary) for tensor in _list(header, "inputs")]
     binary.finish()
     outputs = _list(header, "outputs")
-    wanted = {_text(output, "name"): _object(output, "parameters") for output in outputs}
-    if len(wanted) != len(outputs):
-        raise OutputRepeated("an output is asked for twice; name each once")
+    names = [_text(output, "name") for output in outputs]
+    refuse_repeated(names)
+    wanted = dict(zip(names, (_object(output, "parameters") for output in outputs), strict=True))
     raw = {n: flag_of(given, _BINARY) for n, given in wanted.items() if _BINARY in given}
     return Asked(
         request=InferenceRequest(
@@ -188,18 +188,35 @@ def check_json_size(size: int, limit: int) -> None:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in ``body``; raises BodyInvalid."""
+    """The JSON object in ``body``; raises BodyInvalid, with the place of the fault."""
     try:
         # Strictly UTF-8 (RFC 8259, section 8.1); the parser itself would guess.
         text = body.decode()
         value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise BodyInvalid("the body is not JSON: it does not parse") from None
+    except UnicodeDecodeError as error:
+        raise BodyInvalid(
+            f"the body is not JSON: byte {error.start}, counted from 0, is not UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise BodyInvalid(_fault(error)) from None
+    except ValueError:
+        raise BodyInvalid("the body has a number of too many digits; shorten it") from None
+    except RecursionError:
+        raise BodyInvalid("the body is nested too deep; take it apart") from None
     if "\\u" in text:
         _refuse_halves(value)
     if not isinstance(value, dict):
         raise BodyInvalid("the body is JSON, and not an object")
     return value
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    at = f"line {error.lineno}, column {error.colno}"
+    if not error.doc.strip():
+        return "the body is empty, where JSON is taken"
+    if error.pos >= len(error.doc.rstrip()):
+        return f"the body is not JSON: it ends at {at}, before it is whole"
+    return f"the body is not JSON at {at}; correct the comma, the quotes or the brackets there"
 
 
 def _refuse_constant(name: str) -> float:
@@ -280,6 +297,8 @@ def _object(holder: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _text(holder: dict[str, Any], key: str, default: str | None = None) -> str:
     value = holder.get(key, default)
+    if value is None and key not in holder:
+        raise BodyInvalid(f"'{key}' is missing; it takes text")
     if not isinstance(value, str):
-        raise BodyInvalid(f"'{key}' is missing or not text")
+        raise BodyInvalid(f"'{key}' is {shown(value)}; it takes text")
     return value

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lepton_inference.batch import Outcome
-from lepton_inference.json_tensors import column_of, elements_of, values_of
+from lepton_inference.json_tensors import column_of, elements_of, shown, values_of
 from lepton_inference.model import Model
 from lepton_inference.parameters import (
     ParameterInvalid,
@@ -75,7 +75,7 @@ def decode(
         raise BodyInvalid("'parameters' is not an object")
     request_id = "" if "id" in inputs else given.pop("id", "")
     if not isinstance(request_id, str):
-        raise BodyInvalid("'id' is not text")
+        raise BodyInvalid(f"'id' is {shown(request_id)}; it takes text")
     if twice := given.keys() & nested.keys():
         raise BodyInvalid(
             f"'{min(twice)}' stands in the body and in its 'parameters'; give it in one of them"

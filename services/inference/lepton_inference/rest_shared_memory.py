@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from lepton.oip.v2 import open_inference_pb2 as pb
+from lepton_inference.json_tensors import shown
 from lepton_inference.rest_codec import BodyInvalid, json_object
 from lepton_inference.rest_json import plain
 
@@ -82,7 +83,8 @@ def _number(content: dict[str, Any], key: str, default: int | None = None, end: 
 def _text(content: dict[str, Any], key: str) -> str:
     value = content.get(key)
     if not isinstance(value, str):
-        raise BodyInvalid(f"'{key}' is missing or not text")
+        what = shown(value) if key in content else "missing"
+        raise BodyInvalid(f"'{key}' is {what}; it takes text")
     try:
         value.encode()
     except UnicodeEncodeError:

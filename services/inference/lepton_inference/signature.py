@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -130,7 +131,8 @@ class Signature:
             )
         given = {tensor.name: tensor for tensor in request.inputs}
         if len(given) != len(request.inputs):
-            raise TensorInvalid("an input is there twice; name each once")
+            twice = _repeated(tensor.name for tensor in request.inputs)
+            raise TensorInvalid(f"the input '{twice}' is there twice; send it once", tensor=twice)
         if given.keys() != {spec.name for spec in self.inputs}:
             self._refuse_names(given.keys())
         columns, tails, rows = [], [], -1
@@ -182,8 +184,7 @@ class Signature:
                 raise OutputUnknown(
                     f"the model has no output '{name}'; it has {', '.join(index)}", output=name
                 )
-        if len(set(names)) != len(names):
-            raise OutputRepeated("an output is asked for twice; name each once")
+        refuse_repeated(names)
         return tuple(index[name] for name in names)
 
     def _check_classes(self, classes: Mapping[str, int]) -> None:
@@ -226,6 +227,18 @@ class Signature:
                 tensor=spec.name,
                 expected=list(spec.shape),
             )
+
+
+def refuse_repeated(outputs: Sequence[str]) -> None:
+    """Raises OutputRepeated where an output is asked for twice."""
+    if len(set(outputs)) != len(outputs):
+        twice = _repeated(outputs)
+        raise OutputRepeated(f"the output '{twice}' is asked for twice; name it once", output=twice)
+
+
+def _repeated(names: Iterable[str]) -> str:
+    """The first of the names that is there twice; one is."""
+    return next(name for name, count in Counter(names).items() if count > 1)
 
 
 def tail_of(shape: Sequence[int], batched: bool) -> tuple[int, ...]:

@@ -100,6 +100,7 @@ def test_how_far_to_generate_is_taken() -> None:
 @pytest.mark.parametrize(
     "parameters",
     [
+        {"max_steps": 0},
         {"max_steps": -1},
         {"max_steps": 1.5},
         {"end_value": "2"},
