@@ -17,6 +17,7 @@ from lepton_inference.changes import Changes
 from lepton_inference.deployer import Deployer
 from lepton_inference.endpoint import ModelVersion
 from lepton_inference.endpoints import EndpointManager
+from lepton_inference.first_loads import FIRST_LOAD_SECONDS
 from lepton_inference.loader import LoadSession
 from lepton_inference.repository import Repository
 from lepton_inference.serving import Serving
@@ -76,6 +77,7 @@ class ManagedInference:
         *,
         telemetry: Telemetry | None = None,
         load: LoadSession = onnx_runtime.load,
+        first_load_seconds: float = FIRST_LOAD_SECONDS,
     ) -> None:
         self.models = models
         self._database = Database.open(f"sqlite:///{database}", "lepton_inference.migrations")
@@ -90,6 +92,7 @@ class ManagedInference:
             load=load,
             platform=onnx_runtime.PLATFORM,
             changes=changes,
+            first_load_seconds=first_load_seconds,
         )
         self.manager = EndpointManager(self.endpoints, models, self.deployer, changes)
         self.repository = Repository(self.manager, models)

@@ -70,7 +70,12 @@ class InferenceService:
         self._shared = build_shared_tensors(
             settings, revoked=lambda serial: serial in runtime.denylist
         )
-        self.protocol = OpenInference(serving, Repository(manager, registry), self._shared)
+        self.protocol = OpenInference(
+            serving,
+            Repository(manager, registry),
+            self._shared,
+            loaded=self._deployer.first_loads.over,
+        )
         self.gate = TokenGate(
             serving,
             _RuntimeVerifier(runtime),

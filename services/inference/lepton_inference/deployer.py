@@ -26,6 +26,7 @@ from lepton_inference.changes import Changes
 from lepton_inference.endpoint import Endpoint, EndpointNotFound, State
 from lepton_inference.ensemble import Ensemble, EnsembleInvalid
 from lepton_inference.ensemble_model import EnsembleModel, EnsembleNotReady
+from lepton_inference.first_loads import FIRST_LOAD_SECONDS, FirstLoads
 from lepton_inference.loader import LoadSession, ModelLoader, loaded_already, shadow_already
 from lepton_inference.model import LoadedModel, Model
 from lepton_inference.model_errors import ModelDoesNotFit
@@ -69,7 +70,10 @@ class Deployer:
         platform: str,
         changes: Changes,
         follow_seconds: float = _FOLLOW_SECONDS,
+        first_load_seconds: float = FIRST_LOAD_SECONDS,
     ) -> None:
+        self.first_loads = FirstLoads(serving, first_load_seconds)
+        """Whether what was on record at the start has been loaded."""
         self._endpoints = endpoints
         self._loader = ModelLoader(artifacts, cache, load, platform)
         self._serving = serving
@@ -92,6 +96,8 @@ class Deployer:
                 if not endpoint.unloaded:
                     await self._record(endpoint, State.DEPLOYING)
                 self.deploy(endpoint)
+                self.first_loads.expect(endpoint)
+        self.first_loads.known()
         self._following = asyncio.create_task(self._follow(), name="follow-endpoints")
 
     async def reconcile(self) -> None:
@@ -131,6 +137,7 @@ class Deployer:
         key = workspace, endpoint_id
         self._begun.pop(key, None)
         self._outcomes.pop(key, None)
+        self.first_loads.forget(*key)
         await _cancel(self._tasks.pop(key, None))
         if key in self._begun:
             return  # created anew meanwhile; its models replace these

@@ -75,6 +75,7 @@ class OpenInference:
         serving: What is served.
         repository: What may be loaded and unloaded; None for a server without one.
         shared: Tensors in shared memory; None for a server that takes none.
+        loaded: Whether what is to be served from the start is loaded; None for always.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class OpenInference:
         serving: Serving,
         repository: Repository | None = None,
         shared: SharedTensors | None = None,
+        loaded: Callable[[], bool] | None = None,
     ) -> None:
+        self._loaded = loaded
         self.serving = serving
         self.shared = shared
         self.extensions = EXTENSIONS
@@ -104,6 +107,11 @@ class OpenInference:
         if shared is not None:
             self._unary |= shared_memory_methods(shared.memory)
             self.extensions += shared.memory.extensions
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are to be sent here: it does not drain, and has loaded its models."""
+        return self.accepting and (self._loaded is None or self._loaded())
 
     @property
     def methods(self) -> frozenset[str]:
@@ -191,7 +199,7 @@ class OpenInference:
                 service=request.service,
             )
         return health_pb2.HealthCheckResponse(
-            status="SERVING" if self.accepting else "NOT_SERVING"
+            status="SERVING" if self.ready else "NOT_SERVING"
         ).SerializeToString()
 
     async def _infer(
@@ -212,7 +220,7 @@ class OpenInference:
         return pb.ServerLiveResponse(live=True)
 
     async def _server_ready(self, _: Admitted, __: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self.accepting)
+        return pb.ServerReadyResponse(ready=self.ready)
 
     async def _server_metadata(
         self, _: Admitted, __: pb.ServerMetadataRequest

@@ -217,7 +217,7 @@ class Rest:
         return _ok({"live": True})
 
     async def _ready(self, _: Admitted, __: _Target) -> Answer:
-        ready = self._protocol.accepting
+        ready = self._protocol.ready
         return _ok({"ready": ready}, 200 if ready else 503)
 
     async def _models(self, admitted: Admitted, _: _Target) -> Answer:

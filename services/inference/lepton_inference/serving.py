@@ -154,9 +154,12 @@ class Served:
                 failure_reason=self.failure,
             )
         if not self.models:
-            why = f": {self.reason}" if self.reason else ""
+            # As above: the reason may be long.
+            why = f". {self.reason}" if self.reason else ""
             raise EndpointNotReady(
-                f"endpoint '{self.name}' is {self.state.value.lower()}{why}", endpoint=self.name
+                f"endpoint '{self.name}' is {self.state.value.lower()}; send the request again in "
+                f"a moment, or see how far it is: `lepton endpoint get {self.name}`{why}",
+                endpoint=self.name,
             )
         if version:
             for model in self.models:
