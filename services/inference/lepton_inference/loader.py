@@ -15,9 +15,9 @@ from lepton_inference.serving import Served
 from lepton_inference.settings import ModelSettings
 from lepton_inference.shadow import quietly, shadow_settings
 
-LoadSession = Callable[[Path, ModelSettings, Interruption], Session]
-"""Loads and warms the model in a file, to be served so. Blocks; an interruption ends what may be
-ended of it, and it raises."""
+LoadSession = Callable[[Path, ModelSettings, Interruption, str], Session]
+"""Loads and warms the model in a file, to be served so, for the endpoint of that name. Blocks; an
+interruption ends what may be ended of it, and it raises."""
 
 _LOADS_AT_ONCE = 3
 _LOADS_OF_A_WORKSPACE = 2
@@ -68,7 +68,7 @@ class ModelLoader:
             self._does(endpoint, f"waiting to try {version.name} until fewer models are tried")
             await self._slots.take(endpoint.workspace)
             self._does(endpoint, f"trying {version.name}: loading it, and running samples")
-            session = await self._session(endpoint.workspace, path, settings, shadow=shadow)
+            session = await self._session(endpoint, path, settings, shadow=shadow)
         finally:
             self._doing.pop((endpoint.workspace, endpoint.id), None)
         source = ModelSource(
@@ -84,12 +84,13 @@ class ModelLoader:
         self._doing[endpoint.workspace, endpoint.id] = what
 
     async def _session(
-        self, workspace: str, path: Path, settings: ModelSettings, *, shadow: bool
+        self, endpoint: Endpoint, path: Path, settings: ModelSettings, *, shadow: bool
     ) -> Session:
         run = quietly if shadow else asyncio.to_thread
         unwanted = Interruption()
-        loading = asyncio.ensure_future(run(self._load, path, settings, unwanted))
-        loading.add_done_callback(lambda _: self._slots.give(workspace))
+        name = f"{endpoint.workspace}/{endpoint.id}"
+        loading = asyncio.ensure_future(run(self._load, path, settings, unwanted, name))
+        loading.add_done_callback(lambda _: self._slots.give(endpoint.workspace))
         try:
             return await asyncio.shield(loading)
         except asyncio.CancelledError:

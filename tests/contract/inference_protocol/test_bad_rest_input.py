@@ -197,6 +197,14 @@ def test_each_row_of_the_table(rest_door: Server, name: str) -> None:
         os.kill(rest_door.pid, 0)
 
 
+def test_a_name_that_is_not_ascii_is_told_what_names_are(rest_door: Server) -> None:
+    """Before any service is asked."""
+    with rest_door.http() as client:
+        answer = client.post("/v2/repository/models/%E9/load")
+    assert (answer.status_code, answer.json()["reason"]) == (404, "PATH_UNKNOWN")
+    assert "names in paths are ASCII" in answer.json()["error"]
+
+
 def test_nested_data_are_taken(rest_door: Server) -> None:
     """In the tensor's shape, as the protocol allows."""
     with rest_door.http() as client:

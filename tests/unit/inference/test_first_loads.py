@@ -61,7 +61,7 @@ class World:
             self.models,
             self._folder / "inference.db",
             self._folder / f"cache-{self._starts}",
-            load=lambda path, settings, _: onnx_runtime.examine(path, settings),
+            load=lambda path, settings, *_: onnx_runtime.examine(path, settings),
             first_load_seconds=seconds,
         )
 

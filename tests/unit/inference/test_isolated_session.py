@@ -61,7 +61,8 @@ class Loader:
         path = self._folder / f"{len(self.sessions)}.onnx"
         path.write_bytes(content)
         settings = ExecutionSettings(isolation=Isolation(isolation), **execution)
-        self.sessions.append(load(path, ModelSettings(execution=settings)))
+        model = ModelSettings(execution=settings)
+        self.sessions.append(load(path, model, name="lab/digits"))
         return self.sessions[-1]
 
 
@@ -253,20 +254,26 @@ async def test_a_request_that_crashes_its_process_is_told(
     (guilty,) = await ask(model, 1.0)
     assert isinstance(guilty, ModelCrashed)
     (ended,) = (one for one in caplog.records if one.message == "a model's process failed")
+    assert vars(ended)["model"] == "lab/digits"
     assert "SIGKILL" in vars(ended)["detail"]
     assert "memory" in vars(ended)["detail"]
     assert first_value((await ask(model, 1.0))[0]) == 4.0
 
 
 def test_a_process_that_ended_while_idle_is_replaced_before_a_run(loaded: Loader) -> None:
-    """The kernel, short of memory, kills whom it likes: the next request is not to blame."""
+    """The kernel, short of memory, kills whom it likes: the next request is not to blame.
+
+    Whose model a process runs is told to those who list processes.
+    """
     session = loaded(linear(1.0))
     (pid,) = session.pids
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     (outputs,) = session.run({"image": images(1.0)})
     assert len(outputs) == 1
-    assert session.pids != [pid]
+    (other,) = session.pids
+    assert other != pid
+    assert b"lab/digits" in Path(f"/proc/{other}/cmdline").read_bytes().split(b"\0")
 
 
 async def test_a_run_that_nobody_waits_for_is_ended(loaded: Loader) -> None:
@@ -334,10 +341,10 @@ def test_a_process_that_cannot_start_now_is_started_later(
     session = loaded(linear(1.0))
     start, refusals = ModelProcess.start, [OSError(errno.ENOMEM, "no memory")]
 
-    def start_again() -> ModelProcess:
+    def start_again(name: str) -> ModelProcess:
         if refusals:
             raise refusals.pop()
-        return start()
+        return start(name)
 
     monkeypatch.setattr(ModelProcess, "start", start_again)
     kill(session)

@@ -80,14 +80,21 @@ class Loads:
         self.go_on = threading.Event()
         self.sessions: list[ClosableSession] = []
         self.interrupted = 0
+        self.names: list[str] = []
+        """Whose models were loaded."""
 
-    def load(self, path: Path, settings: ModelSettings, unwanted: Interruption) -> Session:
+    def load(
+        self, path: Path, settings: ModelSettings, unwanted: Interruption, name: str
+    ) -> Session:
+        self.names.append(name)
         self.begun.release()
         self.go_on.wait(10)
         self.sessions.append(ClosableSession())
         return self.sessions[-1]
 
-    def endable(self, path: Path, settings: ModelSettings, unwanted: Interruption) -> Session:
+    def endable(
+        self, path: Path, settings: ModelSettings, unwanted: Interruption, name: str
+    ) -> Session:
         over = threading.Event()
         with unwanted.during(over.set):
             self.begun.release()
@@ -115,6 +122,7 @@ async def test_a_load_that_nobody_waits_for_is_let_go(tmp_path: Path) -> None:
             await asyncio.sleep(0.001)
     unwanted = [session for session in loads.sessions if session is not model.session]
     assert len(unwanted) == 3
+    assert loads.names == ["w1/e", "w2/e", "w3/e", "w/e"]
     for session in unwanted:
         assert await asyncio.to_thread(session.closed.wait, 10)
     await model.close()
@@ -144,9 +152,9 @@ async def test_models_that_do_not_end_are_in_the_way_of_their_own_workspace(
     hanging, quick = Loads(), Loads()
     quick.go_on.set()
 
-    def load(path: Path, settings: ModelSettings, unwanted: Interruption) -> Session:
+    def load(path: Path, settings: ModelSettings, unwanted: Interruption, name: str) -> Session:
         loads = quick if path.parent.name == version(3).sha256 else hanging
-        return loads.load(path, settings, unwanted)
+        return loads.load(path, settings, unwanted, name)
 
     loader = ModelLoader(Models(CONTENT), ModelCache(tmp_path), load, "test")
     stuck = [

@@ -83,7 +83,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         tmp_path / "inference.db",
         tmp_path / "cache",
         # These are known: none is tried in a process of its own.
-        load=lambda path, settings, _: onnx_runtime.examine(path, settings),
+        load=lambda path, settings, *_: onnx_runtime.examine(path, settings),
     )
     yield World(managed)
     await managed.close()

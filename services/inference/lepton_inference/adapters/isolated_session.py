@@ -132,7 +132,10 @@ class IsolatedSession:
         instance = self._take(wanted)
         while self._processes[instance].ended:
             # The system ended it while it ran nothing: no request is to blame.
-            log.warning("a model's process ended by itself", extra={"instance": instance})
+            log.warning(
+                "a model's process ended by itself",
+                extra={"model": self._order.name, "instance": instance},
+            )
             self._lost(instance)
             instance = self._take(wanted)
         try:
@@ -140,7 +143,7 @@ class IsolatedSession:
                 self.signature, feeds, self._run_seconds, wanted, self._restart_seconds
             )
         except RunUnwanted:
-            log.info("a run that nobody waited for was ended")
+            log.info("a run that nobody waited for was ended", extra={"model": self._order.name})
             self._start_anew(instance, 0.0)
             raise
         except RunTooLong:
@@ -174,7 +177,7 @@ class IsolatedSession:
     def _start_others(self, instances: Sequence[int], unwanted: Interruption) -> None:
         with contextlib.ExitStack() as stack:
             for instance in instances:
-                process = self._processes[instance] = ModelProcess.start()
+                process = self._processes[instance] = ModelProcess.start(self._order.name)
                 stack.enter_context(unwanted.during(process.kill))
             # All of them are starting by now, which takes as long as loading.
             for instance in instances:
@@ -222,9 +225,12 @@ class IsolatedSession:
         while not self._closed.wait(pause):
             began = time.monotonic()
             try:
-                process = ModelProcess.start()
+                process = ModelProcess.start(self._order.name)
             except OSError as error:  # no memory, no process or no descriptor is left for it
-                log.warning("a model's process does not start", extra={"detail": str(error)})
+                log.warning(
+                    "a model's process does not start",
+                    extra={"model": self._order.name, "detail": str(error)},
+                )
                 pause = self._pause()
                 continue
             with self._lock:
@@ -249,7 +255,11 @@ class IsolatedSession:
             if not self._closed.is_set():
                 log.warning(
                     "a model does not start again",
-                    extra={"reason": error.reason, "detail": error.message},
+                    extra={
+                        "model": self._order.name,
+                        "reason": error.reason,
+                        "detail": error.message,
+                    },
                 )
             return False
         return True

@@ -60,6 +60,8 @@ class LoadOrder:
     """What an earlier trial has found, so that nothing is checked or measured again."""
     instance: int = 0
     """Which of the model's instances this is."""
+    name: str = ""
+    """Whose model it is, as logs have it."""
 
     def dump(self) -> bytes:
         return pickle.dumps(self)

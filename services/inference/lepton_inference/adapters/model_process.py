@@ -60,6 +60,7 @@ class ModelProcess:
         connection: To it.
         tensors: Memory for inputs, which it reads, and for outputs, which it writes.
         said: A file with what it wrote to its standard error.
+        name: Whose model it is, for the log.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class ModelProcess:
         connection: socket.socket,
         tensors: tuple[TensorMemory, TensorMemory],
         said: int,
+        name: str,
     ) -> None:
         self._process = process
         self._connection = connection
@@ -77,11 +79,15 @@ class ModelProcess:
         self._fresh: tuple[int, ...] = ()
         """Descriptors of memory that the process is to go over to, and has not heard of yet."""
         self._said = said
+        self._name = name
         self._closed = False
 
     @classmethod
-    def start(cls) -> ModelProcess:
+    def start(cls, name: str = "") -> ModelProcess:
         """Starts one that waits for its order.
+
+        Args:
+            name: Whose model it is, for the log and for those who list processes.
 
         Raises OSError where there is no memory, process or descriptor for it; leaves none then.
         """
@@ -94,9 +100,10 @@ class ModelProcess:
                 stack.callback(outputs.close)
                 said = os.memfd_create("model-stderr")
                 stack.callback(os.close, said)
-                process = _popen((theirs.fileno(), inputs.descriptor, outputs.descriptor), said)
+                descriptors = theirs.fileno(), inputs.descriptor, outputs.descriptor
+                process = _popen(descriptors, said, name)
             stack.pop_all()  # the process' from now on
-        return cls(process, ours, (inputs, outputs), said)
+        return cls(process, ours, (inputs, outputs), said, name)
 
     def __enter__(self) -> ModelProcess:
         return self
@@ -274,7 +281,12 @@ class ModelProcess:
         words = os.pread(self._said, _TAIL, max(0, size - _TAIL)).decode(errors="replace")
         log.warning(
             "a model's process failed",
-            extra={"pid": self.pid, "detail": what, "last_words": words},
+            extra={
+                "model": self._name,
+                "pid": self.pid,
+                "detail": what,
+                "last_words": words,
+            },
         )
         return words
 
@@ -289,7 +301,7 @@ def _new_memory() -> tuple[TensorMemory, TensorMemory]:
         raise
 
 
-def _popen(descriptors: tuple[int, int, int], said: int) -> subprocess.Popen[bytes]:
+def _popen(descriptors: tuple[int, int, int], said: int, name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
             _python(),
@@ -299,6 +311,7 @@ def _popen(descriptors: tuple[int, int, int], said: int) -> subprocess.Popen[byt
             "-m",
             "lepton_inference.adapters.model_worker",
             *map(str, descriptors),
+            name,
         ],
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith(_OURS)},

@@ -1,9 +1,10 @@
 """The process that a model is tried and run in; ``python -m`` this module starts it.
 
 It is given three descriptors: a connection to whoever started it, memory that inputs come in, and
-memory that outputs go to; other memory in the place of both may come with a batch. It holds
-nothing but the model, may die of it, and ends with whoever started it. What it imports is kept
-small, because a deployment waits for it.
+memory that outputs go to; other memory in the place of both may come with a batch. What follows
+them is for those who list processes: whose model it is. It holds nothing but the model, may die of
+it, and ends with whoever started it. What it imports is kept small, because a deployment waits
+for it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lepton_mesh.errors import Internal, LeptonError
 
 def main() -> None:
     """Loads the model that is named first, then runs one batch after another."""
-    connection, inbox, outbox = (int(argument) for argument in sys.argv[1:])
+    connection, inbox, outbox = (int(argument) for argument in sys.argv[1:4])
     worker = _Worker(socket.socket(fileno=connection), TensorMemory(inbox), TensorMemory(outbox))
     threading.Thread(target=worker.end_with_the_other, daemon=True).start()
     try:

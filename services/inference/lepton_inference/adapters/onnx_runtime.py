@@ -46,6 +46,7 @@ def load(
     path: Path,
     settings: ModelSettings,
     unwanted: Interruption | None = None,
+    name: str = "",
     trial_seconds: float = TRIAL_SECONDS,
 ) -> OnnxSession | GpuSession | IsolatedSession:
     """Tries, loads and warms the model at ``path``. Blocks; takes seconds.
@@ -55,6 +56,7 @@ def load(
         settings: How it is to be served.
         unwanted: Ends the trial and the starts of further instances, where given: nobody waits
             for the model any more.
+        name: Whose model it is, as logs and the lists of processes have it.
         trial_seconds: How long loading and measuring it may take.
 
     Raises:
@@ -66,10 +68,11 @@ def load(
         EndpointInvalid: A setting has no effect on this model.
     """
     unwanted = unwanted or Interruption()
-    trial = ModelProcess.start()
+    order = LoadOrder(path, settings, name=name)
+    trial = ModelProcess.start(name)
     try:
         with unwanted.during(trial.kill):
-            found = trial.load(LoadOrder(path, settings), trial_seconds)
+            found = trial.load(order, trial_seconds)
         signature, placement = found
         check_effect(settings, batched=signature.batched, ragged=signature.ragged)
         if placement.note:
@@ -78,7 +81,7 @@ def load(
         if placement.isolation is Isolation.SHARED:
             trial.close()
             return reopen(path, settings, found, range(settings.execution.instances))
-        return IsolatedSession(LoadOrder(path, settings, found), trial, trial_seconds, unwanted)
+        return IsolatedSession(replace(order, known=found), trial, trial_seconds, unwanted)
     except BaseException:
         trial.close()
         raise
