@@ -13,7 +13,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -147,9 +147,7 @@ class Attendant:
             await asyncio.to_thread(
                 engine.files.prepare, self.job, issued.join_token, issued.access_token
             )
-            return await asyncio.to_thread(
-                process.start, engine.command, directory, environment, job.core_ids
-            )
+            return await asyncio.to_thread(self._launch, directory, environment)
         except OSError as error:
             self._unstarted += 1
             hopeless = disk_full(error) or isinstance(error, process.CoresGone)
@@ -158,6 +156,15 @@ class Attendant:
             log.warning("a job's process cannot be started; trying again", exc_info=True)
             await self._pause(_RETRY_SECONDS * 2 ** (self._unstarted - 1))
             return None
+
+    def _launch(self, directory: Path, environment: Mapping[str, str]) -> ProcessId:
+        standby, cores = self._engine.standby, self.job.core_ids
+        # Users' own code has a Python environment of its own: nothing is loaded for it here.
+        if standby is not None and not self.job.spec.get("code"):
+            found = standby.start(directory, environment, cores)
+            if found is not None:
+                return found
+        return process.start(self._engine.command, directory, environment, cores)
 
     def _clear(self, directory: Path) -> None:
         """Makes room where an earlier job with this id, or this one before it went to another node

@@ -31,6 +31,7 @@ from lepton_training.job_files import JobFiles
 from lepton_training.job_queue import Queue
 from lepton_training.jobs import Jobs
 from lepton_training.servicer import TABLE, TrainingServicer
+from lepton_training.standby import WAIT, Standby
 from lepton_training.supervisor import Supervisor
 
 _WORKER = (sys.executable, "-m", "lepton_training.worker")
@@ -64,6 +65,7 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
     repository, changes = SqlJobs(database), Changes()
     files = JobFiles(settings.state_dir / "jobs")
     node = await asyncio.to_thread(_node, settings.state_dir)
+    environment = _worker_environment(settings)
     queue = Queue(repository, machine, node, timedelta(seconds=settings.job_aging_seconds))
     supervisor = Supervisor(
         Engine(
@@ -72,10 +74,11 @@ async def build(runtime: MeshRuntime, settings: TrainingSettings) -> Service:
             credentials=MeshCredentials(runtime),
             changes=changes,
             command=_WORKER,
-            environment=_worker_environment(settings),
+            environment=environment,
             node=node,
             kill_grace_seconds=settings.job_kill_grace_seconds,
             crashes_max=settings.job_crashes_max,
+            standby=Standby((*_WORKER, WAIT), environment) if settings.job_standby else None,
         ),
         queue,
         machine,

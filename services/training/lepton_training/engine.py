@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lepton_training.changes import Changes
 from lepton_training.job_files import JobFiles
 from lepton_training.ports import CredentialIssuer, JobRepository
+from lepton_training.standby import Standby
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,5 @@ class Engine:
     """Between SIGTERM and SIGKILL."""
     crashes_max: int
     """A job fails after so many failed attempts, where its spec says nothing else."""
+    standby: Standby | None = None
+    """A process that was started ahead, for a job of a recipe; without it each job starts one."""

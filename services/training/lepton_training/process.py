@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, BinaryIO
 
 PROCESS_FILE = "process.json"
 MARK = "_LEPTON_JOB"
@@ -58,22 +59,46 @@ def start(
         CoresGone: None of those processors is there any more.
         OSError: It cannot be started, or its id not be written. Nothing of it runs.
     """
-    mark = uuid.uuid4().hex
     with (directory / "log.txt").open("ab") as log:
-        process = subprocess.Popen(  # its exit is reaped by reap
-            list(command),
-            cwd=directory,
-            env={**environment, MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        found, _ = launch(command, environment, cwd=directory, stdin=subprocess.DEVNULL, output=log)
+    keep(found, directory, core_ids)
+    return found
+
+
+def launch(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    cwd: Path | None = None,
+    stdin: int,
+    output: BinaryIO | int,
+) -> tuple[ProcessId, IO[bytes] | None]:
+    """Starts ``command`` in a session of its own, for nobody to find again until :func:`keep`.
+
+    Returns it and, where ``stdin`` is ``subprocess.PIPE``, the end to write to. Raises OSError.
+    """
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(  # its exit is reaped by reap
+        list(command),
+        cwd=cwd,
+        env={**environment, MARK: mark},
+        stdin=stdin,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     # Popen would wait for it when collected, and warn: it may outlive us on purpose.
     process.returncode = 0
-    found = ProcessId(
-        process.pid, _start_ticks(process.pid) or 0, _BOOT_ID.read_text().strip(), mark
-    )
+    boot_id = _BOOT_ID.read_text().strip()
+    found = ProcessId(process.pid, _start_ticks(process.pid) or 0, boot_id, mark)
+    return found, process.stdin
+
+
+def keep(found: ProcessId, directory: Path, core_ids: Collection[int] = ()) -> None:
+    """Records that it runs for ``directory``, bound to these processors.
+
+    Raises as :func:`start` does; it does not run then.
+    """
     try:
         _bind(found.pid, core_ids)
         temporary = directory / (PROCESS_FILE + ".tmp")
@@ -83,16 +108,16 @@ def start(
         signal_group(found, signal.SIGKILL)
         os.waitpid(found.pid, 0)
         raise
-    return found
 
 
 def _bind(pid: int, core_ids: Collection[int]) -> None:
-    """It still loads: threads that it makes later are bound as it is."""
+    """The threads that it has; those that it makes later are bound as they are."""
     if not core_ids:
         return
     try:
-        os.sched_setaffinity(pid, core_ids)
-    except ProcessLookupError:  # it ended already
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), core_ids)
+    except (FileNotFoundError, ProcessLookupError):  # it ended already
         return
     except OSError as error:
         if error.errno == errno.EINVAL:

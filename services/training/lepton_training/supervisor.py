@@ -25,6 +25,9 @@ _POLL_SECONDS = 1.0
 """How often the queue is read without being told: another instance may have queued a job."""
 _SWEEP_SECONDS = 60.0
 """How often files are sought whose jobs were ended or deleted by another node's service."""
+_STANDBY_SECONDS = 15.0
+"""After a job's start, and this service's: then a process is started ahead of the next job. What it
+takes to load is not taken from the first steps of training, by which the plan is chosen."""
 _LONGEST_PAUSE_SECONDS = 60.0
 """Between attempts to attend to a job, while for instance the database's disk is full."""
 
@@ -48,12 +51,15 @@ class Supervisor:
         self._failures: dict[tuple[str, str], int] = {}
         """How often in a row attending to a job failed."""
         self._swept = 0.0
+        self._begun = 0.0
+        """When a job was last started."""
         self._woken = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Takes up the jobs that an earlier life of the service left, then the queue."""
+        self._begun = time.monotonic()
         for job in await self._engine.repository.active(self._engine.node):
             self._attend(job)
         await self._sweep(unfinished=False)
@@ -73,6 +79,8 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._attended.clear()
+        if self._engine.standby is not None:
+            await asyncio.to_thread(self._engine.standby.close)
 
     def wake(self) -> None:
         """Looks at the queue, and at what jobs are asked to do, now."""
@@ -108,6 +116,9 @@ class Supervisor:
         for place in places:
             if place.starts and (place.job.workspace, place.job.id) not in self._attended:
                 await self._begin(place)
+        standby = self._engine.standby
+        if standby is not None and time.monotonic() - self._begun >= _STANDBY_SECONDS:
+            await asyncio.to_thread(standby.prepare)
 
     async def _sweep(self, *, unfinished: bool) -> None:
         """Cleans up after jobs that have ended and are not attended to; removes the files of those
@@ -162,6 +173,7 @@ class Supervisor:
             },
         )
         if started is not None:
+            self._begun = time.monotonic()
             self._attend(started)
             self._engine.changes.notify(job.workspace, job.id)
 

@@ -31,6 +31,7 @@ from lepton_training.ports import (
     ModelVersion,
     StoredArtifact,
 )
+from lepton_training.standby import WAIT, Standby
 from lepton_training.supervisor import Supervisor
 
 HERE = Path(__file__).parent
@@ -207,6 +208,7 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
         crashes_max: int = 3,
         machine: Machine | None = None,
         node: str = "here",
+        standby: bool = False,
     ) -> Training:
         await end_last()
         database = Database.open(f"sqlite:///{tmp_path}/training.db", "lepton_training.migrations")
@@ -214,16 +216,18 @@ async def start(tmp_path: Path, digits: Path) -> AsyncIterator[Start]:
         credentials = FakeCredentials()
         names = ("PATH", "HOME", "PYTHONPATH", "PIP_NO_INDEX", "PIP_FIND_LINKS")
         inherited = {name: os.environ[name] for name in names if name in os.environ}
+        environment = inherited | {"PLATFORM_DIR": str(platform)}
         engine = Engine(
             repository=repository,
             files=files,
             credentials=credentials,
             changes=changes,
             command=command,
-            environment=inherited | {"PLATFORM_DIR": str(platform)},
+            environment=environment,
             node=node,
             kill_grace_seconds=grace,
             crashes_max=crashes_max,
+            standby=Standby((*command, WAIT), environment) if standby else None,
         )
         stopping = asyncio.Event()
         machine = machine or Machine(cores, memory_mib=8192)

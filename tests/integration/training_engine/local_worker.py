@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from lepton_training.standby import WAIT, wait_for_job
 from lepton_training.worker.checkpoint_keeper import Keeping
-from lepton_training.worker.execution import execute
+from lepton_training.worker.execution import execute, load
 from lepton_training.worker.own.environments import Environments
 from lepton_training.worker.platform import Publication
 
@@ -68,6 +69,10 @@ class LocalPlatform:
 
 def main() -> int:
     """Entry point of the job's process."""
+    if sys.argv[1:] == [WAIT]:
+        load()
+        if not wait_for_job():
+            return 0
     job_dir, root = Path(os.environ["LEPTON_JOB_DIR"]), Path(os.environ["PLATFORM_DIR"])
     if (root / "freeze").exists():
         _freeze_after_first_checkpoint(root)

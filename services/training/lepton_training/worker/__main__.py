@@ -1,4 +1,7 @@
-"""Entry point of a job's process: ``python -m lepton_training.worker``."""
+"""Entry point of a job's process: ``python -m lepton_training.worker [--wait]``.
+
+With ``--wait`` it loads what jobs need and waits until it is given one.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import sys
 from pathlib import Path
 
 from lepton_training.config import WorkerSettings
+from lepton_training.standby import WAIT, wait_for_job
 from lepton_training.worker.checkpoint_keeper import Keeping
-from lepton_training.worker.execution import execute
+from lepton_training.worker.execution import execute, load
 from lepton_training.worker.mesh_platform import MeshPlatform
 from lepton_training.worker.own.environments import Environments
 from lepton_training.worker.own.job import check_confinement
@@ -16,6 +20,10 @@ from lepton_training.worker.own.job import check_confinement
 
 def main() -> int:
     """Does the job in LEPTON_JOB_DIR; returns the exit status."""
+    if sys.argv[1:] == [WAIT]:
+        load()
+        if not wait_for_job():
+            return 0
 
     def environments() -> Environments:
         settings = WorkerSettings.load("job")

@@ -8,8 +8,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lepton_training.events import EventWriter, WorkerEvent, read_events
 from lepton_training.failure import UNEXPECTED, describe_failure, worth_another_attempt
@@ -19,6 +20,9 @@ from lepton_training.worker.memory import keep_freed_memory
 from lepton_training.worker.own.environments import Environments
 from lepton_training.worker.own.job import run as run_own
 from lepton_training.worker.platform import Platform
+
+if TYPE_CHECKING:
+    from lepton_training.worker.exporter import Exporter
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ def execute(
     """Does the job in ``directory``; returns the process's exit status.
 
     Args:
-        connect: Begins to connect and returns at once: PyTorch loads meanwhile.
+        connect: Begins to connect and returns at once.
         environments: Where Python environments of users' code are kept.
         keeping: When the checkpoint is copied to storage.
     """
@@ -48,16 +52,22 @@ def execute(
         events = EventWriter(directory)
         try:
             _limit_memory(directory)
-            platform = connect()
-            with CheckpointKeeper(directory, platform, events, keeping()) as keeper:
-                if read_request(directory)["spec"].get("code"):
+            with ExitStack() as stack:
+                own = bool(read_request(directory)["spec"].get("code"))
+                # Before connections are there: they have threads, which a fork would not.
+                exporter = None if own else stack.enter_context(closing(_fork_exporter()))
+                platform = connect()
+                keeper = stack.enter_context(
+                    CheckpointKeeper(directory, platform, events, keeping())
+                )
+                if exporter is None:
                     registered, metrics = run_own(
                         directory, platform, events, keeper, environments()
                     )
                 else:
                     from lepton_training.worker.pipeline import run  # noqa: PLC0415 - loads PyTorch
 
-                    registered, metrics = run(directory, platform, events, keeper)
+                    registered, metrics = run(directory, platform, events, keeper, exporter)
             events.write("succeeded", model_version=registered, metrics=metrics)
         except Exception as error:  # every failure has a reason and reaches the service
             reason, message = describe_failure(error)
@@ -68,6 +78,22 @@ def execute(
             )
             return FAILED_STATUS
     return 0
+
+
+def load() -> None:
+    """Loads what a job of a recipe needs, ahead of the job."""
+    from matplotlib.backends import backend_agg  # noqa: F401, PLC0415 - it takes long as well
+
+    from lepton_training.worker import exporter, pipeline  # noqa: F401, PLC0415 - loads PyTorch
+
+    exporter.load()
+
+
+def _fork_exporter() -> Exporter:
+    # They load PyTorch, of which users' own code has its own.
+    from lepton_training.worker import exporter, pipeline  # noqa: F401, PLC0415
+
+    return exporter.Exporter.fork()
 
 
 @contextmanager

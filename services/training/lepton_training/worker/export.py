@@ -1,15 +1,13 @@
 """Writes a trained network as ONNX, with its preprocessing, and compares it with PyTorch.
 
-Runs as a process of its own, once per export: repeated or concurrent exports in
-one process fail. ``python -m lepton_training.worker.export REQUEST.json`` reads
-an :class:`ExportRequest` and leaves ``model.onnx`` and ``parity.json`` beside it.
+Runs in a process of its own, once per export (:mod:`lepton_training.worker.exporter`): reads an
+:class:`ExportRequest` and leaves ``model.onnx`` and ``parity.json`` beside it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -198,16 +196,11 @@ def batch_of(rows: Rows, size: int, begin: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def main() -> None:
-    """Entry point of the export process."""
+def export_as_asked(path: Path) -> None:
+    """Does what the :class:`ExportRequest` in the file ``path`` says; once in a process."""
     # Notices about operators that we do not use would fill the end of the job's log.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)
-    path = Path(sys.argv[1])
     request = ExportRequest(**json.loads(path.read_text()))
     report = export(path.parent, request)
     (path.parent / "parity.json").write_text(json.dumps(report, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,8 +6,6 @@ import json
 import logging
 import math
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +33,7 @@ from lepton_training.worker.data.loading import load_problem
 from lepton_training.worker.data.problem import Problem
 from lepton_training.worker.devices import CPU, device_for
 from lepton_training.worker.export_request import ExportRequest
+from lepton_training.worker.exporter import Exporter
 from lepton_training.worker.phases import enter
 from lepton_training.worker.platform import Platform, Publication
 from lepton_training.worker.trainer import Moment, Stopped, Trainer, predict
@@ -62,9 +61,16 @@ class ParityFailed(Internal):
 
 
 def run(
-    directory: Path, platform: Platform, events: EventWriter, keeper: CheckpointKeeper
+    directory: Path,
+    platform: Platform,
+    events: EventWriter,
+    keeper: CheckpointKeeper,
+    exporter: Exporter,
 ) -> tuple[str, dict[str, float]]:
     """Does the job in ``directory``.
+
+    Args:
+        exporter: Is used up.
 
     Returns:
         The version that it registered, and its metrics.
@@ -103,6 +109,7 @@ def run(
     )
 
     enter(events, Phase.TRAINING, _BEGIN)
+    exporter.load()  # not before: how long steps take was measured
     trainer = Trainer(
         network,
         problem,
@@ -121,35 +128,31 @@ def run(
     retained = retention.check(network) if retention else {}
 
     enter(events, Phase.EVALUATING, _BEGIN)
-    # The exporter needs seconds to load what it needs: it does so while this one evaluates.
-    exporter = _start_export(directory, spec, network, problem)
-    try:
-        assessment = assess(
-            directory,
-            problem,
-            predict(network, problem.test, problem.objective, on_cpu),
-            spec.evaluation,
-            network=network,
-            plan=on_cpu,
-            seed=spec.seed,
-        )
-        figures = assessment.evaluation.metrics()
-        log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-        _write_json(
-            directory / "data.json",
-            {
-                "dataset": spec.dataset,
-                "settings": spec.data.model_dump(),
-                "about": problem.about,
-                **problem.report,
-            },
-        )
-        _write_json(directory / PAPERS_FILE, papers(spec, problem))
-        enter(events, Phase.EXPORTING, _BEGIN)
-        parity = _finish_export(directory, exporter)
-    finally:
-        exporter.kill()
-        exporter.wait()
+    # It exports while this one evaluates.
+    exporter.begin(_export_request(directory, spec, network, problem), threads=cpus)
+    assessment = assess(
+        directory,
+        problem,
+        predict(network, problem.test, problem.objective, on_cpu),
+        spec.evaluation,
+        network=network,
+        plan=on_cpu,
+        seed=spec.seed,
+    )
+    figures = assessment.evaluation.metrics()
+    log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    _write_json(
+        directory / "data.json",
+        {
+            "dataset": spec.dataset,
+            "settings": spec.data.model_dump(),
+            "about": problem.about,
+            **problem.report,
+        },
+    )
+    _write_json(directory / PAPERS_FILE, papers(spec, problem))
+    enter(events, Phase.EXPORTING, _BEGIN)
+    parity = _finish_export(directory, exporter)
 
     enter(events, Phase.REGISTERING, _BEGIN)
     metrics = {
@@ -252,9 +255,8 @@ def _report(events: EventWriter, moment: Moment) -> None:
         )
 
 
-def _start_export(
-    directory: Path, spec: JobSpec, network: nn.Module, problem: Problem
-) -> subprocess.Popen[bytes]:
+def _export_request(directory: Path, spec: JobSpec, network: nn.Module, problem: Problem) -> Path:
+    """Writes what the exporter reads."""
     # Contiguous: the exporter has a network of its own and no need of the training's format.
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     torch.save(weights, directory / WEIGHTS_FILE)
@@ -275,14 +277,12 @@ def _start_export(
         preprocessing=PREPROCESSING_FILE if problem.preprocessing is not None else "",
         more_rows=more_rows,
     )
-    _write_json(directory / "export.json", asdict(request))
-    return subprocess.Popen(
-        [sys.executable, "-m", "lepton_training.worker.export", str(directory / "export.json")],
-        stdin=subprocess.DEVNULL,
-    )
+    path = directory / "export.json"
+    _write_json(path, asdict(request))
+    return path
 
 
-def _finish_export(directory: Path, exporter: subprocess.Popen[bytes]) -> dict[str, Any]:
+def _finish_export(directory: Path, exporter: Exporter) -> dict[str, Any]:
     status = exporter.wait()
     if status != 0:
         raise ExportFailed(
