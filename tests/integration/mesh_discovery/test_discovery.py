@@ -90,9 +90,17 @@ async def test_etcd_comes_back_empty(etcd: EtcdServer, directory: Directory) -> 
     etcd.wipe()
     etcd.start()
     await etcd.provision(["storage"])
-    await until(directory)
-    await until(directory, ONE)
+    root = etcd.client("root")
+    async with asyncio.timeout(15):
+        while await find(root, ONE.key) is None:
+            await asyncio.sleep(0.02)
+    # Whether the directory ever showed none depends on who came back first; it sees what is new.
+    other = dataclasses.replace(ONE, instance="storage-2")
+    await root.put(other.key, other.to_json())
+    await until(directory, ONE, other)
     await registration.revoke()
+    await until(directory, other)
+    await root.close()
     await client.close()
 
 
