@@ -25,7 +25,7 @@ _POLL_SECONDS = 1.0
 """How often the queue is read without being told: another instance may have queued a job."""
 _SWEEP_SECONDS = 60.0
 """How often files are sought whose jobs were ended or deleted by another node's service."""
-_STANDBY_SECONDS = 15.0
+_STANDBY_SECONDS = 8.0
 """After a job's start, and this service's: then a process is started ahead of the next job. What it
 takes to load is not taken from the first steps of training, by which the plan is chosen."""
 _LONGEST_PAUSE_SECONDS = 60.0

@@ -42,6 +42,9 @@ class LocalPlatform:
         (self._root / name).write_bytes(file.read(size_bytes))
         return name
 
+    def close(self) -> None:
+        (self._root / "closed").touch()
+
     def publish(self, publication: Publication) -> str:
         name = f"{publication.model}/versions/1"
         shutil.copy(publication.model_file, self._root / "model.onnx")

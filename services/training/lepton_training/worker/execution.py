@@ -56,19 +56,17 @@ def execute(
                 own = bool(read_request(directory)["spec"].get("code"))
                 # Before connections are there: they have threads, which a fork would not.
                 exporter = None if own else stack.enter_context(closing(_fork_exporter()))
-                platform = connect()
-                keeper = stack.enter_context(
-                    CheckpointKeeper(directory, platform, events, keeping())
-                )
-                if exporter is None:
-                    registered, metrics = run_own(
-                        directory, platform, events, keeper, environments()
-                    )
-                else:
-                    from lepton_training.worker.pipeline import run  # noqa: PLC0415 - loads PyTorch
+                platform = stack.enter_context(closing(connect()))
+                with CheckpointKeeper(directory, platform, events, keeping()) as keeper:
+                    if exporter is None:
+                        registered, metrics = run_own(
+                            directory, platform, events, keeper, environments()
+                        )
+                    else:
+                        from lepton_training.worker.pipeline import run  # noqa: PLC0415 - as above
 
-                    registered, metrics = run(directory, platform, events, keeper, exporter)
-            events.write("succeeded", model_version=registered, metrics=metrics)
+                        registered, metrics = run(directory, platform, events, keeper, exporter)
+                events.write("succeeded", model_version=registered, metrics=metrics)
         except Exception as error:  # every failure has a reason and reaches the service
             reason, message = describe_failure(error)
             # A traceback helps only where the message does not say it all.

@@ -199,6 +199,7 @@ def batch_of(rows: Rows, size: int, begin: int) -> dict[str, npt.NDArray[Any]]:
 def export_as_asked(path: Path) -> None:
     """Does what the :class:`ExportRequest` in the file ``path`` says; once in a process."""
     # Notices about operators that we do not use would fill the end of the job's log.
+    logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)
     request = ExportRequest(**json.loads(path.read_text()))

@@ -48,6 +48,7 @@ _CHUNK = 1 << 20
 _AWAY_SECONDS = 6 * 3600.0
 """How long a service that does not answer is waited for."""
 _REFUSED_SECONDS = 15.0
+_CLOSE_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 30.0
 
 
@@ -113,6 +114,16 @@ class MeshPlatform:
 
     def publish(self, publication: Publication) -> str:
         return self._run(self._publish(publication))
+
+    def close(self) -> None:
+        self._runtime.cancel()
+        if self._runtime.cancelled() or self._runtime.exception() is not None:
+            return  # it never joined
+        closing = asyncio.run_coroutine_threadsafe(self._runtime.result().close(), self._loop)
+        try:
+            closing.result(_CLOSE_SECONDS)
+        except Exception as error:  # the job's work is done
+            log.warning("connections are not closed: %s", error or type(error).__name__)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         self._runtime.result()  # raises what kept it from joining

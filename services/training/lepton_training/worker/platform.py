@@ -66,3 +66,6 @@ class Platform(Protocol):
 
         Done twice for one job, it returns the same version.
         """
+
+    def close(self) -> None:
+        """Closes its connections, in seconds at most."""
