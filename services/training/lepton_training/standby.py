@@ -91,6 +91,7 @@ class Standby:
             found, stdin = waiting
             stdin.close()
             process.signal_group(found, signal.SIGKILL)
+            os.waitpid(found.pid, 0)
 
     def _alive(self) -> tuple[ProcessId, IO[bytes]] | None:
         if self._waiting is not None:

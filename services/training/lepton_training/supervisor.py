@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from lepton_training.attendant import Attendant
 from lepton_training.engine import Engine
-from lepton_training.job import Job, JobNotFound, State
+from lepton_training.job import Job, JobNotFound, Phase, State
 from lepton_training.job_files import JobFilesRemain
 from lepton_training.job_queue import Machine, Place, Queue, taken
 
@@ -25,9 +25,9 @@ _POLL_SECONDS = 1.0
 """How often the queue is read without being told: another instance may have queued a job."""
 _SWEEP_SECONDS = 60.0
 """How often files are sought whose jobs were ended or deleted by another node's service."""
-_STANDBY_SECONDS = 8.0
-"""After a job's start, and this service's: then a process is started ahead of the next job. What it
-takes to load is not taken from the first steps of training, by which the plan is chosen."""
+_STANDBY_SECONDS = 3.0
+"""After this service's start, and after the last job has begun to train: then a process is started
+ahead of the next. Before, a job chooses by how long steps take, and that is not to be disturbed."""
 _LONGEST_PAUSE_SECONDS = 60.0
 """Between attempts to attend to a job, while for instance the database's disk is full."""
 
@@ -51,15 +51,15 @@ class Supervisor:
         self._failures: dict[tuple[str, str], int] = {}
         """How often in a row attending to a job failed."""
         self._swept = 0.0
-        self._begun = 0.0
-        """When a job was last started."""
+        self._settled = 0.0
+        """When a job was last seen that does not train yet (``time.monotonic``)."""
         self._woken = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Takes up the jobs that an earlier life of the service left, then the queue."""
-        self._begun = time.monotonic()
+        self._settled = time.monotonic()
         for job in await self._engine.repository.active(self._engine.node):
             self._attend(job)
         await self._sweep(unfinished=False)
@@ -116,8 +116,15 @@ class Supervisor:
         for place in places:
             if place.starts and (place.job.workspace, place.job.id) not in self._attended:
                 await self._begin(place)
+        await self._prepare()
+
+    async def _prepare(self) -> None:
+        """Starts a process ahead of the next job, at a time when that disturbs no other."""
         standby = self._engine.standby
-        if standby is not None and time.monotonic() - self._begun >= _STANDBY_SECONDS:
+        phases = {attendant.job.phase for attendant, _ in self._attended.values()}
+        if phases & {Phase.NONE, Phase.PREPARING}:
+            self._settled = time.monotonic()
+        elif standby is not None and time.monotonic() - self._settled >= _STANDBY_SECONDS:
             await asyncio.to_thread(standby.prepare)
 
     async def _sweep(self, *, unfinished: bool) -> None:
@@ -173,7 +180,6 @@ class Supervisor:
             },
         )
         if started is not None:
-            self._begun = time.monotonic()
             self._attend(started)
             self._engine.changes.notify(job.workspace, job.id)
 
