@@ -92,31 +92,40 @@ def of_scores(anomalous: Array, scores: Array) -> Statistics:
 
 
 class _Ranking:
-    """Rows from the highest score down; equal scores are one step."""
+    """Rows from the highest score down; equal scores are one step.
+
+    Both areas are sums over the steps that have positive rows, of which there are few where there
+    are many classes.
+    """
 
     def __init__(self, positive: Array, scores: Array) -> None:
         self._order = np.argsort(-scores, kind="stable")
-        self._positive = positive[self._order].astype(np.float64)
-        changes = np.diff(scores[self._order]) != 0
-        self._first = None if changes.all() else np.flatnonzero(np.append(True, changes))
+        begins = np.append(True, np.diff(scores[self._order]) != 0)
+        step_of = np.cumsum(begins) - 1
+        bounds = np.append(np.flatnonzero(begins), len(scores))
+        ranks = np.flatnonzero(positive[self._order])
+        self._positive = self._order[ranks]
+        steps, self._first = np.unique(step_of[ranks], return_index=True)
+        self._begin, self._end = bounds[steps], bounds[steps + 1]
 
     def areas(self, weights: Array) -> tuple[Array, Array]:
         """Under the receiver operating characteristic, and average precision."""
-        every = weights[:, self._order]
-        new = every * self._positive
-        if self._first is not None:
-            every = np.add.reduceat(every, self._first, axis=1)
-            new = np.add.reduceat(new, self._first, axis=1)
-        false = every - new
+        count, rows = weights.shape
+        seen = np.zeros((count, rows + 1))
+        np.cumsum(weights[:, self._order], axis=1, out=seen[:, 1:])
+        begin, end = seen[:, self._begin], seen[:, self._end]
+        new = np.add.reduceat(weights[:, self._positive], self._first, axis=1)
         found = np.cumsum(new, axis=1)
-        positives, negatives = found[:, -1].copy(), false.sum(axis=1)
-        precision = found / np.maximum(np.cumsum(every, axis=1), 1)  # weights are whole numbers
-        steps = np.einsum("ij,ij->i", precision, new)
-        found -= new / 2
-        below, pairs = np.einsum("ij,ij->i", found, false), positives * negatives
-        unknown = np.full(len(weights), np.nan)
+        positives = new.sum(axis=1)
+        negatives = seen[:, -1] - positives
+        # Of the negative rows, those of lower steps, and half of those of the same.
+        below = negatives[:, None] - (end - found) + (end - begin - new) / 2
+        precision = found / np.maximum(end, 1)  # weights are whole numbers
+        unknown = np.full(count, np.nan)
+        pairs = positives * negatives
+        won, steps = np.einsum("ij,ij->i", below, new), np.einsum("ij,ij->i", precision, new)
         return (
-            np.divide(below, pairs, out=unknown.copy(), where=pairs > 0),
+            np.divide(won, pairs, out=unknown.copy(), where=pairs > 0),
             np.divide(steps, positives, out=unknown, where=positives > 0),
         )
 
