@@ -51,7 +51,7 @@ class Supervisor:
         self._failures: dict[tuple[str, str], int] = {}
         """How often in a row attending to a job failed."""
         self._swept = 0.0
-        self._settled = 0.0
+        self._last_preparing = 0.0
         """When a job was last seen that does not train yet (``time.monotonic``)."""
         self._woken = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
@@ -59,7 +59,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Takes up the jobs that an earlier life of the service left, then the queue."""
-        self._settled = time.monotonic()
+        self._last_preparing = time.monotonic()
         for job in await self._engine.repository.active(self._engine.node):
             self._attend(job)
         await self._sweep(unfinished=False)
@@ -123,8 +123,8 @@ class Supervisor:
         standby = self._engine.standby
         phases = {attendant.job.phase for attendant, _ in self._attended.values()}
         if phases & {Phase.NONE, Phase.PREPARING}:
-            self._settled = time.monotonic()
-        elif standby is not None and time.monotonic() - self._settled >= _STANDBY_SECONDS:
+            self._last_preparing = time.monotonic()
+        elif standby is not None and time.monotonic() - self._last_preparing >= _STANDBY_SECONDS:
             await asyncio.to_thread(standby.prepare)
 
     async def _sweep(self, *, unfinished: bool) -> None:

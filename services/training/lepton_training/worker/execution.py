@@ -88,10 +88,10 @@ def load() -> None:
 
 
 def _fork_exporter() -> Exporter:
-    # They load PyTorch, of which users' own code has its own.
-    from lepton_training.worker import exporter, pipeline  # noqa: F401, PLC0415
+    # Users' own code has a PyTorch of its own, or none.
+    from lepton_training.worker.exporter import Exporter  # noqa: PLC0415 - loads PyTorch
 
-    return exporter.Exporter.fork()
+    return Exporter.fork()
 
 
 @contextmanager

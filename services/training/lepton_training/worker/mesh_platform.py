@@ -123,7 +123,7 @@ class MeshPlatform:
         try:
             closing.result(_CLOSE_SECONDS)
         except Exception as error:  # the job's work is done
-            log.warning("connections are not closed: %s", error or type(error).__name__)
+            log.warning("connections are not closed: %s", str(error) or type(error).__name__)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         self._runtime.result()  # raises what kept it from joining
